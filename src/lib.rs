@@ -1,0 +1,2 @@
+//! Firekeep.
+pub mod types;
