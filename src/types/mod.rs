@@ -3,6 +3,7 @@
 //! Every identifier that comes from a host passes through one of these constructors; the rest of
 //! the code never sees an unchecked one. No type here can represent an illegal value.
 
+pub mod account_status;
 pub mod cid;
 pub mod did;
 pub mod host;
@@ -10,6 +11,7 @@ pub mod repo_path;
 pub mod rev;
 pub mod timestamp;
 
+pub use account_status::AccountStatus;
 pub use cid::{Cid, Codec, Digest};
 pub use did::{Did, DidMethod};
 pub use host::HostName;
