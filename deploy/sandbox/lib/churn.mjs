@@ -114,7 +114,7 @@ class Churn {
       this.counts.errors++
       if (!(err instanceof XrpcError)) throw err
       // Down: try again soon. Deactivated, taken down, deleted: leave that account alone for a while.
-      const inactive = /Account|Repo(Deactivated|Takendown|NotFound)|AuthenticationRequired/.test(err.error ?? '')
+      const inactive = /Account|Repo(Deactivated|Takendown|NotFound)|AuthenticationRequired|find repo/.test(err.message)
       writer.restUntil = Date.now() + (err.unreachable ? 300 : inactive ? 5000 : 100)
       // Whether that write was done is not known, so neither is what the account holds.
       writer.ready = false

@@ -94,6 +94,14 @@ export function findPds(known, name) {
   return pds
 }
 
+/** By DID or handle, of those in accounts.json. */
+export function findAccount(list, { did, handle, pds }) {
+  if (!did && !handle) throw new Complaint('which account? give --did or --handle')
+  const found = list.findLast((a) => (did ? a.did === did : a.handle === handle) && (!pds || a.pds === pds))
+  if (!found) throw new Complaint(`there is no account ${did ?? handle} in accounts.json`)
+  return found
+}
+
 /** The same numbers for the same seed (mulberry32). */
 export function chance(seed) {
   let state = 0

@@ -6,7 +6,7 @@ import { accountsFile, Complaint, count, findPds, inParallel, options, readJson,
 import { digestOf, readRepository } from './repository.mjs'
 import { Bucket, Folder } from './stores.mjs'
 
-const shown = 20 // differences of one account that are told one by one
+const shown = 8 // differences of one account that are told one by one
 const inactive = new Set(['RepoDeactivated', 'RepoTakendown', 'RepoSuspended', 'RepoNotFound', 'AccountDeactivated', 'AccountTakedown'])
 
 run(async () => {

@@ -1,0 +1,51 @@
+// account create|delete|deactivate|activate|takedown|untakedown: one account, for a test.
+import { accountsFile, basic, bearer, changeJson, Complaint, findAccount, findPds, options, readJson, run, sandbox, say, xrpc } from './common.mjs'
+import { Account } from './records.mjs'
+
+run(async () => {
+  const { values, positionals } = options(process.argv.slice(2), {
+    did: { type: 'string' },
+    handle: { type: 'string' },
+    password: { type: 'string' },
+    pds: { type: 'string' },
+  })
+  const [what, ...more] = positionals
+  if (more.length) throw new Complaint(`account does not know '${more[0]}'`)
+  const known = sandbox(values.dir)
+  const file = accountsFile(known.dir)
+
+  if (what === 'create') {
+    const pds = findPds(known, values.pds)
+    if (!values.handle) throw new Complaint('account create needs --handle')
+    const handle = values.handle.includes('.') ? values.handle : values.handle + pds.handle_domain
+    const password = values.password ?? `password-of-${handle.split('.')[0]}`
+    const body = { handle, password, email: `${handle.split('.')[0]}@mail.test` }
+    const { did } = await xrpc(pds.url, 'com.atproto.server.createAccount', { body })
+    const made = { did, handle, password, pds: pds.name }
+    await changeJson(file, [], (list) => [...list, made])
+    process.stdout.write(JSON.stringify(made, null, 2) + '\n')
+    return
+  }
+
+  const found = findAccount(readJson(file, []), values)
+  const pds = findPds(known, found.pds)
+  const admin = basic(pds.admin_password)
+  const subject = { $type: 'com.atproto.admin.defs#repoRef', did: found.did }
+  const acts = {
+    delete: () => xrpc(pds.url, 'com.atproto.admin.deleteAccount', { body: { did: found.did }, auth: admin }),
+    takedown: () =>
+      xrpc(pds.url, 'com.atproto.admin.updateSubjectStatus', { body: { subject, takedown: { applied: true, ref: 'sandbox' } }, auth: admin }),
+    untakedown: () => xrpc(pds.url, 'com.atproto.admin.updateSubjectStatus', { body: { subject, takedown: { applied: false } }, auth: admin }),
+    deactivate: () => asOwner(pds, found, 'deactivateAccount', { body: {} }),
+    activate: () => asOwner(pds, found, 'activateAccount', { post: true }), // it refuses any body
+  }
+  if (!Object.hasOwn(acts, what ?? '')) throw new Complaint(`account knows create, ${Object.keys(acts).join(', ')}`)
+  await acts[what]()
+  say(`${what}: done to ${found.handle} (${found.did}) on ${found.pds}`)
+})
+
+async function asOwner(pds, found, method, request) {
+  const account = new Account(pds, found)
+  await account.login()
+  return xrpc(pds.url, `com.atproto.server.${method}`, { ...request, auth: bearer(account.token) })
+}
