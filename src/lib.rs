@@ -1,2 +1,3 @@
 //! Firekeep.
+pub mod mirror;
 pub mod types;
