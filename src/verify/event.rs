@@ -1,0 +1,168 @@
+//! One frame of a stream: decoded, verified as far as its own bytes and the account's key allow.
+//!
+//! The same function serves the live stream and the replay of parked frames, so a frame means the same
+//! whenever it is read.
+
+use std::sync::Arc;
+
+use super::{RejectReason, VerifiedCommit, VerifiedSync, check_commit, check_sync};
+use crate::repo::signing_key::SigningKey;
+use crate::stream::frame::{Frame, FrameError, decode_frame};
+use crate::types::{AccountStatus, Did, Rev, Timestamp};
+
+/// What is known about who may speak for an account.
+#[derive(Debug, Clone)]
+pub enum KeyLookup {
+    /// This host may, with this key.
+    Key(Arc<SigningKey>),
+    /// Not resolved: the event cannot be judged yet.
+    Unknown,
+    /// The DID document names another host, or no key.
+    NotThisHost,
+}
+
+/// An event with a sequence number.
+#[derive(Debug, Clone)]
+pub struct CheckedEvent {
+    /// The host's sequence number.
+    pub seq: u64,
+    /// When the host says that it happened. Not trusted; used for lag alone.
+    pub time: Option<Timestamp>,
+    /// What it is.
+    pub body: EventBody,
+}
+
+/// What an event says, with the proof where it carries one.
+#[derive(Debug, Clone)]
+pub enum EventBody {
+    /// `#commit`
+    Commit {
+        /// Whose.
+        did: Did,
+        /// The rev that it claims.
+        rev: Rev,
+        /// The proof, or why there is none.
+        checked: Checked<Box<VerifiedCommit>>,
+    },
+    /// `#sync`
+    Sync {
+        /// Whose.
+        did: Did,
+        /// The rev that it claims.
+        rev: Rev,
+        /// The proof, or why there is none.
+        checked: Checked<Box<VerifiedSync>>,
+    },
+    /// `#identity`: look again.
+    Identity {
+        /// Whose.
+        did: Did,
+    },
+    /// `#account`: what the host says of the account's standing there.
+    Account {
+        /// Whose.
+        did: Did,
+        /// Its standing.
+        status: AccountStatus,
+    },
+    /// An event whose fields are not as they must be.
+    Malformed {
+        /// Whose, if that could be read.
+        did: Option<Did>,
+    },
+    /// An event type that this version does not know.
+    Unknown,
+}
+
+/// The outcome of verification.
+#[derive(Debug, Clone)]
+pub enum Checked<T> {
+    /// Proven.
+    Verified(T),
+    /// The account's key is not at hand.
+    NoKey,
+    /// Not accepted.
+    Rejected(RejectReason),
+}
+
+/// A message that is no event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// `#info`
+    Info {
+        /// Such as `OutdatedCursor`.
+        name: String,
+        /// For people.
+        message: Option<String>,
+    },
+    /// An error frame; the host closes after it.
+    Error {
+        /// Such as `FutureCursor` or `ConsumerTooSlow`.
+        error: String,
+        /// For people.
+        message: Option<String>,
+    },
+}
+
+/// What a frame holds.
+#[derive(Debug, Clone)]
+pub enum FrameContent {
+    /// An event with a sequence number.
+    Event(CheckedEvent),
+    /// A message without one.
+    Notice(Notice),
+    /// Something unknown without a sequence number: ignored, as the specification asks.
+    Ignored,
+}
+
+/// Decodes and verifies one frame.
+///
+/// # Errors
+/// When the frame is not two strict DAG-CBOR objects: then the connection cannot be trusted any longer.
+pub fn check_frame(
+    bytes: &[u8],
+    key_of: impl Fn(&Did) -> KeyLookup,
+    now: Timestamp,
+) -> Result<FrameContent, FrameError> {
+    let event = |seq, time, body| FrameContent::Event(CheckedEvent { seq, time, body });
+    Ok(match decode_frame(bytes)? {
+        Frame::Commit(frame) => {
+            let checked = judge(key_of(&frame.did), |key| check_commit(&frame, key, now).map(Box::new));
+            event(frame.seq, frame.time, EventBody::Commit { did: frame.did, rev: frame.rev, checked })
+        }
+        Frame::Sync(frame) => {
+            let checked = judge(key_of(&frame.did), |key| check_sync(&frame, key, now).map(Box::new));
+            event(frame.seq, frame.time, EventBody::Sync { did: frame.did, rev: frame.rev, checked })
+        }
+        Frame::Identity(frame) => event(frame.seq, frame.time, EventBody::Identity { did: frame.did }),
+        Frame::Account(frame) => {
+            let status = AccountStatus::from_wire(frame.active, frame.status);
+            event(frame.seq, frame.time, EventBody::Account { did: frame.did, status })
+        }
+        Frame::Info { name, message } => FrameContent::Notice(Notice::Info {
+            name: name.to_owned(),
+            message: message.map(str::to_owned),
+        }),
+        Frame::Error { error, message } => FrameContent::Notice(Notice::Error {
+            error: error.to_owned(),
+            message: message.map(str::to_owned),
+        }),
+        Frame::Unknown { seq: Some(seq), .. } => event(seq, None, EventBody::Unknown),
+        Frame::Unknown { seq: None, .. } => FrameContent::Ignored,
+        Frame::Malformed { seq, did, .. } => event(seq, None, EventBody::Malformed { did }),
+    })
+}
+
+fn judge<T>(
+    lookup: KeyLookup,
+    check: impl FnOnce(&SigningKey) -> Result<T, RejectReason>,
+) -> Checked<T> {
+    match lookup {
+        KeyLookup::Unknown => Checked::NoKey,
+        KeyLookup::NotThisHost => Checked::Rejected(RejectReason::WrongHost),
+        KeyLookup::Key(key) => match check(&key) {
+            Ok(proof) => Checked::Verified(proof),
+            Err(reason) => Checked::Rejected(reason),
+        },
+    }
+}

@@ -1,0 +1,143 @@
+//! A fetched repository: accepted only when the whole of it is proven.
+//!
+//! Always verifies: the commit's fields and signature, that every node and every record of the tree is
+//! there (each block was hashed when it was read), node form, key order, layers and sizes. A CAR cut
+//! between two blocks parses cleanly and fails here. Extra blocks are ignored.
+
+use bytes::Bytes;
+
+use super::RejectReason;
+use super::commit::{RECORD_BYTES_MAX, check_not_future, check_signature};
+use crate::repo::commit::Commit;
+use crate::repo::mst::{BlockSource, MstError, WalkError, walk};
+use crate::repo::signing_key::SigningKey;
+use crate::types::{Cid, Did, Rev, Timestamp};
+
+/// A repository that was walked from its signed root to its last record. Only [`check_repo`] makes one.
+#[derive(Debug, Clone)]
+pub struct VerifiedRepo {
+    did: Did,
+    rev: Rev,
+    cid: Cid,
+    block: Bytes,
+    data: Cid,
+    records: u64,
+    record_bytes: u64,
+}
+
+impl VerifiedRepo {
+    /// The account.
+    #[must_use]
+    pub const fn did(&self) -> &Did {
+        &self.did
+    }
+    /// The head's rev.
+    #[must_use]
+    pub const fn rev(&self) -> Rev {
+        self.rev
+    }
+    /// The head commit's CID.
+    #[must_use]
+    pub const fn cid(&self) -> Cid {
+        self.cid
+    }
+    /// The signed commit block.
+    #[must_use]
+    pub const fn block(&self) -> &Bytes {
+        &self.block
+    }
+    /// The root of the tree.
+    #[must_use]
+    pub const fn data(&self) -> Cid {
+        self.data
+    }
+    /// How many records.
+    #[must_use]
+    pub const fn records(&self) -> u64 {
+        self.records
+    }
+    /// Bytes of all records.
+    #[must_use]
+    pub const fn record_bytes(&self) -> u64 {
+        self.record_bytes
+    }
+}
+
+/// Why a fetched repository is not accepted. `E` is the visitor's own failure.
+#[derive(Debug, thiserror::Error)]
+pub enum RepoFault<E> {
+    /// The head does not pass a gate.
+    #[error("its head does not verify: {}", .0.label())]
+    Head(RejectReason),
+    /// A node of the tree is missing or not as it must be.
+    #[error("a node of its tree is missing or malformed: {0}")]
+    Tree(MstError),
+    /// A record's block is not in the CAR: cut short, or torn by a commit during the export.
+    #[error("the record {path} is missing from it")]
+    RecordMissing {
+        /// Which record.
+        path: String,
+    },
+    /// A record is larger than 1 MiB.
+    #[error("the record {path} is larger than 1 MiB")]
+    RecordTooLarge {
+        /// Which record.
+        path: String,
+    },
+    /// The blocks could not be read back.
+    #[error("cannot read it back: {0}")]
+    Read(#[source] std::io::Error),
+    /// The visitor failed: our store, not the repository.
+    #[error(transparent)]
+    Visit(E),
+}
+
+/// Walks a whole repository from its root commit, handing every record to `visit` in tree order.
+/// What the visitor stored counts only if the walk succeeds.
+///
+/// # Errors
+/// The first thing that is not as it must be.
+pub fn check_repo<S: BlockSource, E>(
+    source: &S,
+    root: Cid,
+    did: &Did,
+    key: &SigningKey,
+    now: Timestamp,
+    mut visit: impl FnMut(&[u8], Cid, &[u8]) -> Result<(), E>,
+) -> Result<VerifiedRepo, RepoFault<E>> {
+    let head = RepoFault::Head;
+    let block = source.block(&root).map_err(RepoFault::Read)?.ok_or(head(RejectReason::CommitMissing))?;
+    let commit = Commit::decode(&block).map_err(|_| head(RejectReason::CommitMalformed))?;
+    if commit.did != *did {
+        return Err(head(RejectReason::DidMismatch));
+    }
+    check_not_future(commit.rev, now).map_err(head)?;
+    check_signature(&commit, key).map_err(head)?;
+
+    let (mut records, mut record_bytes) = (0u64, 0u64);
+    let walked = walk(source, commit.data, |path, cid| {
+        let path_text = || String::from_utf8_lossy(path).into_owned();
+        let Some(bytes) = source.block(&cid).map_err(RepoFault::Read)? else {
+            return Err(RepoFault::RecordMissing { path: path_text() });
+        };
+        if bytes.len() > RECORD_BYTES_MAX {
+            return Err(RepoFault::RecordTooLarge { path: path_text() });
+        }
+        records += 1;
+        record_bytes += bytes.len() as u64;
+        visit(path, cid, &bytes).map_err(RepoFault::Visit)
+    });
+    match walked {
+        Ok(_) => Ok(VerifiedRepo {
+            did: commit.did,
+            rev: commit.rev,
+            cid: root,
+            block: Bytes::copy_from_slice(&block),
+            data: commit.data,
+            records,
+            record_bytes,
+        }),
+        Err(WalkError::Tree(error)) => Err(RepoFault::Tree(error)),
+        Err(WalkError::Visit(fault)) => Err(fault),
+    }
+}

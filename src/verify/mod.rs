@@ -1,0 +1,17 @@
+//! Verification: the only place that makes a `Verified…` value.
+//!
+//! Everything here is stateless and pure: it needs the bytes, the account's key and `now`, so it runs on
+//! every core at once. What needs state (rev order, the `prevData` chain, account status) is checked by
+//! the one applier in `mirror`.
+//!
+//! Sources: <https://atproto.com/specs/sync#message-validation>, <https://atproto.com/specs/repository>.
+
+pub mod commit;
+pub mod event;
+pub mod full_repo;
+pub mod reason;
+
+pub use commit::{VerifiedCommit, VerifiedOp, VerifiedSync, check_commit, check_sync};
+pub use event::{Checked, CheckedEvent, EventBody, FrameContent, KeyLookup, Notice, check_frame};
+pub use full_repo::{RepoFault, VerifiedRepo, check_repo};
+pub use reason::{RejectReason, Remedy};
