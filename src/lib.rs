@@ -1,2 +1,3 @@
 //! Firekeep.
 pub mod types;
+pub mod stream;
