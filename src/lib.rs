@@ -1,3 +1,4 @@
 //! Firekeep.
+pub mod repo;
 pub mod types;
 pub mod stream;
