@@ -109,7 +109,11 @@ class Box {
     for (const pair of pairs ?? []) {
       const at = pair.indexOf('=')
       if (!/^[A-Z][A-Z0-9_]*=/.test(pair)) throw new Complaint(`--pds-env wants NAME=VALUE, not '${pair}'`)
-      for (const pds of this.state.pds) if (names.includes(pds.name)) pds.env[pair.slice(0, at)] = pair.slice(at + 1)
+      const [name, value] = [pair.slice(0, at), pair.slice(at + 1)]
+      for (const pds of this.state.pds.filter((p) => names.includes(p.name))) {
+        if (value) pds.env[name] = value
+        else delete pds.env[name]
+      }
     }
     if (pairs?.length) this.save()
   }
@@ -300,7 +304,7 @@ class Service {
   }
 
   trouble(what) {
-    const text = fs.readFileSync(this.log, 'utf8').trimEnd().split('\n').slice(-15)
+    const text = fs.readFileSync(this.log).subarray(this.logFrom).toString('utf8').trim().split('\n').slice(-15)
     return `${this.name} ${what}. The end of its log (${this.log}):\n${text.map((line) => `    ${line}`).join('\n')}`
   }
 
