@@ -7,8 +7,11 @@
 //! Records and signed commits are the truth and the tree is derived, so the mirror holds no tree node:
 //! the rows of an account, in key order, are the leaves of its tree in tree order.
 
+pub mod applier;
+pub mod input;
 pub mod keyspace;
 pub mod memory;
+pub mod numbers;
 pub mod reader;
 #[cfg(feature = "daemon")]
 pub mod rocks;

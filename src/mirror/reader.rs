@@ -98,6 +98,16 @@ impl<'v> Mirror<'v> {
         })
     }
 
+    /// Visits every blob's row.
+    ///
+    /// # Errors
+    /// As [`Mirror::number`].
+    pub fn each_blob(&self, mut visit: impl FnMut(BlobRow) -> ControlFlow<()>) -> Result<(), StoreError> {
+        self.each(Family::Blobs, &KeyRange::all(), |key, value| {
+            Ok(visit(decode_row(Family::Blobs, key, value)?))
+        })
+    }
+
     /// Sums over all accounts: one scan of their rows.
     ///
     /// # Errors

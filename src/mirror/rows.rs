@@ -15,7 +15,9 @@ use crate::types::{Cid, Did, Digest, HostName, RepoPath, Rev, SyntaxError, Times
 mod codec;
 mod status;
 
-pub use status::{AccountStatus, DesyncReason, SyncState};
+pub use status::{DesyncReason, SyncState};
+
+pub use crate::types::AccountStatus;
 
 /// A value that does not decode. Says what is wrong, never what the value holds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +87,67 @@ pub struct AccountRow {
     /// When the whole repository was last proven, by rebuilding its tree.
     #[serde(with = "codec::option")]
     pub verified_at: Option<Timestamp>,
+    /// What its DID document said when it was last read; none: not read, or no longer to be relied on.
+    pub identity: Option<StoredIdentity>,
+    /// Events are parked until the DID document was read again; a task does it.
+    pub awaiting_identity: bool,
+}
+
+impl AccountRow {
+    /// A row of an account of which nothing is loaded yet, and which has to be fetched.
+    #[must_use]
+    pub const fn new(did_number: u64, host: HostName, now: Timestamp) -> Self {
+        Self {
+            did_number,
+            account_number: super::keyspace::NO_NUMBER,
+            host,
+            upstream: AccountStatus::Active,
+            sync: SyncState::Wanted { reason: DesyncReason::New, since: now, tries: 0 },
+            head: None,
+            records: 0,
+            record_bytes: 0,
+            journal_commits: 0,
+            journal_bytes: 0,
+            snapshot: None,
+            min_rev: None,
+            parked: 0,
+            parked_bytes: 0,
+            status_seq: 0,
+            verified_at: None,
+            identity: None,
+            awaiting_identity: false,
+        }
+    }
+
+    /// Whether the head stands in the archive as a snapshot.
+    #[must_use]
+    pub fn is_snapshotted(&self) -> bool {
+        match (&self.head, &self.snapshot) {
+            (Some(head), Some(snapshot)) => head.commit == snapshot.commit,
+            _ => false,
+        }
+    }
+}
+
+/// What a DID document says that the verification of commits needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredIdentity {
+    /// The signing key, as `did:key`; none if the document has none that is usable.
+    pub key: Option<String>,
+    /// The PDS that it names; none if it names none.
+    pub host: Option<String>,
+    /// When it was read.
+    #[serde(with = "codec::value")]
+    pub read_at: Timestamp,
+}
+
+impl StoredIdentity {
+    /// Whether the document names this host.
+    #[must_use]
+    pub fn speaks_at(&self, host: &HostName) -> bool {
+        self.host.as_deref() == Some(host.as_str())
+    }
 }
 
 /// Where our copy of an account stands.
@@ -143,6 +206,22 @@ pub struct HostRow {
     pub ring: Vec<(u64, u64)>,
 }
 
+impl HostRow {
+    /// A row of a host that was never heard.
+    #[must_use]
+    pub fn new(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            epoch: 0,
+            cursor: None,
+            highest_seq: 0,
+            listing: Listing::Unfinished { cursor: None },
+            last_event: None,
+            ring: Vec::new(),
+        }
+    }
+}
+
 /// How many events [`HostRow::ring`] remembers.
 pub const RING_MAX: usize = 256;
 
@@ -178,6 +257,37 @@ pub struct BlobRow {
     pub first_seen: Timestamp,
     /// Fetches tried.
     pub tries: u32,
+}
+
+impl BlobRow {
+    /// A row of a blob that is to be fetched.
+    #[must_use]
+    pub const fn wanted(size: Option<u64>, mime: Option<String>, now: Timestamp) -> Self {
+        Self { state: BlobState::Wanted, size, mime, first_seen: now, tries: 0 }
+    }
+}
+
+impl BlobState {
+    /// Every label, for metrics.
+    pub const LABELS: [&'static str; 5] = ["wanted", "held", "archived", "missing", "withdrawn"];
+
+    /// The name, for metrics and people.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Wanted => "wanted",
+            Self::Held => "held",
+            Self::Archived => "archived",
+            Self::Missing { .. } => "missing",
+            Self::Withdrawn => "withdrawn",
+        }
+    }
+
+    /// Whether we have its bytes, here or in the archive.
+    #[must_use]
+    pub const fn is_stored(&self) -> bool {
+        matches!(self, Self::Held | Self::Archived)
+    }
 }
 
 /// Where a blob is.
@@ -345,6 +455,9 @@ pub struct ParkedFrame {
     /// When it reached us.
     #[serde(with = "codec::value")]
     pub received: Timestamp,
+    /// The rev that it claims.
+    #[serde(with = "codec::value")]
+    pub rev: Rev,
     /// The whole frame, header and body, byte for byte.
     #[serde(with = "serde_bytes")]
     pub frame: Vec<u8>,

@@ -1,88 +1,56 @@
 //! An account's standing at its host, as `#account` events and `listRepos` give it.
 //!
-//! Source: <https://atproto.com/specs/account>. The set is open: an unknown status is kept as it is.
+//! Source: <https://atproto.com/specs/account>, lexicon `com.atproto.sync.subscribeRepos#account`. The set of
+//! names is open. It is hop-by-hop and unauthenticated: it describes the host that says it.
 
-use std::fmt;
+use serde::{Deserialize, Serialize};
 
-/// What a host says of an account. Hop-by-hop and unauthenticated: it describes that host alone.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+/// An account's status at its host.
+///
+/// Source: lexicon `com.atproto.sync.subscribeRepos#account`; the set of strings is open.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AccountStatus {
-    /// In good standing.
-    #[default]
+    /// Active.
     Active,
-    /// Switched off by its owner, or not yet activated.
+    /// The user deactivated it, or it is moving.
     Deactivated,
-    /// Switched off by the host for a time.
+    /// The host suspended it for a time.
     Suspended,
-    /// Taken down by the host.
+    /// The host took it down.
     Takendown,
-    /// Deleted.
+    /// It is deleted.
     Deleted,
-    /// The emitting service lost track of it. Visible all the same when `active`.
-    Desynchronized {
-        /// Whether it is served.
-        active: bool,
-    },
-    /// The emitting service slows it down. Visible all the same when `active`.
-    Throttled {
-        /// Whether it is served.
-        active: bool,
-    },
-    /// A status that this version does not know.
-    Other {
-        /// Its name, at most 64 bytes of it.
-        name: String,
-        /// Whether it is served.
-        active: bool,
-    },
+    /// Active, but the host lost track of it.
+    Desynchronized,
+    /// Active, but the host limits it.
+    Throttled,
+    /// Inactive, with a reason that we do not know.
+    Other(String),
 }
 
-const NAME_BYTES_MAX: usize = 64;
+/// Longest unknown status that is kept, in bytes; the rest is cut off.
+pub const STATUS_BYTES_MAX: usize = 128;
 
 impl AccountStatus {
-    /// From the two fields on the wire. `active` decides; a status without a name is `Deactivated` when not
-    /// active, for the lexicon leaves the reason optional.
+    /// From the two fields of an event or of a listing. An active account with a status that we do not know
+    /// is active; an inactive one always comes out hidden.
     #[must_use]
     pub fn from_wire(active: bool, status: Option<&str>) -> Self {
-        match status {
-            None | Some("") => {
-                if active {
-                    Self::Active
-                } else {
-                    Self::Deactivated
-                }
-            }
-            Some("deactivated") if !active => Self::Deactivated,
-            Some("suspended") if !active => Self::Suspended,
-            Some("takendown") if !active => Self::Takendown,
-            Some("deleted") if !active => Self::Deleted,
-            Some("desynchronized") => Self::Desynchronized { active },
-            Some("throttled") => Self::Throttled { active },
-            Some(name) => {
-                let end = (0..=NAME_BYTES_MAX.min(name.len()))
-                    .rev()
-                    .find(|&at| name.is_char_boundary(at));
-                Self::Other {
-                    name: name[..end.unwrap_or(0)].to_owned(),
-                    active,
-                }
-            }
+        match (active, status) {
+            (true, Some("desynchronized")) => Self::Desynchronized,
+            (true, Some("throttled")) => Self::Throttled,
+            (true, _) => Self::Active,
+            (false, Some("deactivated")) => Self::Deactivated,
+            (false, Some("suspended")) => Self::Suspended,
+            (false, Some("takendown")) => Self::Takendown,
+            (false, Some("deleted")) => Self::Deleted,
+            (false, Some(other)) => Self::Other(cut(other).to_owned()),
+            (false, None) => Self::Other(String::new()),
         }
     }
 
-    /// Whether its content may be shown to the public.
-    #[must_use]
-    pub const fn is_active(&self) -> bool {
-        match self {
-            Self::Active => true,
-            Self::Desynchronized { active } | Self::Throttled { active } | Self::Other { active, .. } => {
-                *active
-            }
-            Self::Deactivated | Self::Suspended | Self::Takendown | Self::Deleted => false,
-        }
-    }
-
-    /// The `status` field of the wire; none for an account in good standing.
+    /// The `status` of an event or an answer; none where the field is left out.
     #[must_use]
     pub fn wire_name(&self) -> Option<&str> {
         match self {
@@ -91,13 +59,19 @@ impl AccountStatus {
             Self::Suspended => Some("suspended"),
             Self::Takendown => Some("takendown"),
             Self::Deleted => Some("deleted"),
-            Self::Desynchronized { .. } => Some("desynchronized"),
-            Self::Throttled { .. } => Some("throttled"),
-            Self::Other { name, .. } => Some(name),
+            Self::Desynchronized => Some("desynchronized"),
+            Self::Throttled => Some("throttled"),
+            Self::Other(text) => Some(text.as_str()).filter(|text| !text.is_empty()),
         }
     }
 
-    /// The metric label: a closed set.
+    /// The `active` of an event or an answer: whether the account may be seen by the public.
+    #[must_use]
+    pub const fn is_active(&self) -> bool {
+        matches!(self, Self::Active | Self::Desynchronized | Self::Throttled)
+    }
+
+    /// The name, for metrics (a closed set) and people.
     #[must_use]
     pub const fn label(&self) -> &'static str {
         match self {
@@ -106,17 +80,15 @@ impl AccountStatus {
             Self::Suspended => "suspended",
             Self::Takendown => "takendown",
             Self::Deleted => "deleted",
-            Self::Desynchronized { .. } => "desynchronized",
-            Self::Throttled { .. } => "throttled",
-            Self::Other { .. } => "other",
+            Self::Desynchronized => "desynchronized",
+            Self::Throttled => "throttled",
+            Self::Other(_) => "other",
         }
     }
 }
 
-impl fmt::Display for AccountStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.wire_name().unwrap_or("active"))
-    }
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(STATUS_BYTES_MAX)]
 }
 
 #[cfg(test)]
@@ -126,20 +98,17 @@ mod tests {
     #[test]
     fn active_decides_over_the_name() {
         assert_eq!(AccountStatus::from_wire(true, None), AccountStatus::Active);
-        assert_eq!(AccountStatus::from_wire(false, None), AccountStatus::Deactivated);
-        assert!(!AccountStatus::from_wire(false, Some("takendown")).is_active());
+        assert_eq!(AccountStatus::from_wire(true, Some("deleted")), AccountStatus::Active);
+        assert!(!AccountStatus::from_wire(false, None).is_active());
+        assert!(!AccountStatus::from_wire(false, Some("throttled")).is_active());
         assert!(AccountStatus::from_wire(true, Some("throttled")).is_active());
-        // A contradiction is kept as it came; `active` decides what is shown.
-        let odd = AccountStatus::from_wire(true, Some("deleted"));
-        assert!(odd.is_active());
-        assert_eq!(odd.wire_name(), Some("deleted"));
     }
 
     #[test]
     fn unknown_names_are_kept_and_bounded() {
-        let status = AccountStatus::from_wire(false, Some("quarantined-by-moderator"));
-        assert_eq!(status.wire_name(), Some("quarantined-by-moderator"));
+        let status = AccountStatus::from_wire(false, Some("held-by-moderator"));
+        assert_eq!(status.wire_name(), Some("held-by-moderator"));
         let long = AccountStatus::from_wire(false, Some(&"é".repeat(100)));
-        assert!(long.wire_name().is_some_and(|name| name.len() <= 64));
+        assert!(long.wire_name().is_some_and(|name| name.len() <= STATUS_BYTES_MAX));
     }
 }

@@ -16,7 +16,7 @@ use crate::repo::commit::Commit;
 use crate::repo::mst::BlockSource;
 use crate::repo::proof::{ProofError, RecordOp, invert};
 use crate::repo::signing_key::{SignatureError, SigningKey};
-use crate::stream::frame::{CommitFrame, FrameOp, OpAction, SyncFrame};
+use crate::stream::frame::{Action, CommitFrame, FrameOp, SyncFrame};
 use crate::types::{Cid, Did, Digest, RepoPath, Rev, Timestamp};
 
 /// How far a rev may lie in the future. A later one would freeze the account until then.
@@ -138,7 +138,7 @@ pub fn check_commit(
     check_not_future(frame.rev, now)?;
     check_op_shapes(&frame.ops)?;
     let prev_data = frame.prev_data.ok_or(RejectReason::Legacy)?;
-    if frame.ops.iter().any(|op| op.action != OpAction::Create && op.prev.is_none()) {
+    if frame.ops.iter().any(|op| op.action != Action::Create && op.prev.is_none()) {
         return Err(RejectReason::Legacy);
     }
 
@@ -251,9 +251,9 @@ fn check_op_shapes(ops: &[FrameOp<'_>]) -> Result<(), RejectReason> {
         return Err(RejectReason::DuplicatePath);
     }
     let shaped = ops.iter().all(|op| match op.action {
-        OpAction::Create => op.cid.is_some() && op.prev.is_none(),
-        OpAction::Update => op.cid.is_some(),
-        OpAction::Delete => op.cid.is_none(),
+        Action::Create => op.cid.is_some() && op.prev.is_none(),
+        Action::Update => op.cid.is_some(),
+        Action::Delete => op.cid.is_none(),
     });
     if shaped { Ok(()) } else { Err(RejectReason::OpShape) }
 }
@@ -297,7 +297,7 @@ impl<'a> Slice<'a> {
     /// The operations with their record bytes.
     fn records(&self, ops: &[FrameOp<'_>]) -> Result<Vec<VerifiedOp>, RejectReason> {
         let verified = |op: &FrameOp<'_>| {
-            let path = op.path.clone();
+            let path: RepoPath = op.path.parse().map_err(|_| RejectReason::Field)?;
             let Some(cid) = op.cid else {
                 return Ok(VerifiedOp::Delete { path, prev: op.prev.ok_or(RejectReason::Legacy)? });
             };

@@ -70,8 +70,6 @@ pub enum EventBody {
         /// Whose, if that could be read.
         did: Option<Did>,
     },
-    /// An event type that this version does not know.
-    Unknown,
 }
 
 /// The outcome of verification.
@@ -125,7 +123,15 @@ pub fn check_frame(
     now: Timestamp,
 ) -> Result<FrameContent, FrameError> {
     let event = |seq, time, body| FrameContent::Event(CheckedEvent { seq, time, body });
-    Ok(match decode_frame(bytes)? {
+    let frame = match decode_frame(bytes) {
+        Ok(frame) => frame,
+        Err(FrameError::Event(bad)) => {
+            let Some(seq) = bad.seq else { return Ok(FrameContent::Ignored) };
+            return Ok(event(seq, None, EventBody::Malformed { did: bad.did }));
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(match frame {
         Frame::Commit(frame) => {
             let checked = judge(key_of(&frame.did), |key| check_commit(&frame, key, now).map(Box::new));
             event(frame.seq, frame.time, EventBody::Commit { did: frame.did, rev: frame.rev, checked })
@@ -139,17 +145,16 @@ pub fn check_frame(
             let status = AccountStatus::from_wire(frame.active, frame.status);
             event(frame.seq, frame.time, EventBody::Account { did: frame.did, status })
         }
-        Frame::Info { name, message } => FrameContent::Notice(Notice::Info {
-            name: name.to_owned(),
-            message: message.map(str::to_owned),
+        Frame::Info(info) => FrameContent::Notice(Notice::Info {
+            name: info.name.to_owned(),
+            message: info.message.map(str::to_owned),
         }),
-        Frame::Error { error, message } => FrameContent::Notice(Notice::Error {
-            error: error.to_owned(),
-            message: message.map(str::to_owned),
+        Frame::Error(error) => FrameContent::Notice(Notice::Error {
+            error: error.error.to_owned(),
+            message: error.message.map(str::to_owned),
         }),
-        Frame::Unknown { seq: Some(seq), .. } => event(seq, None, EventBody::Unknown),
-        Frame::Unknown { seq: None, .. } => FrameContent::Ignored,
-        Frame::Malformed { seq, did, .. } => event(seq, None, EventBody::Malformed { did }),
+        // What an unknown type's `seq` counts is unknown: the cursor does not move by it.
+        Frame::Unknown(_) => FrameContent::Ignored,
     })
 }
 

@@ -28,16 +28,22 @@ pub enum TaskKind {
     ResolveIdentity = 5,
     /// Delete a generation that nothing needs any more.
     DropGeneration = 6,
+    /// Put a blob that is held into the archive.
+    ArchiveBlob = 7,
+    /// Compare an account's blobs with what its host lists.
+    AuditBlobs = 8,
 }
 
 impl TaskKind {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
         Self::FetchRepo,
         Self::FetchBlob,
         Self::Snapshot,
         Self::ListRepos,
         Self::ResolveIdentity,
         Self::DropGeneration,
+        Self::ArchiveBlob,
+        Self::AuditBlobs,
     ];
 
     fn from_code(code: u8) -> Option<Self> {
@@ -60,6 +66,10 @@ pub enum Task {
     ResolveIdentity(Did),
     /// [`TaskKind::DropGeneration`], by account number.
     DropGeneration(u64),
+    /// [`TaskKind::ArchiveBlob`].
+    ArchiveBlob(Did, Digest),
+    /// [`TaskKind::AuditBlobs`].
+    AuditBlobs(Did),
 }
 
 impl Task {
@@ -73,6 +83,8 @@ impl Task {
             Self::ListRepos(_) => TaskKind::ListRepos,
             Self::ResolveIdentity(_) => TaskKind::ResolveIdentity,
             Self::DropGeneration(_) => TaskKind::DropGeneration,
+            Self::ArchiveBlob(..) => TaskKind::ArchiveBlob,
+            Self::AuditBlobs(_) => TaskKind::AuditBlobs,
         }
     }
 }
@@ -84,10 +96,10 @@ pub fn encode_task(due_ms: u64, task: &Task) -> Vec<u8> {
     key.extend_from_slice(&encode_number(due_ms));
     key.push(task.kind() as u8);
     match task {
-        Task::FetchRepo(did) | Task::Snapshot(did) | Task::ResolveIdentity(did) => {
+        Task::FetchRepo(did) | Task::Snapshot(did) | Task::ResolveIdentity(did) | Task::AuditBlobs(did) => {
             key.extend_from_slice(did.as_str().as_bytes());
         }
-        Task::FetchBlob(did, digest) => {
+        Task::FetchBlob(did, digest) | Task::ArchiveBlob(did, digest) => {
             key.extend_from_slice(digest);
             key.extend_from_slice(did.as_str().as_bytes());
         }
@@ -111,6 +123,11 @@ pub fn decode_task(key: &[u8]) -> Result<(u64, Task), SyntaxError> {
             let (digest, did) = split_digest(subject, "tasks key")?;
             Task::FetchBlob(decode_account(did)?, digest)
         }
+        TaskKind::ArchiveBlob => {
+            let (digest, did) = split_digest(subject, "tasks key")?;
+            Task::ArchiveBlob(decode_account(did)?, digest)
+        }
+        TaskKind::AuditBlobs => Task::AuditBlobs(decode_account(subject)?),
         TaskKind::Snapshot => Task::Snapshot(decode_account(subject)?),
         TaskKind::ListRepos => Task::ListRepos(decode_host(subject)?),
         TaskKind::ResolveIdentity => Task::ResolveIdentity(decode_account(subject)?),

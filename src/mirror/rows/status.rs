@@ -3,79 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::types::{Cid, Rev, Timestamp};
+use crate::verify::RejectReason;
 
 use super::codec;
-
-/// An account's status at its host.
-///
-/// Source: lexicon `com.atproto.sync.subscribeRepos#account`; the set of strings is open.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AccountStatus {
-    /// Active.
-    Active,
-    /// The user deactivated it, or it is moving.
-    Deactivated,
-    /// The host suspended it for a time.
-    Suspended,
-    /// The host took it down.
-    Takendown,
-    /// It is deleted.
-    Deleted,
-    /// Active, but the host lost track of it.
-    Desynchronized,
-    /// Active, but the host limits it.
-    Throttled,
-    /// Inactive, with a reason that we do not know.
-    Other(String),
-}
-
-/// Longest unknown status that is kept, in bytes; the rest is cut off.
-pub const STATUS_BYTES_MAX: usize = 128;
-
-impl AccountStatus {
-    /// From the two fields of an event or of a listing. An active account with a status that we do not know
-    /// is active; an inactive one always comes out hidden.
-    #[must_use]
-    pub fn from_event(active: bool, status: Option<&str>) -> Self {
-        match (active, status) {
-            (true, Some("desynchronized")) => Self::Desynchronized,
-            (true, Some("throttled")) => Self::Throttled,
-            (true, _) => Self::Active,
-            (false, Some("deactivated")) => Self::Deactivated,
-            (false, Some("suspended")) => Self::Suspended,
-            (false, Some("takendown")) => Self::Takendown,
-            (false, Some("deleted")) => Self::Deleted,
-            (false, Some(other)) => Self::Other(cut(other).to_owned()),
-            (false, None) => Self::Other(String::new()),
-        }
-    }
-
-    /// The `status` of an event or an answer; none where the field is left out.
-    #[must_use]
-    pub fn status(&self) -> Option<&str> {
-        match self {
-            Self::Active => None,
-            Self::Deactivated => Some("deactivated"),
-            Self::Suspended => Some("suspended"),
-            Self::Takendown => Some("takendown"),
-            Self::Deleted => Some("deleted"),
-            Self::Desynchronized => Some("desynchronized"),
-            Self::Throttled => Some("throttled"),
-            Self::Other(text) => Some(text.as_str()).filter(|text| !text.is_empty()),
-        }
-    }
-
-    /// The `active` of an event or an answer: whether the account may be seen by the public.
-    #[must_use]
-    pub const fn is_active(&self) -> bool {
-        matches!(self, Self::Active | Self::Desynchronized | Self::Throttled)
-    }
-}
-
-fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(STATUS_BYTES_MAX)]
-}
 
 /// How well our copy follows its host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,6 +91,29 @@ impl DesyncReason {
             Self::Moved => "moved",
             Self::CopyDamaged => "copy_damaged",
             Self::Requested => "requested",
+        }
+    }
+}
+
+impl From<RejectReason> for DesyncReason {
+    fn from(reason: RejectReason) -> Self {
+        match reason {
+            RejectReason::BadSignature | RejectReason::HighS => Self::BadSignature,
+            RejectReason::ChainBroken => Self::ChainBroken,
+            RejectReason::Legacy | RejectReason::ProofIncomplete | RejectReason::RecordMissing => Self::Unproven,
+            _ => Self::ProofFailed,
+        }
+    }
+}
+
+impl SyncState {
+    /// The name, for metrics and people.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Wanted { .. } => "wanted",
+            Self::Live => "live",
+            Self::Quarantined { .. } => "quarantined",
         }
     }
 }

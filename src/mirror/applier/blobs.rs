@@ -1,0 +1,103 @@
+//! What became of blobs.
+
+use super::super::input::{BlobKey, BlobMention};
+use super::super::keyspace::Task;
+use super::super::rows::{BlobFailure, BlobState};
+use super::super::reader::Mirror;
+use super::super::store::StoreError;
+use super::{Applier, Group};
+use crate::types::{Did, Digest, Timestamp};
+
+impl Applier {
+    /// A blob's bytes are in the mirror, and hashed to its CID.
+    pub(super) fn on_blob_stored(
+        &mut self,
+        group: &mut Group<'_>,
+        blob: &BlobKey,
+        size: u64,
+        mime: Option<String>,
+        task: &[u8],
+    ) -> Result<(), StoreError> {
+        group.stage.delete_task(task);
+        let Some(mut row) = group.stage.blob(blob.did_number, &blob.digest)? else { return Ok(()) };
+        if row.state == BlobState::Archived {
+            return Ok(());
+        }
+        row.state = BlobState::Held;
+        row.size = Some(size);
+        row.mime = row.mime.or(mime);
+        group.stage.put_blob(blob.did_number, &blob.digest, row);
+        group.stage.put_task(group.now, &Task::ArchiveBlob(blob.did.clone(), blob.digest));
+        Ok(())
+    }
+
+    /// A blob could not be had. If a record still refers to it, it is missing and tried again; if none does,
+    /// the race with its deletion was lost, and there is nothing to miss.
+    pub(super) fn on_blob_failed(
+        &mut self,
+        group: &mut Group<'_>,
+        blob: &BlobKey,
+        failure: BlobFailure,
+        task: &[u8],
+        retry_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        group.stage.delete_task(task);
+        let Some(mut row) = group.stage.blob(blob.did_number, &blob.digest)? else { return Ok(()) };
+        if row.state.is_stored() {
+            return Ok(());
+        }
+        row.tries = row.tries.saturating_add(1);
+        let gone = matches!(failure, BlobFailure::NotFound | BlobFailure::Refused);
+        if gone && !self.is_referenced(group, blob)? {
+            row.state = BlobState::Withdrawn;
+        } else {
+            row.state = BlobState::Missing { reason: failure, tries: row.tries };
+            group.stage.put_task(retry_at, &Task::FetchBlob(blob.did.clone(), blob.digest));
+        }
+        group.stage.put_blob(blob.did_number, &blob.digest, row);
+        Ok(())
+    }
+
+    fn is_referenced(&self, group: &mut Group<'_>, blob: &BlobKey) -> Result<bool, StoreError> {
+        let Some(account) = self.account(group, &blob.did)? else { return Ok(false) };
+        Mirror::new(group.stage.store()).blob_is_referenced(account.account_number, &blob.digest)
+    }
+
+    /// A blob stands in the archive: its chunks here may go.
+    pub(super) fn on_blob_archived(
+        &mut self,
+        group: &mut Group<'_>,
+        blob: &BlobKey,
+        task: &[u8],
+    ) -> Result<(), StoreError> {
+        group.stage.delete_task(task);
+        let Some(mut row) = group.stage.blob(blob.did_number, &blob.digest)? else { return Ok(()) };
+        if row.state == BlobState::Held {
+            row.state = BlobState::Archived;
+            group.stage.put_blob(blob.did_number, &blob.digest, row);
+        }
+        Ok(())
+    }
+
+    /// The host lists blobs of an account. One that no record mentions, as far as we can read records, is
+    /// fetched all the same.
+    pub(super) fn on_blobs_listed(
+        &mut self,
+        group: &mut Group<'_>,
+        did: &Did,
+        digests: &[Digest],
+        task: Option<&[u8]>,
+    ) -> Result<(), StoreError> {
+        if let Some(task) = task {
+            group.stage.delete_task(task);
+        }
+        let Some(account) = self.account(group, did)? else { return Ok(()) };
+        for digest in digests {
+            if group.stage.blob(account.did_number, digest)?.is_none() {
+                let mention = BlobMention { digest: *digest, mime: None, size: None };
+                Self::want_blob(group, did, account.did_number, &mention)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,352 @@
+//! Events of a stream, gaps in it, and listings.
+
+use super::super::input::{Gap, HostEvent, ListedPage, ListedRepo};
+use super::super::keyspace::{self, Task};
+use super::super::rows::{AccountRow, DesyncReason, HostRow, Listing, ParkedFrame, Row as _, SyncState};
+use super::super::store::{Family, StoreError};
+use super::{Applier, Group, Note};
+use crate::types::{AccountStatus, Did, HostName, Rev, Timestamp};
+use crate::verify::{Checked, EventBody, RejectReason, Remedy, VerifiedCommit, VerifiedSync};
+
+/// An event as it is judged: live, or again from the parked queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It has just come.
+    Live,
+    /// It was parked; the account's identity is fresh, so a bad signature is final.
+    Replayed,
+}
+
+/// Where and when an event came.
+#[derive(Debug, Clone)]
+pub(super) struct Arrival {
+    pub(super) host: HostName,
+    pub(super) seq: u64,
+    pub(super) received: Timestamp,
+    /// When the host says that it happened.
+    pub(super) time: Option<Timestamp>,
+}
+
+/// What became of an event that may be parked.
+pub(super) enum Fate {
+    /// It is dealt with.
+    Done,
+    /// It has to wait.
+    Park,
+}
+
+impl Applier {
+    pub(super) fn on_event(&mut self, group: &mut Group<'_>, event: HostEvent) -> Result<(), StoreError> {
+        let HostEvent { host, received, frame, event } = event;
+        let mut row = group.stage.host(&host)?.unwrap_or_else(|| HostRow::new(""));
+        if row.cursor.is_some_and(|cursor| event.seq <= cursor) {
+            group.notes.push(Note::Replayed { host });
+            return Ok(());
+        }
+        row.cursor = Some(event.seq);
+        row.highest_seq = row.highest_seq.max(event.seq);
+        row.last_event = Some(received);
+        let epoch = row.epoch;
+        group.stage.put_host(&host, row);
+
+        let arrival = Arrival { host: host.clone(), seq: event.seq, received, time: event.time };
+        match event.body {
+            EventBody::Commit { did, rev, checked } => {
+                let account = self.account_or_new(group, &did, &host)?;
+                let fate = self.judge_commit(group, &did, account, &arrival, rev, checked, Turn::Live)?;
+                self.settle(group, &did, fate, &arrival, epoch, rev, &frame)
+            }
+            EventBody::Sync { did, rev, checked } => {
+                let account = self.account_or_new(group, &did, &host)?;
+                let fate = self.judge_sync(group, &did, account, &arrival, rev, checked, Turn::Live)?;
+                self.settle(group, &did, fate, &arrival, epoch, rev, &frame)
+            }
+            EventBody::Identity { did } => self.on_identity_event(group, &did, &host),
+            EventBody::Account { did, status } => self.on_account_event(group, &did, &host, event.seq, status),
+            EventBody::Malformed { did } => self.on_malformed(group, did, &host),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one event and its account: a struct would only rename them")]
+    fn settle(
+        &mut self,
+        group: &mut Group<'_>,
+        did: &Did,
+        fate: Fate,
+        arrival: &Arrival,
+        epoch: u64,
+        rev: Rev,
+        frame: &[u8],
+    ) -> Result<(), StoreError> {
+        match fate {
+            Fate::Done => Ok(()),
+            Fate::Park => self.park(
+                group,
+                did,
+                &ParkedFrame {
+                    host: arrival.host.clone(),
+                    epoch,
+                    seq: arrival.seq,
+                    received: arrival.received,
+                    rev,
+                    frame: frame.to_vec(),
+                },
+            ),
+        }
+    }
+
+    /// Whether events of the account have to queue up: it is being fetched, or others wait already.
+    const fn must_wait(row: &AccountRow) -> bool {
+        matches!(row.sync, SyncState::Wanted { .. }) || row.awaiting_identity
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one event and its account: a struct would only rename them")]
+    pub(super) fn judge_commit(
+        &mut self,
+        group: &mut Group<'_>,
+        did: &Did,
+        mut row: AccountRow,
+        arrival: &Arrival,
+        rev: Rev,
+        checked: Checked<Box<VerifiedCommit>>,
+        turn: Turn,
+    ) -> Result<Fate, StoreError> {
+        if let Checked::Rejected(reason @ (RejectReason::WrongHost | RejectReason::FutureRev)) = checked {
+            return Ok(Self::reject(group, did, row, &arrival.host, reason, turn));
+        }
+        if !row.upstream.is_active() {
+            // The host says that the account is off, so it should not speak. When it comes back it is compared.
+            return Ok(Fate::Done);
+        }
+        if turn == Turn::Live && Self::must_wait(&row) {
+            return Ok(Fate::Park);
+        }
+        if row.head.as_ref().is_some_and(|head| rev <= head.rev) {
+            group.notes.push(Note::Replayed { host: arrival.host.clone() });
+            return Ok(Fate::Done);
+        }
+        let commit = match checked {
+            Checked::Verified(commit) => commit,
+            Checked::NoKey => return Ok(Self::await_identity(group, did, row, false)),
+            Checked::Rejected(reason) => return Ok(Self::reject(group, did, row, &arrival.host, reason, turn)),
+        };
+        if row.head.as_ref().is_none_or(|head| head.data != commit.prev_data()) {
+            group.notes.push(Note::Rejected {
+                host: arrival.host.clone(),
+                did: Some(did.clone()),
+                reason: RejectReason::ChainBroken,
+            });
+            Self::want(group, did, &mut row, DesyncReason::ChainBroken, Some(rev));
+            group.stage.put_account(did, row);
+            return Ok(Fate::Done);
+        }
+        Self::apply_commit(group, did, row, arrival, &commit)?;
+        Ok(Fate::Done)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one event and its account: a struct would only rename them")]
+    pub(super) fn judge_sync(
+        &mut self,
+        group: &mut Group<'_>,
+        did: &Did,
+        mut row: AccountRow,
+        arrival: &Arrival,
+        rev: Rev,
+        checked: Checked<Box<VerifiedSync>>,
+        turn: Turn,
+    ) -> Result<Fate, StoreError> {
+        if let Checked::Rejected(reason @ (RejectReason::WrongHost | RejectReason::FutureRev)) = checked {
+            return Ok(Self::reject(group, did, row, &arrival.host, reason, turn));
+        }
+        if !row.upstream.is_active() {
+            return Ok(Fate::Done);
+        }
+        if turn == Turn::Live && Self::must_wait(&row) {
+            return Ok(Fate::Park);
+        }
+        if row.head.as_ref().is_some_and(|head| rev <= head.rev) {
+            group.notes.push(Note::Replayed { host: arrival.host.clone() });
+            return Ok(Fate::Done);
+        }
+        let sync = match checked {
+            Checked::Verified(sync) => sync,
+            Checked::NoKey => return Ok(Self::await_identity(group, did, row, false)),
+            Checked::Rejected(reason) => return Ok(Self::reject(group, did, row, &arrival.host, reason, turn)),
+        };
+        if row.head.as_ref().is_some_and(|head| head.commit == sync.cid()) {
+            return Ok(Fate::Done);
+        }
+        Self::want(group, did, &mut row, DesyncReason::SyncEvent, None);
+        group.stage.put_account(did, row);
+        Ok(Fate::Done)
+    }
+
+    fn reject(
+        group: &mut Group<'_>,
+        did: &Did,
+        mut row: AccountRow,
+        host: &HostName,
+        reason: RejectReason,
+        turn: Turn,
+    ) -> Fate {
+        let remedy = match (reason.remedy(), turn) {
+            (Remedy::RefreshIdentity, Turn::Replayed) => Remedy::Resync,
+            (remedy, _) => remedy,
+        };
+        if remedy == Remedy::RefreshIdentity {
+            return Self::await_identity(group, did, row, true);
+        }
+        group.notes.push(Note::Rejected { host: host.clone(), did: Some(did.clone()), reason });
+        if remedy == Remedy::Resync {
+            Self::want(group, did, &mut row, reason.into(), None);
+            group.stage.put_account(did, row);
+        }
+        Fate::Done
+    }
+
+    /// Lets the account's events queue up until its identity is resolved (again).
+    fn await_identity(group: &mut Group<'_>, did: &Did, mut row: AccountRow, stale: bool) -> Fate {
+        if stale {
+            row.identity = None;
+        }
+        if !row.awaiting_identity {
+            row.awaiting_identity = true;
+            group.stage.put_task(group.now, &Task::ResolveIdentity(did.clone()));
+        }
+        group.stage.put_account(did, row);
+        Fate::Park
+    }
+
+    /// Puts a frame into the account's queue; past its bound the queue is dropped, and the fetch has to
+    /// reach at least the newest rev that was in it.
+    fn park(&mut self, group: &mut Group<'_>, did: &Did, frame: &ParkedFrame) -> Result<(), StoreError> {
+        let Some(mut row) = self.account(group, did)? else { return Ok(()) };
+        let value = frame.encode();
+        let bytes = value.len() as u64;
+        if row.parked >= self.limits.parked_frames_max || row.parked_bytes + bytes > self.limits.parked_bytes_max {
+            let (from, to) = keyspace::number_bounds(row.did_number);
+            group.stage.batch().delete_range(Family::Parked, from.to_vec(), to.to_vec());
+            (row.parked, row.parked_bytes) = (0, 0);
+            row.awaiting_identity = false;
+            group.notes.push(Note::ParkedDropped { did: did.clone() });
+            Self::want(group, did, &mut row, DesyncReason::ParkedOverflow, Some(frame.rev));
+            group.stage.put_account(did, row);
+            return Ok(());
+        }
+        let key = keyspace::encode_parked(row.did_number, self.next_arrival);
+        self.next_arrival += 1;
+        group.stage.batch().put(Family::Parked, key.to_vec(), value);
+        row.parked += 1;
+        row.parked_bytes += bytes;
+        group.stage.put_account(did, row);
+        group.notes.push(Note::Parked { host: frame.host.clone(), did: did.clone() });
+        Ok(())
+    }
+
+    fn on_identity_event(&mut self, group: &mut Group<'_>, did: &Did, host: &HostName) -> Result<(), StoreError> {
+        let mut row = self.account_or_new(group, did, host)?;
+        // The key on file may be the one of before: no commit is judged by it any more. An account that is
+        // to be fetched gets its identity with the fetch.
+        row.identity = None;
+        if !row.awaiting_identity && !matches!(row.sync, SyncState::Wanted { .. }) {
+            row.awaiting_identity = true;
+            group.stage.put_task(group.now, &Task::ResolveIdentity(did.clone()));
+        }
+        group.stage.put_account(did, row);
+        Ok(())
+    }
+
+    fn on_account_event(
+        &mut self,
+        group: &mut Group<'_>,
+        did: &Did,
+        host: &HostName,
+        seq: u64,
+        status: AccountStatus,
+    ) -> Result<(), StoreError> {
+        let mut row = self.account_or_new(group, did, host)?;
+        if row.host != *host {
+            return Ok(());
+        }
+        row.status_seq = seq;
+        Self::set_status(group, did, row, status);
+        Ok(())
+    }
+
+    /// Takes over what the host says of the account's standing. Nothing is deleted by it.
+    fn set_status(group: &mut Group<'_>, did: &Did, mut row: AccountRow, status: AccountStatus) {
+        if row.upstream != status {
+            group.notes.push(Note::Status { did: did.clone(), status: status.label() });
+            let returns = status.is_active() && !row.upstream.is_active();
+            row.upstream = status;
+            if returns {
+                Self::want(group, did, &mut row, DesyncReason::Reactivated, None);
+            }
+        }
+        group.stage.put_account(did, row);
+    }
+
+    fn on_malformed(&mut self, group: &mut Group<'_>, did: Option<Did>, host: &HostName) -> Result<(), StoreError> {
+        let Some(did) = did else {
+            group.notes.push(Note::Rejected { host: host.clone(), did: None, reason: RejectReason::Field });
+            return Ok(());
+        };
+        let row = self.account_or_new(group, &did, host)?;
+        Self::reject(group, &did, row, host, RejectReason::Field, Turn::Live);
+        Ok(())
+    }
+
+    /// Events were lost: every account of the host has to be compared, so it is listed again.
+    pub(super) fn on_gap(&mut self, group: &mut Group<'_>, host: &HostName, gap: Gap) -> Result<(), StoreError> {
+        let Some(mut row) = group.stage.host(host)? else { return Ok(()) };
+        let first_contact = row.cursor.is_none();
+        if gap == Gap::CursorFromFuture {
+            row.epoch += 1;
+            row.cursor = None;
+        } else if first_contact {
+            // With cursor 0, an old PDS always says that the cursor is outdated.
+            return Ok(());
+        }
+        row.listing = Listing::Unfinished { cursor: None };
+        group.stage.put_host(host, row);
+        group.stage.put_task(group.now, &Task::ListRepos(host.clone()));
+        group.notes.push(Note::Gap { host: host.clone() });
+        Ok(())
+    }
+
+    pub(super) fn on_listed(&mut self, group: &mut Group<'_>, page: ListedPage) -> Result<(), StoreError> {
+        for repo in page.repos {
+            self.on_listed_repo(group, &page.host, repo)?;
+        }
+        if let Some(mut row) = group.stage.host(&page.host)? {
+            if let Listing::Finished { .. } = page.listing {
+                group.notes.push(Note::Listed { host: page.host.clone() });
+            }
+            row.listing = page.listing;
+            group.stage.put_host(&page.host, row);
+        }
+        if let Some(task) = page.task {
+            group.stage.delete_task(&task);
+        }
+        Ok(())
+    }
+
+    fn on_listed_repo(&mut self, group: &mut Group<'_>, host: &HostName, repo: ListedRepo) -> Result<(), StoreError> {
+        let Some(mut row) = self.account(group, &repo.did)? else {
+            let mut row = self.account_or_new(group, &repo.did, host)?;
+            row.upstream = repo.status;
+            group.stage.put_account(&repo.did, row);
+            return Ok(());
+        };
+        if row.host != *host {
+            // Another host of ours has it. Which of them may speak for it, its DID document says.
+            return Ok(());
+        }
+        if repo.status.is_active() && row.head.as_ref().map(|head| head.commit) != repo.head {
+            // Either events are on their way, or they were lost. The fetch compares first.
+            Self::want(group, &repo.did, &mut row, DesyncReason::HeadDiffers, None);
+        }
+        Self::set_status(group, &repo.did, row, repo.status);
+        Ok(())
+    }
+}

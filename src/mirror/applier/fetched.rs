@@ -1,0 +1,251 @@
+//! Fetched repositories: the swap, and what waited for it. Identities, and what waited for them.
+//!
+//! A repository was loaded under an account number of its own. One batch points the DID at it, drops the
+//! old generation, and applies the frames that were parked in the meantime: no reader ever sees less than
+//! a proven head, or more than one.
+
+use std::ops::ControlFlow;
+
+use super::super::input::{BlobMention, FetchFailure, Fetched, FetchedContent, SnapshotStored};
+use super::super::keyspace::{self, NO_NUMBER, Task};
+use super::super::reader::Mirror;
+use super::super::rows::{
+    AccountRow, DesyncReason, Head, ParkedFrame, Row as _, SnapshotMark, StoredIdentity, SyncState,
+};
+use super::super::store::{Family, StoreError, View as _};
+use super::events::{Arrival, Fate, Turn};
+use super::{Applier, Group, Note};
+use crate::repo::signing_key::SigningKey;
+use crate::types::{Did, Timestamp};
+use crate::verify::{EventBody, FrameContent, KeyLookup, VerifiedRepo, check_frame};
+
+impl Applier {
+    pub(super) fn on_fetched(&mut self, group: &mut Group<'_>, fetched: Fetched) -> Result<(), StoreError> {
+        let Fetched { did, from_number, identity, content, task } = fetched;
+        group.stage.delete_task(&task);
+        let loaded_number = match &content {
+            FetchedContent::Loaded { account_number, .. } => *account_number,
+            FetchedContent::Unchanged { .. } => NO_NUMBER,
+        };
+        let Some(mut row) = self.account(group, &did)? else {
+            drop_generation(group, loaded_number);
+            return Ok(());
+        };
+        let wanted = matches!(row.sync, SyncState::Wanted { .. });
+        if !wanted || row.account_number != from_number {
+            // Something else settled it while the fetch was under way.
+            drop_generation(group, loaded_number);
+            if wanted {
+                group.stage.put_task(group.now, &Task::FetchRepo(did));
+            }
+            return Ok(());
+        }
+        row.identity = Some(identity);
+        row.awaiting_identity = false;
+        match content {
+            FetchedContent::Unchanged { commit } => {
+                if row.head.as_ref().map(|head| head.commit) != Some(commit) {
+                    group.stage.put_task(group.now, &Task::FetchRepo(did.clone()));
+                    group.stage.put_account(&did, row);
+                    return Ok(());
+                }
+                row.sync = SyncState::Live;
+                row.min_rev = None;
+            }
+            FetchedContent::Loaded { repo, blobs, .. } => {
+                if let Some(head) = row.head.as_ref().filter(|head| repo.rev() < head.rev) {
+                    group.notes.push(Note::HostBehind { did: did.clone(), ours: head.rev, theirs: repo.rev() });
+                    drop_generation(group, loaded_number);
+                    Self::retry_fetch(group, &did, row, group.now.plus(HOST_BEHIND_RETRY));
+                    return Ok(());
+                }
+                if row.min_rev.is_some_and(|least| repo.rev() < least) {
+                    // Frames up to that rev were dropped; the host has not caught up with its own stream.
+                    drop_generation(group, loaded_number);
+                    Self::retry_fetch(group, &did, row, group.now.plus(TOO_OLD_RETRY));
+                    return Ok(());
+                }
+                Self::swap(group, &did, &mut row, loaded_number, &repo, &blobs)?;
+            }
+        }
+        group.stage.put_account(&did, row);
+        self.replay_parked(group, &did)
+    }
+
+    /// Points the DID at the loaded generation.
+    fn swap(
+        group: &mut Group<'_>,
+        did: &Did,
+        row: &mut AccountRow,
+        number: u64,
+        repo: &VerifiedRepo,
+        blobs: &[BlobMention],
+    ) -> Result<(), StoreError> {
+        let first = row.head.is_none();
+        drop_generation(group, row.account_number);
+        row.account_number = number;
+        row.head = Some(Head {
+            rev: repo.rev(),
+            commit: repo.cid(),
+            commit_block: repo.block().to_vec(),
+            data: repo.data(),
+        });
+        (row.records, row.record_bytes) = (repo.records(), repo.record_bytes());
+        (row.journal_commits, row.journal_bytes) = (0, 0);
+        row.sync = SyncState::Live;
+        row.min_rev = None;
+        row.verified_at = Some(group.now);
+        for blob in blobs {
+            Self::want_blob(group, did, row.did_number, blob)?;
+        }
+        if first {
+            group.stage.put_task(group.now, &Task::AuditBlobs(did.clone()));
+        }
+        group.notes.push(Note::Swapped { did: did.clone(), rev: repo.rev(), records: repo.records() });
+        Ok(())
+    }
+
+    pub(super) fn on_fetch_failed(
+        &mut self,
+        group: &mut Group<'_>,
+        did: &Did,
+        failure: &FetchFailure,
+        task: &[u8],
+        retry_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        group.stage.delete_task(task);
+        let Some(mut row) = self.account(group, did)? else { return Ok(()) };
+        if let FetchFailure::Inactive(status) = failure
+            && row.upstream.is_active()
+        {
+            group.notes.push(Note::Status { did: did.clone(), status: status.label() });
+            row.upstream = status.clone();
+        }
+        if matches!(row.sync, SyncState::Wanted { .. }) {
+            Self::retry_fetch(group, did, row, retry_at);
+        }
+        Ok(())
+    }
+
+    fn retry_fetch(group: &mut Group<'_>, did: &Did, mut row: AccountRow, at: Timestamp) {
+        if let SyncState::Wanted { tries, .. } = &mut row.sync {
+            *tries = tries.saturating_add(1);
+        }
+        group.stage.put_task(at, &Task::FetchRepo(did.clone()));
+        group.stage.put_account(did, row);
+    }
+
+    pub(super) fn on_identity(
+        &mut self,
+        group: &mut Group<'_>,
+        did: &Did,
+        resolved: Option<StoredIdentity>,
+        task: &[u8],
+        retry_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        group.stage.delete_task(task);
+        let Some(mut row) = self.account(group, did)? else { return Ok(()) };
+        let Some(identity) = resolved else {
+            if row.awaiting_identity {
+                group.stage.put_task(retry_at, &Task::ResolveIdentity(did.clone()));
+            }
+            return Ok(());
+        };
+        row.identity = Some(identity);
+        row.awaiting_identity = false;
+        let live = row.sync == SyncState::Live;
+        group.stage.put_account(did, row);
+        if live { self.replay_parked(group, did) } else { Ok(()) }
+    }
+
+    /// Judges the frames that were parked, in the order of their arrival, as if they came now; stops when
+    /// the account has to be fetched again.
+    fn replay_parked(&mut self, group: &mut Group<'_>, did: &Did) -> Result<(), StoreError> {
+        let Some(row) = self.account(group, did)? else { return Ok(()) };
+        if row.parked == 0 {
+            return Ok(());
+        }
+        let key = row.identity.as_ref().and_then(|identity| identity.key.as_deref());
+        let key = key.and_then(|text| SigningKey::from_did_key(text).ok()).map(std::sync::Arc::new);
+        let parked = Mirror::new(group.stage.store()).parked(row.did_number, usize::MAX)?;
+        for (at, frame) in parked {
+            let Some(mut row) = self.account(group, did)? else { return Ok(()) };
+            if matches!(row.sync, SyncState::Wanted { .. }) {
+                return Ok(());
+            }
+            row.parked = row.parked.saturating_sub(1);
+            row.parked_bytes = row.parked_bytes.saturating_sub(frame.encode().len() as u64);
+            group.stage.put_account(did, row.clone());
+            group.stage.batch().delete(Family::Parked, keyspace::encode_parked(row.did_number, at).to_vec());
+
+            let ours = row.identity.as_ref().is_some_and(|identity| identity.speaks_at(&frame.host));
+            let lookup = |_: &Did| match &key {
+                Some(key) if ours => KeyLookup::Key(std::sync::Arc::clone(key)),
+                _ => KeyLookup::NotThisHost,
+            };
+            // A frame that was parked decoded once; if it does not now, the store is damaged, and the
+            // account's repository settles what it said.
+            let Ok(FrameContent::Event(event)) = check_frame(&frame.frame, lookup, frame.received) else {
+                let mut row = row;
+                Self::want(group, did, &mut row, DesyncReason::CopyDamaged, None);
+                group.stage.put_account(did, row);
+                return Ok(());
+            };
+            let arrival = Arrival { host: frame.host, seq: frame.seq, received: frame.received, time: event.time };
+            let fate = match event.body {
+                EventBody::Commit { rev, checked, .. } => {
+                    self.judge_commit(group, did, row, &arrival, rev, checked, Turn::Replayed)?
+                }
+                EventBody::Sync { rev, checked, .. } => {
+                    self.judge_sync(group, did, row, &arrival, rev, checked, Turn::Replayed)?
+                }
+                _ => Fate::Done,
+            };
+            debug_assert!(matches!(fate, Fate::Done), "a replayed frame has its key, so it never waits again");
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_snapshot_stored(&mut self, group: &mut Group<'_>, stored: &SnapshotStored) -> Result<(), StoreError> {
+        let Some(mut row) = self.account(group, &stored.did)? else { return Ok(()) };
+        row.snapshot = Some(SnapshotMark {
+            rev: stored.rev,
+            commit: stored.commit,
+            at: group.now,
+            bytes: stored.bytes,
+        });
+        if row.account_number == stored.account_number {
+            // The snapshot covers the journal up to its rev.
+            let from = keyspace::encode_number(row.account_number);
+            let mut to = keyspace::encode_journal(row.account_number, stored.rev).to_vec();
+            to.push(0);
+            group.stage.batch().delete_range(Family::Journal, from.to_vec(), to.clone());
+            let (mut commits, mut bytes) = (0, 0);
+            let rest = keyspace::number_range(row.account_number).starting_at(&to);
+            group.stage.store().scan(Family::Journal, &rest, &mut |_, value| {
+                commits += 1;
+                bytes += value.len() as u64;
+                ControlFlow::Continue(())
+            })?;
+            (row.journal_commits, row.journal_bytes) = (commits, bytes);
+        }
+        group.stage.put_account(&stored.did, row);
+        Ok(())
+    }
+}
+
+/// A host whose head is older than ours is asked again after this long.
+const HOST_BEHIND_RETRY: std::time::Duration = std::time::Duration::from_secs(15 * 60);
+/// A host that has not caught up with its own stream is asked again after this long.
+const TOO_OLD_RETRY: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Removes every row of a generation that nothing points at.
+fn drop_generation(group: &mut Group<'_>, number: u64) {
+    if number == NO_NUMBER {
+        return;
+    }
+    let (from, to) = keyspace::number_bounds(number);
+    for family in [Family::Records, Family::BlobRefs, Family::Journal] {
+        group.stage.batch().delete_range(family, from.to_vec(), to.to_vec());
+    }
+}

@@ -1,0 +1,337 @@
+//! The applier: the one owner of the mirror's rows.
+//!
+//! Takes a group of [`Input`]s in order, stages one atomic batch for all of them — records, account rows,
+//! journal, blob wants, tasks **and each host's cursor** — and writes it with one sync. Nothing here waits
+//! for the network, reads a clock or draws a random number, so the same inputs on the same store give the
+//! same batch.
+//!
+//! Never does: verify (that is `verify`'s, which alone makes the proofs it takes), fetch, or delete the
+//! last good copy of anything because a host said so.
+
+mod blobs;
+mod commit;
+mod events;
+mod fetched;
+mod stage;
+#[cfg(test)]
+mod tests;
+mod totals;
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+pub use totals::Totals;
+
+use self::stage::Stage;
+use super::input::Input;
+use super::keyspace::{self, Task};
+use super::numbers::Numbers;
+use super::reader::Mirror;
+use super::rows::{AccountRow, DesyncReason, HostRow, SyncState};
+use super::store::{Family, KeyRange, Store, StoreError};
+use crate::types::{Did, HostName, Rev, Timestamp};
+use crate::verify::RejectReason;
+
+/// Bounds of the applier's work. Reaching one is a normal case.
+#[derive(Debug, Clone, Copy)]
+pub struct ApplierLimits {
+    /// Frames parked for one account, at most.
+    pub parked_frames_max: u64,
+    /// Bytes of frames parked for one account, at most.
+    pub parked_bytes_max: u64,
+    /// Accounts whose rows are kept in memory.
+    pub cached_accounts_max: usize,
+    /// A batch is written when it has grown to this many bytes.
+    pub batch_bytes: usize,
+}
+
+impl Default for ApplierLimits {
+    fn default() -> Self {
+        Self {
+            parked_frames_max: 2048,
+            parked_bytes_max: 16 << 20,
+            cached_accounts_max: 20_000,
+            batch_bytes: 4 << 20,
+        }
+    }
+}
+
+/// What happened, for metrics and logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// A commit was applied.
+    Applied {
+        /// From which host.
+        host: HostName,
+    },
+    /// An event changed nothing because it was seen before.
+    Replayed {
+        /// From which host.
+        host: HostName,
+    },
+    /// An event waits for a key or a fetch.
+    Parked {
+        /// From which host.
+        host: HostName,
+        /// Whose.
+        did: Did,
+    },
+    /// A queue of parked frames was dropped because it grew past its bound; the fetch makes up for it.
+    ParkedDropped {
+        /// Whose.
+        did: Did,
+    },
+    /// An event was not accepted.
+    Rejected {
+        /// From which host.
+        host: HostName,
+        /// Whose, if known.
+        did: Option<Did>,
+        /// Why.
+        reason: RejectReason,
+    },
+    /// An account has to be fetched.
+    Desynchronized {
+        /// Whose.
+        did: Did,
+        /// Why.
+        reason: DesyncReason,
+    },
+    /// A fetched repository became the account's head.
+    Swapped {
+        /// Whose.
+        did: Did,
+        /// Its rev.
+        rev: Rev,
+        /// How many records it has.
+        records: u64,
+    },
+    /// An account's standing at its host changed.
+    Status {
+        /// Whose.
+        did: Did,
+        /// The new standing, as the metric label.
+        status: &'static str,
+    },
+    /// The host's head is older than ours: ours stays.
+    HostBehind {
+        /// Whose.
+        did: Did,
+        /// Our rev.
+        ours: Rev,
+        /// The host's.
+        theirs: Rev,
+    },
+    /// A listing ended.
+    Listed {
+        /// Which host.
+        host: HostName,
+    },
+    /// A host lost events between our cursor and now.
+    Gap {
+        /// Which host.
+        host: HostName,
+    },
+}
+
+/// What a group of inputs led to, once it is durable.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What happened, in order.
+    pub notes: Vec<Note>,
+    /// Whether tasks were added.
+    pub tasks: bool,
+}
+
+/// The applier's state: all of it can be read again from the store.
+pub struct Applier {
+    store: Arc<dyn Store>,
+    numbers: Arc<Numbers>,
+    limits: ApplierLimits,
+    cache: HashMap<Did, AccountRow>,
+    totals: Totals,
+    next_arrival: u64,
+}
+
+/// What the steps of one group share.
+struct Group<'a> {
+    stage: Stage<'a>,
+    now: Timestamp,
+    notes: Vec<Note>,
+}
+
+impl Applier {
+    /// Opens the applier on a store: counts its rows.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or a row cannot.
+    pub fn open(store: Arc<dyn Store>, numbers: Arc<Numbers>, limits: ApplierLimits) -> Result<Self, StoreError> {
+        let totals = count_totals(&*store)?;
+        let next_arrival = next_arrival(&*store)?;
+        Ok(Self { store, numbers, limits, cache: HashMap::new(), totals, next_arrival })
+    }
+
+    /// Totals over all rows, as of the last durable batch.
+    #[must_use]
+    pub const fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// Makes sure that a host has a row. Durable when it returns.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn ensure_host(&mut self, host: &HostName, url: &str) -> Result<HostRow, StoreError> {
+        let store = Arc::clone(&self.store);
+        let mut stage = Stage::new(&*store);
+        let row = match stage.host(host)? {
+            Some(row) if row.url == url => return Ok(row),
+            Some(mut row) => {
+                url.clone_into(&mut row.url);
+                row
+            }
+            None => HostRow::new(url),
+        };
+        stage.put_host(host, row.clone());
+        self.write(stage)?;
+        Ok(row)
+    }
+
+    /// Applies inputs in order; everything is durable when it returns.
+    ///
+    /// # Errors
+    /// When the store fails or is damaged. Then a prefix of the inputs is durable, and the applier must not
+    /// be used again.
+    pub fn apply(&mut self, inputs: Vec<Input>, now: Timestamp) -> Result<Outcome, StoreError> {
+        let store = Arc::clone(&self.store);
+        let mut group = Group { stage: Stage::new(&*store), now, notes: Vec::new() };
+        let mut tasks = false;
+        for input in inputs {
+            // Inputs that read ranges must not miss what this group has staged.
+            if needs_own_batch(&input) || group.stage.bytes() >= self.limits.batch_bytes {
+                let full = std::mem::replace(&mut group.stage, Stage::new(&*store));
+                tasks |= self.write(full)?;
+            }
+            self.step(&mut group, input)?;
+        }
+        tasks |= self.write(group.stage)?;
+        Ok(Outcome { notes: group.notes, tasks })
+    }
+
+    fn step(&mut self, group: &mut Group<'_>, input: Input) -> Result<(), StoreError> {
+        match input {
+            Input::Event(event) => self.on_event(group, event),
+            Input::Gap { host, gap } => self.on_gap(group, &host, gap),
+            Input::Listed(page) => self.on_listed(group, page),
+            Input::Fetched(fetched) => self.on_fetched(group, *fetched),
+            Input::FetchFailed { did, failure, task, retry_at } => {
+                self.on_fetch_failed(group, &did, &failure, &task, retry_at)
+            }
+            Input::Identity { did, resolved, task, retry_at } => {
+                self.on_identity(group, &did, resolved, &task, retry_at)
+            }
+            Input::BlobStored { blob, size, mime, task } => self.on_blob_stored(group, &blob, size, mime, &task),
+            Input::BlobFailed { blob, failure, task, retry_at } => {
+                self.on_blob_failed(group, &blob, failure, &task, retry_at)
+            }
+            Input::BlobArchived { blob, task } => self.on_blob_archived(group, &blob, &task),
+            Input::BlobsListed { did, digests, task } => self.on_blobs_listed(group, &did, &digests, task.as_deref()),
+            Input::SnapshotStored(stored) => self.on_snapshot_stored(group, &stored),
+            Input::TaskDone { task } => {
+                group.stage.delete_task(&task);
+                Ok(())
+            }
+            Input::TaskDelayed { key, task, retry_at } => {
+                group.stage.delete_task(&key);
+                group.stage.put_task(retry_at, &task);
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes a stage durably and takes its rows into the cache. Returns whether it added tasks.
+    fn write(&mut self, stage: Stage<'_>) -> Result<bool, StoreError> {
+        let finished = stage.finish(self.totals.clone());
+        if !finished.batch.is_empty() {
+            self.store.write_durable(finished.batch)?.into_inner();
+        }
+        self.totals = finished.totals;
+        if self.cache.len() + finished.accounts.len() > self.limits.cached_accounts_max {
+            self.cache.clear();
+        }
+        self.cache.extend(finished.accounts);
+        Ok(finished.tasks)
+    }
+
+    /// An account's row.
+    fn account(&self, group: &mut Group<'_>, did: &Did) -> Result<Option<AccountRow>, StoreError> {
+        group.stage.account(did, || self.cache.get(did).cloned())
+    }
+
+    /// An account's row; a new one, to be fetched, if there is none.
+    fn account_or_new(
+        &self,
+        group: &mut Group<'_>,
+        did: &Did,
+        host: &HostName,
+    ) -> Result<AccountRow, StoreError> {
+        if let Some(row) = self.account(group, did)? {
+            return Ok(row);
+        }
+        let row = AccountRow::new(self.numbers.next()?, host.clone(), group.now);
+        group.stage.put_task(group.now, &Task::FetchRepo(did.clone()));
+        group.stage.put_account(did, row.clone());
+        Ok(row)
+    }
+
+    /// Marks an account as one to be fetched, unless it is already.
+    fn want(group: &mut Group<'_>, did: &Did, row: &mut AccountRow, reason: DesyncReason, least_rev: Option<Rev>) {
+        row.min_rev = row.min_rev.max(least_rev);
+        if let SyncState::Wanted { .. } = row.sync {
+            return;
+        }
+        row.sync = SyncState::Wanted { reason, since: group.now, tries: 0 };
+        group.stage.put_task(group.now, &Task::FetchRepo(did.clone()));
+        group.notes.push(Note::Desynchronized { did: did.clone(), reason });
+    }
+}
+
+const fn needs_own_batch(input: &Input) -> bool {
+    matches!(
+        input,
+        Input::Fetched(_) | Input::Identity { .. } | Input::BlobFailed { .. } | Input::SnapshotStored(_)
+    )
+}
+
+fn count_totals(store: &dyn Store) -> Result<Totals, StoreError> {
+    let view = store.view();
+    let mirror = Mirror::new(&*view);
+    let mut totals = Totals::default();
+    mirror.each_account(|_, row| {
+        totals.account_changed(None, &row);
+        ControlFlow::Continue(())
+    })?;
+    mirror.each_blob(|row| {
+        totals.blob_changed(None, &row);
+        ControlFlow::Continue(())
+    })?;
+    Ok(totals)
+}
+
+/// One past the highest arrival of any parked frame.
+fn next_arrival(store: &dyn Store) -> Result<u64, StoreError> {
+    let mut next = 1;
+    let mut bad = None;
+    store.scan(Family::Parked, &KeyRange::all(), &mut |key, _| match keyspace::decode_parked(key) {
+        Ok((_, arrival)) => {
+            next = next.max(arrival.saturating_add(1));
+            ControlFlow::Continue(())
+        }
+        Err(error) => {
+            bad = Some(StoreError::bad_row(Family::Parked, key, error));
+            ControlFlow::Break(())
+        }
+    })?;
+    bad.map_or(Ok(next), Err)
+}

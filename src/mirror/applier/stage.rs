@@ -1,0 +1,226 @@
+//! One batch in the making: the changes of a group of inputs, and reads that see them.
+//!
+//! Account, host and blob rows are written through here alone, so the totals that metrics and the status
+//! page show cannot drift from the rows.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use super::super::keyspace::{self, Task};
+use super::super::reader::{Mirror, Record};
+use super::super::rows::{AccountRow, BlobRow, BlobState, HostRow, JournalEntry, RecordValue, Row as _};
+use super::super::store::{Batch, Family, Store, StoreError};
+use super::totals::Totals;
+use crate::types::{Did, Digest, HostName, RepoPath, Rev, Timestamp};
+
+/// The staged batch. Dropping it changes nothing.
+pub(super) struct Stage<'s> {
+    store: &'s dyn Store,
+    batch: Batch,
+    accounts: BTreeMap<Did, Loaded<AccountRow>>,
+    hosts: BTreeMap<HostName, Loaded<HostRow>>,
+    blobs: BTreeMap<(u64, Digest), Loaded<BlobRow>>,
+    records: BTreeMap<Vec<u8>, Option<Record>>,
+    tasks: bool,
+}
+
+/// A row as it was read, and as it will be written.
+struct Loaded<R> {
+    before: Option<R>,
+    now: Option<R>,
+    dirty: bool,
+}
+
+impl<R: Clone> Loaded<R> {
+    fn read(row: Option<R>) -> Self {
+        Self { now: row.clone(), before: row, dirty: false }
+    }
+}
+
+/// What a finished stage hands over.
+pub(super) struct Finished {
+    pub(super) batch: Batch,
+    pub(super) totals: Totals,
+    /// Whether tasks were added that may be due now.
+    pub(super) tasks: bool,
+    /// Rows to keep in the cache.
+    pub(super) accounts: Vec<(Did, AccountRow)>,
+}
+
+impl<'s> Stage<'s> {
+    pub(super) fn new(store: &'s dyn Store) -> Self {
+        Self {
+            store,
+            batch: Batch::new(),
+            accounts: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            blobs: BTreeMap::new(),
+            records: BTreeMap::new(),
+            tasks: false,
+        }
+    }
+
+    /// The store as it is without this stage: for ranges, which inputs read in a batch of their own.
+    pub(super) fn store(&self) -> &'s dyn Store {
+        self.store
+    }
+
+    fn mirror(&self) -> Mirror<'s> {
+        Mirror::new(self.store)
+    }
+
+    pub(super) const fn bytes(&self) -> usize {
+        self.batch.bytes()
+    }
+
+    /// Changes of families that have no rows of their own here (parked frames, ranges).
+    pub(super) const fn batch(&mut self) -> &mut Batch {
+        &mut self.batch
+    }
+
+    // accounts
+
+    /// The account's row, from `cached` or the store.
+    pub(super) fn account(
+        &mut self,
+        did: &Did,
+        cached: impl FnOnce() -> Option<AccountRow>,
+    ) -> Result<Option<AccountRow>, StoreError> {
+        if let Some(loaded) = self.accounts.get(did) {
+            return Ok(loaded.now.clone());
+        }
+        let row = match cached() {
+            Some(row) => Some(row),
+            None => self.mirror().account(did)?,
+        };
+        self.accounts.insert(did.clone(), Loaded::read(row.clone()));
+        Ok(row)
+    }
+
+    /// Writes an account's row. It must have been read through [`Stage::account`] before.
+    pub(super) fn put_account(&mut self, did: &Did, row: AccountRow) {
+        let loaded = self.accounts.entry(did.clone()).or_insert_with(|| Loaded::read(None));
+        loaded.now = Some(row);
+        loaded.dirty = true;
+    }
+
+    // hosts
+
+    pub(super) fn host(&mut self, host: &HostName) -> Result<Option<HostRow>, StoreError> {
+        let mirror = self.mirror();
+        match self.hosts.entry(host.clone()) {
+            Entry::Occupied(entry) => Ok(entry.get().now.clone()),
+            Entry::Vacant(entry) => {
+                let row = mirror.host(host)?;
+                Ok(entry.insert(Loaded::read(row)).now.clone())
+            }
+        }
+    }
+
+    pub(super) fn put_host(&mut self, host: &HostName, row: HostRow) {
+        let loaded = self.hosts.entry(host.clone()).or_insert_with(|| Loaded::read(None));
+        loaded.now = Some(row);
+        loaded.dirty = true;
+    }
+
+    // blobs
+
+    pub(super) fn blob(&mut self, did_number: u64, digest: &Digest) -> Result<Option<BlobRow>, StoreError> {
+        let mirror = self.mirror();
+        match self.blobs.entry((did_number, *digest)) {
+            Entry::Occupied(entry) => Ok(entry.get().now.clone()),
+            Entry::Vacant(entry) => {
+                let row = mirror.blob(did_number, digest)?;
+                Ok(entry.insert(Loaded::read(row)).now.clone())
+            }
+        }
+    }
+
+    pub(super) fn put_blob(&mut self, did_number: u64, digest: &Digest, row: BlobRow) {
+        let loaded = self.blobs.entry((did_number, *digest)).or_insert_with(|| Loaded::read(None));
+        loaded.now = Some(row);
+        loaded.dirty = true;
+    }
+
+    // records
+
+    pub(super) fn record(&self, account_number: u64, path: &RepoPath) -> Result<Option<Record>, StoreError> {
+        let key = keyspace::encode_record(account_number, path.as_bytes());
+        if let Some(staged) = self.records.get(&key) {
+            return Ok(staged.clone());
+        }
+        self.mirror().record(account_number, path.as_bytes())
+    }
+
+    pub(super) fn put_record(&mut self, account_number: u64, path: &RepoPath, row: Record) {
+        let key = keyspace::encode_record(account_number, path.as_bytes());
+        let value = RecordValue { rev: row.rev, digest: *row.cid.digest(), bytes: &row.bytes };
+        self.batch.put(Family::Records, key.clone(), value.encode());
+        self.records.insert(key, Some(row));
+    }
+
+    pub(super) fn delete_record(&mut self, account_number: u64, path: &RepoPath) {
+        let key = keyspace::encode_record(account_number, path.as_bytes());
+        self.batch.delete(Family::Records, key.clone());
+        self.records.insert(key, None);
+    }
+
+    pub(super) fn put_blob_ref(&mut self, account_number: u64, digest: &Digest, path: &RepoPath) {
+        let key = keyspace::encode_blob_ref(account_number, digest, path.as_bytes());
+        self.batch.put(Family::BlobRefs, key, Vec::new());
+    }
+
+    pub(super) fn delete_blob_ref(&mut self, account_number: u64, digest: &Digest, path: &RepoPath) {
+        self.batch.delete(Family::BlobRefs, keyspace::encode_blob_ref(account_number, digest, path.as_bytes()));
+    }
+
+    pub(super) fn put_journal(&mut self, account_number: u64, rev: Rev, entry: &JournalEntry) -> usize {
+        let value = entry.encode();
+        let bytes = value.len();
+        self.batch.put(Family::Journal, keyspace::encode_journal(account_number, rev), value);
+        bytes
+    }
+
+    // tasks
+
+    pub(super) fn put_task(&mut self, due: Timestamp, task: &Task) {
+        self.batch.put(Family::Tasks, keyspace::encode_task(due.millis(), task), Vec::new());
+        self.tasks = true;
+    }
+
+    pub(super) fn delete_task(&mut self, key: &[u8]) {
+        self.batch.delete(Family::Tasks, key.to_vec());
+    }
+
+    /// Encodes the rows that changed.
+    pub(super) fn finish(mut self, mut totals: Totals) -> Finished {
+        let mut accounts = Vec::with_capacity(self.accounts.len());
+        for (did, loaded) in self.accounts {
+            let Some(row) = loaded.now else { continue };
+            if loaded.dirty {
+                totals.account_changed(loaded.before.as_ref(), &row);
+                self.batch.put(Family::Accounts, keyspace::encode_account(&did), row.encode());
+            }
+            accounts.push((did, row));
+        }
+        for (host, loaded) in self.hosts {
+            if let (true, Some(row)) = (loaded.dirty, loaded.now) {
+                self.batch.put(Family::Hosts, keyspace::encode_host(&host), row.encode());
+            }
+        }
+        for ((did_number, digest), loaded) in self.blobs {
+            if let (true, Some(row)) = (loaded.dirty, loaded.now) {
+                totals.blob_changed(loaded.before.as_ref(), &row);
+                if row.state == BlobState::Archived {
+                    let range = keyspace::blob_data_range(did_number, &digest);
+                    if let Some(to) = range.to() {
+                        self.batch.delete_range(Family::BlobData, range.from().to_vec(), to.to_vec());
+                    }
+                }
+                self.batch.put(Family::Blobs, keyspace::encode_blob(did_number, &digest), row.encode());
+            }
+        }
+        Finished { batch: self.batch, totals, tasks: self.tasks, accounts }
+    }
+}
+

@@ -1,0 +1,78 @@
+//! Running totals over all rows, for metrics and the status page.
+
+use std::collections::BTreeMap;
+
+use super::super::rows::{AccountRow, BlobRow, SyncState};
+
+/// Counts over the whole mirror. Kept by differences, and counted once at start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Accounts by their standing at their host ([`crate::types::AccountStatus::label`]).
+    pub accounts: BTreeMap<&'static str, u64>,
+    /// Accounts by sync state ([`SyncState::label`]).
+    pub sync: BTreeMap<&'static str, u64>,
+    /// Records of current heads.
+    pub records: u64,
+    /// Bytes of these records.
+    pub record_bytes: u64,
+    /// Active accounts whose current head stands in the archive as a snapshot.
+    pub snapshotted: u64,
+    /// Accounts with a head.
+    pub with_head: u64,
+    /// Blobs by state ([`super::super::rows::BlobState::label`]).
+    pub blobs: BTreeMap<&'static str, u64>,
+    /// Bytes of blobs that are held here or in the archive.
+    pub blob_bytes: u64,
+    /// Frames that wait for a key or a fetch.
+    pub parked: u64,
+}
+
+impl Totals {
+    /// An account's row was written.
+    pub fn account_changed(&mut self, before: Option<&AccountRow>, after: &AccountRow) {
+        if let Some(row) = before {
+            self.add_account(row, false);
+        }
+        self.add_account(after, true);
+    }
+
+    /// A blob's row was written.
+    pub fn blob_changed(&mut self, before: Option<&BlobRow>, after: &BlobRow) {
+        if let Some(row) = before {
+            self.add_blob(row, false);
+        }
+        self.add_blob(after, true);
+    }
+
+    fn add_account(&mut self, row: &AccountRow, plus: bool) {
+        step(self.accounts.entry(row.upstream.label()).or_default(), 1, plus);
+        step(self.sync.entry(row.sync.label()).or_default(), 1, plus);
+        step(&mut self.records, row.records, plus);
+        step(&mut self.record_bytes, row.record_bytes, plus);
+        step(&mut self.parked, row.parked, plus);
+        if row.head.is_some() {
+            step(&mut self.with_head, 1, plus);
+        }
+        if row.is_snapshotted() {
+            step(&mut self.snapshotted, 1, plus);
+        }
+    }
+
+    fn add_blob(&mut self, row: &BlobRow, plus: bool) {
+        step(self.blobs.entry(row.state.label()).or_default(), 1, plus);
+        if row.state.is_stored() {
+            step(&mut self.blob_bytes, row.size.unwrap_or(0), plus);
+        }
+    }
+
+    /// How many accounts are in this sync state.
+    #[must_use]
+    pub fn in_sync_state(&self, state: &SyncState) -> u64 {
+        self.sync.get(state.label()).copied().unwrap_or(0)
+    }
+}
+
+/// Counts never go below zero: a total that would is a bug, and shows as a wrong count, not as a crash.
+fn step(value: &mut u64, by: u64, plus: bool) {
+    *value = if plus { value.saturating_add(by) } else { value.saturating_sub(by) };
+}

@@ -1,0 +1,262 @@
+//! What the applier is told, and what it asks for in return. Values only.
+
+use bytes::Bytes;
+
+use super::keyspace::Task;
+use super::rows::{BlobFailure, Listing, StoredIdentity};
+use crate::types::{AccountStatus, Cid, Did, Digest, HostName, Rev, Timestamp};
+use crate::verify::{CheckedEvent, VerifiedRepo};
+
+/// One thing for the applier to do. Inputs are applied in the order in which they come.
+#[derive(Debug)]
+pub enum Input {
+    /// An event of a host's stream.
+    Event(HostEvent),
+    /// A host said that events between our cursor and now are lost.
+    Gap {
+        /// Which host.
+        host: HostName,
+        /// Why we think so.
+        gap: Gap,
+    },
+    /// A page of a host's `listRepos`.
+    Listed(ListedPage),
+    /// A repository was fetched and loaded under an account number of its own, or was found unchanged.
+    Fetched(Box<Fetched>),
+    /// A repository could not be fetched.
+    FetchFailed {
+        /// Whose.
+        did: Did,
+        /// Why.
+        failure: FetchFailure,
+        /// The key of the task row that asked for it.
+        task: Vec<u8>,
+        /// Not before this time again.
+        retry_at: Timestamp,
+    },
+    /// An account's identity was resolved, or could not be.
+    Identity {
+        /// Whose.
+        did: Did,
+        /// What the DID document says; `None` when it could not be had.
+        resolved: Option<StoredIdentity>,
+        /// The key of the task row that asked for it.
+        task: Vec<u8>,
+        /// If not: when to try again.
+        retry_at: Timestamp,
+    },
+    /// A blob is complete in `blob_data`.
+    BlobStored {
+        /// Whose and which.
+        blob: BlobKey,
+        /// Its size in bytes.
+        size: u64,
+        /// The MIME type that the host gave.
+        mime: Option<String>,
+        /// The key of the task row that asked for it.
+        task: Vec<u8>,
+    },
+    /// A blob could not be fetched.
+    BlobFailed {
+        /// Whose and which.
+        blob: BlobKey,
+        /// Why.
+        failure: BlobFailure,
+        /// The key of the task row that asked for it.
+        task: Vec<u8>,
+        /// When to try again.
+        retry_at: Timestamp,
+    },
+    /// A blob stands in the archive.
+    BlobArchived {
+        /// Whose and which.
+        blob: BlobKey,
+        /// The key of the task row that asked for it.
+        task: Vec<u8>,
+    },
+    /// A page of a host's `listBlobs`: blobs that the host holds for an account.
+    BlobsListed {
+        /// Whose.
+        did: Did,
+        /// The blobs.
+        digests: Vec<Digest>,
+        /// After the last page: the key of the task row that asked for it.
+        task: Option<Vec<u8>>,
+    },
+    /// A snapshot stands in the archive.
+    SnapshotStored(SnapshotStored),
+    /// A piece of work is done, or there is nothing to do.
+    TaskDone {
+        /// The key of its task row.
+        task: Vec<u8>,
+    },
+    /// A piece of work failed for now.
+    TaskDelayed {
+        /// The key of its task row.
+        key: Vec<u8>,
+        /// What it is.
+        task: Task,
+        /// When to try again.
+        retry_at: Timestamp,
+    },
+}
+
+/// An event with where and when it came, and its bytes, should it have to wait.
+#[derive(Debug)]
+pub struct HostEvent {
+    /// From which host.
+    pub host: HostName,
+    /// When it came.
+    pub received: Timestamp,
+    /// The frame as it was on the wire.
+    pub frame: Bytes,
+    /// What it says.
+    pub event: CheckedEvent,
+}
+
+/// How events came to be lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gap {
+    /// Our cursor is older than what the host keeps.
+    CursorOutdated,
+    /// Our cursor is ahead of the host's sequence: it was reset or rolled back.
+    CursorFromFuture,
+}
+
+/// A page of `listRepos`.
+#[derive(Debug)]
+pub struct ListedPage {
+    /// Which host.
+    pub host: HostName,
+    /// Its accounts.
+    pub repos: Vec<ListedRepo>,
+    /// How the listing stands after this page.
+    pub listing: Listing,
+    /// After the last page: the key of the task row that asked for it.
+    pub task: Option<Vec<u8>>,
+}
+
+/// A snapshot that stands in the archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotStored {
+    /// Whose.
+    pub did: Did,
+    /// The account number that it was taken from.
+    pub account_number: u64,
+    /// Its head's rev.
+    pub rev: Rev,
+    /// Its head's commit.
+    pub commit: Cid,
+    /// Size of the object, in bytes.
+    pub bytes: u64,
+}
+
+/// One account of a `listRepos` page.
+#[derive(Debug)]
+pub struct ListedRepo {
+    /// Whose.
+    pub did: Did,
+    /// The commit that the host says is the head.
+    pub head: Option<Cid>,
+    /// Its standing at the host.
+    pub status: AccountStatus,
+}
+
+/// A repository that was asked for and came.
+#[derive(Debug)]
+pub struct Fetched {
+    /// Whose.
+    pub did: Did,
+    /// The account number that the row had when the fetch began.
+    pub from_number: u64,
+    /// The identity that it was verified with.
+    pub identity: StoredIdentity,
+    /// What came.
+    pub content: FetchedContent,
+    /// The key of the task row that asked for it.
+    pub task: Vec<u8>,
+}
+
+/// What a fetch brought.
+#[derive(Debug)]
+pub enum FetchedContent {
+    /// The host's head is the one that we hold.
+    Unchanged {
+        /// That head.
+        commit: Cid,
+    },
+    /// A whole repository, its records and blob references loaded under `account_number`.
+    Loaded {
+        /// Its own number.
+        account_number: u64,
+        /// The proof.
+        repo: VerifiedRepo,
+        /// Every blob that its records refer to.
+        blobs: Vec<BlobMention>,
+    },
+}
+
+/// A blob that a record refers to.
+#[derive(Debug, Clone)]
+pub struct BlobMention {
+    /// Its digest.
+    pub digest: Digest,
+    /// MIME type, as the record says.
+    pub mime: Option<String>,
+    /// Size, as the record says.
+    pub size: Option<u64>,
+}
+
+/// A blob of an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobKey {
+    /// Whose.
+    pub did: Did,
+    /// Its account's DID number.
+    pub did_number: u64,
+    /// Its digest.
+    pub digest: Digest,
+}
+
+impl BlobKey {
+    /// The blob's CID.
+    #[must_use]
+    pub const fn cid(&self) -> Cid {
+        Cid::raw(self.digest)
+    }
+}
+
+/// Why a repository could not be fetched: the metric label and what `accounts` shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FetchFailure {
+    /// The host does not answer, or not in time.
+    Unreachable(String),
+    /// The host says that the account is not active.
+    Inactive(AccountStatus),
+    /// The host does not know the repository. Our copy stays.
+    NotFound,
+    /// What came is not a complete, proven repository.
+    Unproven(String),
+    /// The account's identity could not be resolved.
+    NoIdentity(String),
+    /// The DID document names another host.
+    NotThisHost,
+    /// The host's head is older than ours. Our copy stays.
+    HostBehind,
+}
+
+impl FetchFailure {
+    /// The metric label.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "unreachable",
+            Self::Inactive(_) => "inactive",
+            Self::NotFound => "not_found",
+            Self::Unproven(_) => "unproven",
+            Self::NoIdentity(_) => "no_identity",
+            Self::NotThisHost => "not_this_host",
+            Self::HostBehind => "host_behind",
+        }
+    }
+}
