@@ -64,6 +64,7 @@ run(async () => {
   result.seconds = Number(((Date.now() - began) / 1000).toFixed(2))
   result.rounds = rounds
   delete result.all
+  if (result.trouble) throw new Complaint(`could not compare: ${result.trouble}`)
 
   if (values.json) process.stdout.write(JSON.stringify(result, null, 2) + '\n')
   else {
@@ -87,10 +88,11 @@ class Comparison {
   async round({ all }) {
     let subjects
     try {
+      await this.askPlc('/_health')
       subjects = await this.subjects()
     } catch (err) {
-      if (!(err instanceof XrpcError)) throw err
-      return { equal: false, all, counts: this.total([]), differences: [{ pds: '-', did: '-', what: `the PDS can't be asked: ${err.message}` }] }
+      if (!(err instanceof XrpcError) && !(err instanceof Complaint)) throw err
+      return { equal: false, all, counts: this.total([]), differences: [], trouble: err.message }
     }
     const again = subjects.filter((s) => all || this.results.get(s.key)?.differences.length !== 0)
     await inParallel(4, again, async (subject) => this.results.set(subject.key, await this.account(subject)))
@@ -105,6 +107,17 @@ class Comparison {
     }
     for (const result of results) for (const [key, n] of Object.entries(result.counts)) counts[key] += n
     return counts
+  }
+
+  /** What the PLC directory says there, or null where it has nothing. */
+  async askPlc(path) {
+    let response
+    try {
+      response = await fetch(this.plc + path, { signal: AbortSignal.timeout(20_000) })
+    } catch (err) {
+      throw new Complaint(`the PLC directory at ${this.plc} does not answer: ${err.cause?.message || err.message}`)
+    }
+    return response.ok ? response.json() : null
   }
 
   /** Each account that a PDS has, and those that it had. */
@@ -207,16 +220,7 @@ class Look {
 
   /** Where the account lives, and its signing keys, newest first. Null when the directory does not have it. */
   async identity() {
-    const { plc } = this.comparison
-    const ask = async (path) => {
-      let response
-      try {
-        response = await fetch(`${plc}/${this.did}${path}`, { signal: AbortSignal.timeout(20_000) })
-      } catch (err) {
-        throw new Complaint(`the PLC directory at ${plc} does not answer: ${err.cause?.message || err.message}`)
-      }
-      return response.ok ? response.json() : null
-    }
+    const ask = (path) => this.comparison.askPlc(`/${this.did}${path}`)
     if (!this.did.startsWith('did:plc:')) throw new Complaint('its DID is of no method that this can look up')
     const data = await ask('/data')
     if (!data) return null
