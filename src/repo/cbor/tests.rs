@@ -143,7 +143,7 @@ proptest! {
             prop_assert!(!item.is_empty());
         }
         let mut tokens = Tokens::new(&bytes);
-        while tokens.next().is_ok() {}
+        while tokens.read().is_ok() {}
     }
 
     #[test]
@@ -151,9 +151,9 @@ proptest! {
         let bytes = encoded(&value);
         let mut tokens = Tokens::new(&bytes);
         while !tokens.is_at_end() {
-            prop_assert!(tokens.next().is_ok());
+            prop_assert!(tokens.read().is_ok());
         }
-        prop_assert_eq!(tokens.next(), Err(Malformed));
+        prop_assert_eq!(tokens.read(), Err(Malformed));
     }
 }
 
@@ -325,7 +325,7 @@ fn the_lenient_reader_takes_what_the_strict_one_refuses() {
         let mut tokens = Tokens::new(bytes);
         let mut all = Vec::new();
         while !tokens.is_at_end() {
-            all.push(tokens.next()?);
+            all.push(tokens.read()?);
         }
         Ok::<_, Malformed>(all)
     };

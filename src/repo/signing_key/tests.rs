@@ -93,8 +93,12 @@ fn the_libraries_differ_about_the_high_form() {
         let sig = ecdsa::Signature::from_compact(sig).expect("in range");
         ecdsa::verify(&sig, Message::from_digest(sha256(b"message")), &key)
     };
+    let high = high_s(Curve::K256, &sig);
     assert!(verify(&sig).is_ok());
-    assert!(verify(&high_s(Curve::K256, &sig)).is_err());
+    assert!(verify(&high).is_err());
+    let mut normal = ecdsa::Signature::from_compact(&high).expect("in range");
+    normal.normalize_s();
+    assert_eq!(normal.serialize_compact(), sig, "it is indeed the other form");
 }
 
 #[test]
