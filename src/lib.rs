@@ -1,2 +1,3 @@
 //! Firekeep.
+pub mod repo;
 pub mod types;
