@@ -1,4 +1,7 @@
 //! Firekeep.
+#[cfg(feature = "daemon")]
+pub mod clock;
+pub mod http;
 pub mod repo;
-pub mod types;
 pub mod stream;
+pub mod types;
