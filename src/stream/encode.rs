@@ -3,6 +3,7 @@
 //! Nothing in the daemon sends a frame. What is written is strict DAG-CBOR in the wire's field order (shorter
 //! keys first); a value outside the lexicon's limits is written as it stands, so that a test can be nasty.
 
+use crate::repo::cbor::encode;
 use crate::types::{Cid, Timestamp};
 
 use super::frame::{AccountFrame, CommitFrame, Frame, FrameOp, IdentityFrame, SyncFrame};
@@ -150,10 +151,9 @@ fn map<const N: usize>(entries: [Entry; N]) -> Vec<u8> {
         "entries stand in DAG-CBOR order"
     );
     let mut out = Vec::new();
-    head(&mut out, 5, entries.len() as u64);
+    encode::map(&mut out, entries.len());
     for (key, item) in &entries {
-        head(&mut out, 3, key.len() as u64);
-        out.extend_from_slice(key.as_bytes());
+        encode::text(&mut out, key);
         write(&mut out, item);
     }
     out
@@ -161,53 +161,18 @@ fn map<const N: usize>(entries: [Entry; N]) -> Vec<u8> {
 
 fn write(out: &mut Vec<u8>, item: &Item) {
     match item {
-        Item::Null => out.push(0xf6),
-        Item::Bool(false) => out.push(0xf4),
-        Item::Bool(true) => out.push(0xf5),
-        Item::Int(value) if *value < 0 => head(out, 1, (-1 - value).unsigned_abs()),
-        Item::Int(value) => head(out, 0, value.unsigned_abs()),
-        Item::Text(text) => {
-            head(out, 3, text.len() as u64);
-            out.extend_from_slice(text.as_bytes());
-        }
-        Item::Bytes(bytes) => {
-            head(out, 2, bytes.len() as u64);
-            out.extend_from_slice(bytes);
-        }
-        Item::Link(cid) => {
-            out.extend_from_slice(&[0xd8, 42, 0x58, 37, 0]);
-            out.extend_from_slice(&cid.to_bytes());
-        }
+        Item::Null => encode::null(out),
+        Item::Bool(value) => encode::boolean(out, *value),
+        Item::Int(value) => encode::integer(out, *value),
+        Item::Text(value) => encode::text(out, value),
+        Item::Bytes(value) => encode::bytes(out, value),
+        Item::Link(cid) => encode::link(out, cid),
         Item::List(items) => {
-            head(out, 4, items.len() as u64);
+            encode::array(out, items.len());
             for item in items {
                 write(out, item);
             }
         }
         Item::Map(encoded) => out.extend_from_slice(encoded),
-    }
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "each arm's range fits the width that it writes"
-)]
-fn head(out: &mut Vec<u8>, major: u8, value: u64) {
-    let major = major << 5;
-    match value {
-        0..=23 => out.push(major | value as u8),
-        24..=0xff => out.extend_from_slice(&[major | 24, value as u8]),
-        0x100..=0xffff => {
-            out.push(major | 25);
-            out.extend_from_slice(&(value as u16).to_be_bytes());
-        }
-        0x1_0000..=0xffff_ffff => {
-            out.push(major | 26);
-            out.extend_from_slice(&(value as u32).to_be_bytes());
-        }
-        _ => {
-            out.push(major | 27);
-            out.extend_from_slice(&value.to_be_bytes());
-        }
     }
 }

@@ -9,7 +9,7 @@
 //! Sources: <https://atproto.com/specs/event-stream>, <https://atproto.com/specs/sync>, lexicon
 //! `com.atproto.sync.subscribeRepos`.
 
-use super::strict::{self as cbor, CborError};
+use crate::repo::cbor::{CborError, Decoder};
 use crate::types::repo_path::check_repo_path;
 use crate::types::{Cid, Codec, Did, Rev, SyntaxError, Timestamp};
 
@@ -386,9 +386,10 @@ pub fn decode_frame(frame: &[u8]) -> Result<Frame<'_>, FrameError> {
     if frame.len() > FRAME_BYTES_MAX {
         return Err(FrameError::TooLong(frame.len()));
     }
-    let header_len = cbor::item_len(frame).map_err(FrameError::HeaderCbor)?;
-    let (header, rest) = frame.split_at(header_len);
-    let header: Header<'_> = serde_ipld_dagcbor::from_slice(header).map_err(|_| FrameError::HeaderNotMap)?;
+    let mut decoder = Decoder::new(frame);
+    let header = Header::read(&mut decoder)
+        .map_err(FrameError::HeaderCbor)?
+        .ok_or(FrameError::HeaderNotMap)?;
     let Field::Int(op) = header.op else {
         return Err(FrameError::HeaderOp);
     };
@@ -397,15 +398,16 @@ pub fn decode_frame(frame: &[u8]) -> Result<Frame<'_>, FrameError> {
         _ if op == 1 => return Err(FrameError::HeaderType),
         _ => None,
     };
-    if rest.is_empty() {
+    if decoder.rest().is_empty() {
         return Err(FrameError::NoBody);
     }
-    let body_len = cbor::item_len(rest).map_err(FrameError::BodyCbor)?;
-    let (body, trailing) = rest.split_at(body_len);
-    if !trailing.is_empty() {
-        return Err(FrameError::TrailingBytes(trailing.len()));
+    let body = Body::read(&mut decoder)
+        .map_err(FrameError::BodyCbor)?
+        .ok_or(FrameError::BodyNotMap)?;
+    match decoder.rest().len() {
+        0 => {}
+        trailing => return Err(FrameError::TrailingBytes(trailing)),
     }
-    let body: Body<'_> = serde_ipld_dagcbor::from_slice(body).map_err(|_| FrameError::BodyNotMap)?;
     decode_body(op, t, &body)
 }
 

@@ -6,7 +6,6 @@
 
 pub mod encode;
 mod field;
-pub mod strict;
 pub mod frame;
 pub mod session;
 //cfg

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::repo::cbor;
 use crate::stream::encode::encode_frame;
 
 fn cid(text: &str) -> Cid {

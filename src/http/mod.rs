@@ -1,0 +1,13 @@
+//! Talking to hosts over HTTP, as a client that trusts none of them.
+//!
+//! [`address`] says which names and addresses may be contacted, [`text`] makes foreign words printable,
+//! [`advice`] reads what a host asks of us in headers. [`connect`] opens TCP and TLS connections to addresses
+//! that were checked, and [`client`] sends requests with a limit on everything.
+
+pub mod address;
+pub mod advice;
+#[cfg(feature = "daemon")]
+pub mod client;
+#[cfg(feature = "daemon")]
+pub mod connect;
+pub mod text;
