@@ -7,3 +7,5 @@ pub mod http;
 pub mod stream;
 pub mod verify;
 pub mod mirror;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;

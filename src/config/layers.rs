@@ -145,29 +145,23 @@ impl Layers {
     }
 
     /// A text, if it is set. An empty one counts as not set.
-    ///
-    /// # Errors
-    /// Never for a key of that kind; the kinds were checked when it was read.
-    pub fn text(&self, name: &'static str) -> Result<Option<String>, ConfigError> {
+    #[must_use]
+    pub fn text(&self, name: &'static str) -> Option<String> {
         let text = self.settings.get(name).and_then(|setting| setting.value.as_str());
-        Ok(text.filter(|text| !text.is_empty()).map(str::to_owned))
+        text.filter(|text| !text.is_empty()).map(str::to_owned)
     }
 
     /// A truth value, if it is set.
-    ///
-    /// # Errors
-    /// As [`Layers::text`].
-    pub fn boolean(&self, name: &'static str) -> Result<Option<bool>, ConfigError> {
-        Ok(self.settings.get(name).and_then(|setting| setting.value.as_bool()))
+    #[must_use]
+    pub fn boolean(&self, name: &'static str) -> Option<bool> {
+        self.settings.get(name).and_then(|setting| setting.value.as_bool())
     }
 
     /// A list; empty if it is not set.
-    ///
-    /// # Errors
-    /// As [`Layers::text`].
-    pub fn list(&self, name: &'static str) -> Result<Vec<String>, ConfigError> {
+    #[must_use]
+    pub fn list(&self, name: &'static str) -> Vec<String> {
         let items = self.settings.get(name).and_then(|setting| setting.value.as_array());
-        Ok(items.into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect())
+        items.into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect()
     }
 
     /// An error about the value of a key.

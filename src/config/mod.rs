@@ -90,8 +90,8 @@ impl Config {
     /// # Errors
     /// The first setting that cannot be.
     pub fn check(layers: &Layers, cwd: &Path) -> Result<Self, ConfigError> {
-        let dev_mode = layers.boolean("dev_mode")?.unwrap_or(false);
-        let data_dir = cwd.join(layers.text("data_dir")?.as_deref().unwrap_or("firekeep-data"));
+        let dev_mode = layers.boolean("dev_mode").unwrap_or(false);
+        let data_dir = cwd.join(layers.text("data_dir").as_deref().unwrap_or("firekeep-data"));
         let listen = address(layers, "listen", "127.0.0.1:2585")?;
         let admin_listen = address(layers, "admin_listen", "127.0.0.1:2586")?;
         if listen == admin_listen && listen.port() != 0 {
@@ -102,7 +102,7 @@ impl Config {
             plc_url: base_url(
                 layers,
                 "plc_url",
-                layers.text("plc_url")?.as_deref().unwrap_or("https://plc.directory"),
+                layers.text("plc_url").as_deref().unwrap_or("https://plc.directory"),
                 dev_mode,
             )?,
             archive: archive(layers, &data_dir)?,
@@ -117,14 +117,14 @@ impl Config {
             blob_bytes_max: size(layers, "blob_bytes_max", "300MiB", BLOB_BYTES)?,
             dev_mode,
             log_format: log_format(layers)?,
-            log_level: layers.text("log_level")?.unwrap_or_else(|| "info".to_owned()),
+            log_level: layers.text("log_level").unwrap_or_else(|| "info".to_owned()),
         })
     }
 }
 
 fn hosts(layers: &Layers, dev_mode: bool) -> Result<Vec<HostConfig>, ConfigError> {
     let mut hosts: Vec<HostConfig> = Vec::new();
-    for text in layers.list("hosts")? {
+    for text in layers.list("hosts") {
         let url = base_url(layers, "hosts", &text, dev_mode)?;
         let authority = url.split_once("://").map_or("", |(_, rest)| rest);
         let name: HostName = authority
@@ -169,16 +169,16 @@ fn base_url(layers: &Layers, key: &'static str, text: &str, dev_mode: bool) -> R
 
 fn archive(layers: &Layers, data_dir: &Path) -> Result<ArchiveConfig, ConfigError> {
     let in_data_dir = format!("file://{}", percent_encode(&data_dir.join("archive")));
-    let url = layers.text("archive")?.unwrap_or(in_data_dir);
-    let path = |key| Ok::<_, ConfigError>(layers.text(key)?.map(PathBuf::from));
+    let url = layers.text("archive").unwrap_or(in_data_dir);
+    let path = |key| layers.text(key).map(PathBuf::from);
     let s3 = S3Input {
-        endpoint: layers.text("s3.endpoint")?,
-        region: layers.text("s3.region")?,
-        path_style: layers.boolean("s3.path_style")?,
-        checksum: layers.text("s3.checksum")?,
-        access_key_id_file: path("s3.access_key_id_file")?,
-        secret_access_key_file: path("s3.secret_access_key_file")?,
-        session_token_file: path("s3.session_token_file")?,
+        endpoint: layers.text("s3.endpoint"),
+        region: layers.text("s3.region"),
+        path_style: layers.boolean("s3.path_style"),
+        checksum: layers.text("s3.checksum"),
+        access_key_id_file: path("s3.access_key_id_file"),
+        secret_access_key_file: path("s3.secret_access_key_file"),
+        session_token_file: path("s3.session_token_file"),
         connect_timeout: optional_duration(layers, "s3.connect_timeout")?,
         attempt_timeout: optional_duration(layers, "s3.attempt_timeout")?,
         idle_timeout: optional_duration(layers, "s3.idle_timeout")?,
@@ -205,14 +205,14 @@ fn percent_encode(path: &Path) -> String {
 }
 
 fn address(layers: &Layers, key: &'static str, default: &str) -> Result<SocketAddr, ConfigError> {
-    let text = layers.text(key)?.unwrap_or_else(|| default.to_owned());
+    let text = layers.text(key).unwrap_or_else(|| default.to_owned());
     text.parse().map_err(|_| {
         layers.error_for(key, &text, "must be an address and a port, such as \"127.0.0.1:2585\" or \"[::1]:2585\"")
     })
 }
 
 fn log_format(layers: &Layers) -> Result<LogFormat, ConfigError> {
-    match layers.text("log_format")?.as_deref() {
+    match layers.text("log_format").as_deref() {
         None | Some("auto") => Ok(LogFormat::Auto),
         Some("text") => Ok(LogFormat::Text),
         Some("json") => Ok(LogFormat::Json),
@@ -226,7 +226,7 @@ fn duration(
     default: &str,
     (least, most): (Duration, Duration),
 ) -> Result<Duration, ConfigError> {
-    let text = layers.text(key)?.unwrap_or_else(|| default.to_owned());
+    let text = layers.text(key).unwrap_or_else(|| default.to_owned());
     let value = parse_duration(&text).ok_or_else(|| layers.error_for(key, &text, DURATION_FORM))?;
     if value < least || value > most {
         let remedy = format!("must be from {} to {}", show_duration(least), show_duration(most));
@@ -236,7 +236,7 @@ fn duration(
 }
 
 fn optional_duration(layers: &Layers, key: &'static str) -> Result<Option<Duration>, ConfigError> {
-    let Some(text) = layers.text(key)? else { return Ok(None) };
+    let Some(text) = layers.text(key) else { return Ok(None) };
     parse_duration(&text).map(Some).ok_or_else(|| layers.error_for(key, &text, DURATION_FORM))
 }
 
@@ -271,7 +271,7 @@ pub fn show_duration(duration: Duration) -> String {
 }
 
 fn size(layers: &Layers, key: &'static str, default: &str, (least, most): (u64, u64)) -> Result<u64, ConfigError> {
-    let text = layers.text(key)?.unwrap_or_else(|| default.to_owned());
+    let text = layers.text(key).unwrap_or_else(|| default.to_owned());
     let value = parse_size(&text).ok_or_else(|| {
         layers.error_for(key, &text, "must be a whole number with B, KiB, MiB or GiB, such as \"300MiB\"")
     })?;

@@ -5,7 +5,8 @@
 
 use std::ops::ControlFlow;
 
-use crate::types::{Did, Digest, HostName, RepoPath, SyntaxError};
+use crate::repo::export::RecordRows;
+use crate::types::{Cid, Did, Digest, HostName, RepoPath, SyntaxError};
 
 use super::keyspace::{self, AlarmId, Task};
 use super::rows::{
@@ -477,6 +478,18 @@ impl Rows<'_> {
         visit: &mut dyn FnMut(&[u8], RecordValue<'_>) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         self.mirror.scan_records(self.account_number, from, visit)
+    }
+}
+
+impl RecordRows for Rows<'_> {
+    type Error = StoreError;
+
+    fn scan(
+        &self,
+        from: Option<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], Cid, &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        Rows::scan(self, from, &mut |path, record| visit(path, record.cid(), record.bytes))
     }
 }
 

@@ -14,7 +14,7 @@ use super::RejectReason;
 use crate::repo::car::{Car, CarError, parse_car};
 use crate::repo::commit::Commit;
 use crate::repo::mst::BlockSource;
-use crate::repo::proof::{ProofError, RecordOp, invert};
+use crate::repo::proof::{ProofError, RecordOp, prove_prev_data};
 use crate::repo::signing_key::{SignatureError, SigningKey};
 use crate::stream::frame::{Action, CommitFrame, FrameOp, SyncFrame};
 use crate::types::{Cid, Did, Digest, RepoPath, Rev, Timestamp};
@@ -153,10 +153,7 @@ pub fn check_commit(
         .iter()
         .map(|op| RecordOp { path: op.path.as_bytes(), cid: op.cid, prev: op.prev })
         .collect();
-    let before = invert(&slice, commit.data, &ops).map_err(|e| proof_reason(&e))?;
-    if before != prev_data {
-        return Err(RejectReason::PrevDataMismatch);
-    }
+    prove_prev_data(&slice, commit.data, &ops, prev_data).map_err(|e| proof_reason(&e))?;
     Ok(VerifiedCommit {
         ops: slice.records(&frame.ops)?,
         did: commit.did,
@@ -327,7 +324,7 @@ pub(super) fn check_signature(commit: &Commit, key: &SigningKey) -> Result<(), R
 
 const fn car_reason(error: &CarError) -> RejectReason {
     match error {
-        CarError::HashMismatch { .. } => RejectReason::BlockHash,
+        CarError::Hash { .. } => RejectReason::BlockHash,
         _ => RejectReason::CarMalformed,
     }
 }
@@ -335,6 +332,7 @@ const fn car_reason(error: &CarError) -> RejectReason {
 const fn proof_reason(error: &ProofError) -> RejectReason {
     match error {
         ProofError::Incomplete(_) => RejectReason::ProofIncomplete,
+        ProofError::OtherRoot { .. } => RejectReason::PrevDataMismatch,
         ProofError::Malformed(_) => RejectReason::TreeMalformed,
         _ => RejectReason::OpMismatch,
     }

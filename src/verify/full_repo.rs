@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::RejectReason;
 use super::commit::{RECORD_BYTES_MAX, check_not_future, check_signature};
 use crate::repo::commit::Commit;
-use crate::repo::mst::{BlockSource, MstError, WalkError, walk};
+use crate::repo::mst::{BlockSource, MstError, WalkLimits, walk};
 use crate::repo::signing_key::SigningKey;
 use crate::types::{Cid, Did, Rev, Timestamp};
 
@@ -71,7 +71,7 @@ pub enum RepoFault<E> {
     Head(RejectReason),
     /// A node of the tree is missing or not as it must be.
     #[error("a node of its tree is missing or malformed: {0}")]
-    Tree(MstError),
+    Tree(#[from] MstError),
     /// A record's block is not in the CAR: cut short, or torn by a commit during the export.
     #[error("the record {path} is missing from it")]
     RecordMissing {
@@ -115,7 +115,7 @@ pub fn check_repo<S: BlockSource, E>(
     check_signature(&commit, key).map_err(head)?;
 
     let (mut records, mut record_bytes) = (0u64, 0u64);
-    let walked = walk(source, commit.data, |path, cid| {
+    walk(source, commit.data, &WalkLimits::default(), |path, cid| {
         let path_text = || String::from_utf8_lossy(path).into_owned();
         let Some(bytes) = source.block(&cid).map_err(RepoFault::Read)? else {
             return Err(RepoFault::RecordMissing { path: path_text() });
@@ -126,18 +126,14 @@ pub fn check_repo<S: BlockSource, E>(
         records += 1;
         record_bytes += bytes.len() as u64;
         visit(path, cid, &bytes).map_err(RepoFault::Visit)
-    });
-    match walked {
-        Ok(_) => Ok(VerifiedRepo {
-            did: commit.did,
-            rev: commit.rev,
-            cid: root,
-            block: Bytes::copy_from_slice(&block),
-            data: commit.data,
-            records,
-            record_bytes,
-        }),
-        Err(WalkError::Tree(error)) => Err(RepoFault::Tree(error)),
-        Err(WalkError::Visit(fault)) => Err(fault),
-    }
+    })?;
+    Ok(VerifiedRepo {
+        did: commit.did,
+        rev: commit.rev,
+        cid: root,
+        block: Bytes::copy_from_slice(&block),
+        data: commit.data,
+        records,
+        record_bytes,
+    })
 }

@@ -10,9 +10,9 @@ use super::super::input::{BlobMention, FetchFailure, Fetched, FetchedContent, Sn
 use super::super::keyspace::{self, NO_NUMBER, Task};
 use super::super::reader::Mirror;
 use super::super::rows::{
-    AccountRow, DesyncReason, Head, ParkedFrame, Row as _, SnapshotMark, StoredIdentity, SyncState,
+    AccountRow, DesyncReason, Head, Row as _, SnapshotMark, StoredIdentity, SyncState,
 };
-use super::super::store::{Family, StoreError, View as _};
+use super::super::store::{Family, StoreError};
 use super::events::{Arrival, Fate, Turn};
 use super::{Applier, Group, Note};
 use crate::repo::signing_key::SigningKey;

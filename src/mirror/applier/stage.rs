@@ -8,7 +8,7 @@ use std::collections::btree_map::Entry;
 
 use super::super::keyspace::{self, Task};
 use super::super::reader::{Mirror, Record};
-use super::super::rows::{AccountRow, BlobRow, BlobState, HostRow, JournalEntry, RecordValue, Row as _};
+use super::super::rows::{AccountRow, BlobRow, BlobState, HostRow, JournalEntry, RecordValue, Row as _, TaskRow};
 use super::super::store::{Batch, Family, Store, StoreError};
 use super::totals::Totals;
 use crate::types::{Did, Digest, HostName, RepoPath, Rev, Timestamp};
@@ -184,7 +184,7 @@ impl<'s> Stage<'s> {
     // tasks
 
     pub(super) fn put_task(&mut self, due: Timestamp, task: &Task) {
-        self.batch.put(Family::Tasks, keyspace::encode_task(due.millis(), task), Vec::new());
+        self.batch.put(Family::Tasks, keyspace::encode_task(due.millis(), task), TaskRow::default().encode());
         self.tasks = true;
     }
 
