@@ -83,8 +83,24 @@ pub enum Input {
         /// After the last page: the key of the task row that asked for it.
         task: Option<Vec<u8>>,
     },
+    /// A host's stream is open: if its listing is not finished, it is (again) due.
+    Connected {
+        /// Which host.
+        host: HostName,
+    },
     /// A snapshot stands in the archive.
     SnapshotStored(SnapshotStored),
+    /// Every account whose head is not in the archive is to be snapshotted at once.
+    SnapshotAll,
+    /// What the mirror holds of an account does not prove its head: fetch it again.
+    Damaged {
+        /// Whose.
+        did: Did,
+        /// The account number that was read.
+        account_number: u64,
+        /// The key of the task row that found it.
+        task: Vec<u8>,
+    },
     /// A piece of work is done, or there is nothing to do.
     TaskDone {
         /// The key of its task row.
@@ -149,6 +165,8 @@ pub struct SnapshotStored {
     pub commit: Cid,
     /// Size of the object, in bytes.
     pub bytes: u64,
+    /// The key of the task row that asked for it.
+    pub task: Vec<u8>,
 }
 
 /// One account of a `listRepos` page.

@@ -91,6 +91,8 @@ pub struct AccountRow {
     pub identity: Option<StoredIdentity>,
     /// Events are parked until the DID document was read again; a task does it.
     pub awaiting_identity: bool,
+    /// A task will snapshot it.
+    pub snapshot_due: bool,
 }
 
 impl AccountRow {
@@ -116,6 +118,7 @@ impl AccountRow {
             verified_at: None,
             identity: None,
             awaiting_identity: false,
+            snapshot_due: false,
         }
     }
 

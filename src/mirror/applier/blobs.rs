@@ -8,6 +8,9 @@ use super::super::store::StoreError;
 use super::{Applier, Group};
 use crate::types::{Did, Digest, Timestamp};
 
+/// A host that does not answer is given this many tries before a blob counts as missing.
+const PASSING_TRIES: u32 = 5;
+
 impl Applier {
     /// A blob's bytes are in the mirror, and hashed to its CID.
     pub(super) fn on_blob_stored(
@@ -48,8 +51,11 @@ impl Applier {
         }
         row.tries = row.tries.saturating_add(1);
         let gone = matches!(failure, BlobFailure::NotFound | BlobFailure::Refused);
+        let passing = matches!(failure, BlobFailure::Unreachable | BlobFailure::HostError);
         if gone && !self.is_referenced(group, blob)? {
             row.state = BlobState::Withdrawn;
+        } else if passing && row.tries < PASSING_TRIES {
+            group.stage.put_task(retry_at, &Task::FetchBlob(blob.did.clone(), blob.digest));
         } else {
             row.state = BlobState::Missing { reason: failure, tries: row.tries };
             group.stage.put_task(retry_at, &Task::FetchBlob(blob.did.clone(), blob.digest));

@@ -15,6 +15,7 @@ impl Applier {
     /// Applies a commit whose `prevData` is the head's data. The rows that it replaces are compared with
     /// what it says they were: if they differ, the mirror is not what its head says, and is fetched again.
     pub(super) fn apply_commit(
+        &self,
         group: &mut Group<'_>,
         did: &Did,
         mut row: AccountRow,
@@ -70,6 +71,7 @@ impl Applier {
             commit_block: commit.block().to_vec(),
             data: commit.data(),
         });
+        self.schedule_snapshot(group, did, &mut row);
         group.stage.put_account(did, row);
         group.notes.push(Note::Applied { host: arrival.host.clone() });
         Ok(())

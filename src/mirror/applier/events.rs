@@ -1,5 +1,7 @@
 //! Events of a stream, gaps in it, and listings.
 
+use std::time::Duration;
+
 use super::super::input::{Gap, HostEvent, ListedPage, ListedRepo};
 use super::super::keyspace::{self, Task};
 use super::super::rows::{AccountRow, DesyncReason, HostRow, Listing, ParkedFrame, Row as _, SyncState};
@@ -16,6 +18,9 @@ pub(super) enum Turn {
     /// It was parked; the account's identity is fresh, so a bad signature is final.
     Replayed,
 }
+
+/// A DID document that was read longer ago than this is read again before it is held against a host.
+const IDENTITY_TRUSTED_FOR: Duration = Duration::from_secs(60);
 
 /// Where and when an event came.
 #[derive(Debug, Clone)]
@@ -111,8 +116,17 @@ impl Applier {
         checked: Checked<Box<VerifiedCommit>>,
         turn: Turn,
     ) -> Result<Fate, StoreError> {
-        if let Checked::Rejected(reason @ (RejectReason::WrongHost | RejectReason::FutureRev)) = checked {
-            return Ok(Self::reject(group, did, row, &arrival.host, reason, turn));
+        if row.host != arrival.host {
+            // Another host of ours has the account; its DID document decides when that one is asked.
+            group.notes.push(Note::Rejected {
+                host: arrival.host.clone(),
+                did: Some(did.clone()),
+                reason: RejectReason::WrongHost,
+            });
+            return Ok(Fate::Done);
+        }
+        if let Checked::Rejected(RejectReason::FutureRev) = checked {
+            return Ok(Self::reject(group, did, row, &arrival.host, RejectReason::FutureRev, turn));
         }
         if !row.upstream.is_active() {
             // The host says that the account is off, so it should not speak. When it comes back it is compared.
@@ -140,7 +154,7 @@ impl Applier {
             group.stage.put_account(did, row);
             return Ok(Fate::Done);
         }
-        Self::apply_commit(group, did, row, arrival, &commit)?;
+        self.apply_commit(group, did, row, arrival, &commit)?;
         Ok(Fate::Done)
     }
 
@@ -155,8 +169,17 @@ impl Applier {
         checked: Checked<Box<VerifiedSync>>,
         turn: Turn,
     ) -> Result<Fate, StoreError> {
-        if let Checked::Rejected(reason @ (RejectReason::WrongHost | RejectReason::FutureRev)) = checked {
-            return Ok(Self::reject(group, did, row, &arrival.host, reason, turn));
+        if row.host != arrival.host {
+            // Another host of ours has the account; its DID document decides when that one is asked.
+            group.notes.push(Note::Rejected {
+                host: arrival.host.clone(),
+                did: Some(did.clone()),
+                reason: RejectReason::WrongHost,
+            });
+            return Ok(Fate::Done);
+        }
+        if let Checked::Rejected(RejectReason::FutureRev) = checked {
+            return Ok(Self::reject(group, did, row, &arrival.host, RejectReason::FutureRev, turn));
         }
         if !row.upstream.is_active() {
             return Ok(Fate::Done);
@@ -189,9 +212,12 @@ impl Applier {
         reason: RejectReason,
         turn: Turn,
     ) -> Fate {
-        let remedy = match (reason.remedy(), turn) {
-            (Remedy::RefreshIdentity, Turn::Replayed) => Remedy::Resync,
-            (remedy, _) => remedy,
+        let aged = row.identity.as_ref().is_some_and(|read| group.now.since(read.read_at) > IDENTITY_TRUSTED_FOR);
+        let remedy = match (reason, reason.remedy(), turn) {
+            (_, Remedy::RefreshIdentity, Turn::Replayed) => Remedy::Resync,
+            // It may have moved here since its document was read.
+            (RejectReason::WrongHost, _, Turn::Live) if aged => Remedy::RefreshIdentity,
+            (_, remedy, _) => remedy,
         };
         if remedy == Remedy::RefreshIdentity {
             return Self::await_identity(group, did, row, true);
@@ -280,6 +306,10 @@ impl Applier {
             let returns = status.is_active() && !row.upstream.is_active();
             row.upstream = status;
             if returns {
+                if matches!(row.sync, SyncState::Wanted { .. }) {
+                    // It was asked for before and could not be had: now it may.
+                    group.stage.put_task(group.now, &Task::FetchRepo(did.clone()));
+                }
                 Self::want(group, did, &mut row, DesyncReason::Reactivated, None);
             }
         }
@@ -293,6 +323,15 @@ impl Applier {
         };
         let row = self.account_or_new(group, &did, host)?;
         Self::reject(group, &did, row, host, RejectReason::Field, Turn::Live);
+        Ok(())
+    }
+
+    pub(super) fn on_connected(group: &mut Group<'_>, host: &HostName) -> Result<(), StoreError> {
+        if let Some(row) = group.stage.host(host)?
+            && let Listing::Unfinished { .. } = row.listing
+        {
+            group.stage.put_task(group.now, &Task::ListRepos(host.clone()));
+        }
         Ok(())
     }
 

@@ -4,13 +4,11 @@
 //! old generation, and applies the frames that were parked in the meantime: no reader ever sees less than
 //! a proven head, or more than one.
 
-use std::ops::ControlFlow;
-
-use super::super::input::{BlobMention, FetchFailure, Fetched, FetchedContent, SnapshotStored};
+use super::super::input::{BlobMention, FetchFailure, Fetched, FetchedContent};
 use super::super::keyspace::{self, NO_NUMBER, Task};
 use super::super::reader::Mirror;
 use super::super::rows::{
-    AccountRow, DesyncReason, Head, Row as _, SnapshotMark, StoredIdentity, SyncState,
+    AccountRow, DesyncReason, Head, Row as _, StoredIdentity, SyncState,
 };
 use super::super::store::{Family, StoreError};
 use super::events::{Arrival, Fate, Turn};
@@ -65,7 +63,7 @@ impl Applier {
                     Self::retry_fetch(group, &did, row, group.now.plus(TOO_OLD_RETRY));
                     return Ok(());
                 }
-                Self::swap(group, &did, &mut row, loaded_number, &repo, &blobs)?;
+                self.swap(group, &did, &mut row, loaded_number, &repo, &blobs)?;
             }
         }
         group.stage.put_account(&did, row);
@@ -74,6 +72,7 @@ impl Applier {
 
     /// Points the DID at the loaded generation.
     fn swap(
+        &self,
         group: &mut Group<'_>,
         did: &Did,
         row: &mut AccountRow,
@@ -95,6 +94,10 @@ impl Applier {
         row.sync = SyncState::Live;
         row.min_rev = None;
         row.verified_at = Some(group.now);
+        // Not before its first snapshot stands there is it off the machine: no waiting for the interval.
+        row.snapshot = None;
+        row.snapshot_due = false;
+        self.schedule_snapshot(group, did, row);
         for blob in blobs {
             Self::want_blob(group, did, row.did_number, blob)?;
         }
@@ -203,33 +206,6 @@ impl Applier {
             };
             debug_assert!(matches!(fate, Fate::Done), "a replayed frame has its key, so it never waits again");
         }
-        Ok(())
-    }
-
-    pub(super) fn on_snapshot_stored(&mut self, group: &mut Group<'_>, stored: &SnapshotStored) -> Result<(), StoreError> {
-        let Some(mut row) = self.account(group, &stored.did)? else { return Ok(()) };
-        row.snapshot = Some(SnapshotMark {
-            rev: stored.rev,
-            commit: stored.commit,
-            at: group.now,
-            bytes: stored.bytes,
-        });
-        if row.account_number == stored.account_number {
-            // The snapshot covers the journal up to its rev.
-            let from = keyspace::encode_number(row.account_number);
-            let mut to = keyspace::encode_journal(row.account_number, stored.rev).to_vec();
-            to.push(0);
-            group.stage.batch().delete_range(Family::Journal, from.to_vec(), to.clone());
-            let (mut commits, mut bytes) = (0, 0);
-            let rest = keyspace::number_range(row.account_number).starting_at(&to);
-            group.stage.store().scan(Family::Journal, &rest, &mut |_, value| {
-                commits += 1;
-                bytes += value.len() as u64;
-                ControlFlow::Continue(())
-            })?;
-            (row.journal_commits, row.journal_bytes) = (commits, bytes);
-        }
-        group.stage.put_account(&stored.did, row);
         Ok(())
     }
 }

@@ -12,6 +12,7 @@ mod blobs;
 mod commit;
 mod events;
 mod fetched;
+mod snapshots;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ mod totals;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use totals::Totals;
 
@@ -44,6 +46,8 @@ pub struct ApplierLimits {
     pub cached_accounts_max: usize,
     /// A batch is written when it has grown to this many bytes.
     pub batch_bytes: usize,
+    /// An account that changes is snapshotted at most this often.
+    pub snapshot_interval: Duration,
 }
 
 impl Default for ApplierLimits {
@@ -53,6 +57,7 @@ impl Default for ApplierLimits {
             parked_bytes_max: 16 << 20,
             cached_accounts_max: 20_000,
             batch_bytes: 4 << 20,
+            snapshot_interval: Duration::from_secs(3600),
         }
     }
 }
@@ -237,7 +242,12 @@ impl Applier {
             }
             Input::BlobArchived { blob, task } => self.on_blob_archived(group, &blob, &task),
             Input::BlobsListed { did, digests, task } => self.on_blobs_listed(group, &did, &digests, task.as_deref()),
+            Input::Connected { host } => Self::on_connected(group, &host),
             Input::SnapshotStored(stored) => self.on_snapshot_stored(group, &stored),
+            Input::SnapshotAll => self.on_snapshot_all(group),
+            Input::Damaged { did, account_number, task } => {
+                self.on_damaged(group, &did, account_number, &task)
+            }
             Input::TaskDone { task } => {
                 group.stage.delete_task(&task);
                 Ok(())
@@ -300,7 +310,11 @@ impl Applier {
 const fn needs_own_batch(input: &Input) -> bool {
     matches!(
         input,
-        Input::Fetched(_) | Input::Identity { .. } | Input::BlobFailed { .. } | Input::SnapshotStored(_)
+        Input::Fetched(_)
+            | Input::Identity { .. }
+            | Input::BlobFailed { .. }
+            | Input::SnapshotStored(_)
+            | Input::SnapshotAll
     )
 }
 

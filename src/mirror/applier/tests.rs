@@ -450,6 +450,7 @@ fn a_snapshot_covers_the_journal_up_to_its_rev() {
         rev: head.rev,
         commit: head.commit,
         bytes: 100,
+        task: Vec::new(),
     }));
     let row = world.row(account.did()).expect("known");
     assert_eq!(row.journal_commits, 1);
