@@ -74,6 +74,13 @@ pub enum Input {
         /// The key of the task row that asked for it.
         task: Vec<u8>,
     },
+    /// A held blob's bytes turned out to be damaged: fetch it again.
+    BlobLost {
+        /// Whose and which.
+        blob: BlobKey,
+        /// The key of the task row that found it.
+        task: Vec<u8>,
+    },
     /// A page of a host's `listBlobs`: blobs that the host holds for an account.
     BlobsListed {
         /// Whose.

@@ -8,14 +8,24 @@
 //! the rows of an account, in key order, are the leaves of its tree in tree order.
 
 pub mod applier;
+#[cfg(feature = "daemon")]
+pub mod blobs;
+#[cfg(feature = "daemon")]
+pub mod handle;
 pub mod input;
 pub mod keyspace;
+#[cfg(feature = "daemon")]
+pub mod listing;
 pub mod memory;
 pub mod numbers;
 pub mod reader;
 #[cfg(feature = "daemon")]
+pub mod resync;
+#[cfg(feature = "daemon")]
 pub mod rocks;
 pub mod rows;
+#[cfg(feature = "daemon")]
+pub mod spool;
 pub mod store;
 
 pub use store::{Batch, Durable, Family, KeyRange, Store, StoreError, StoreStats, View};

@@ -69,6 +69,24 @@ impl Applier {
         Mirror::new(group.stage.store()).blob_is_referenced(account.account_number, &blob.digest)
     }
 
+    /// A held blob is damaged: what is left of it goes, and it is fetched again.
+    pub(super) fn on_blob_lost(
+        &mut self,
+        group: &mut Group<'_>,
+        blob: &BlobKey,
+        task: &[u8],
+    ) -> Result<(), StoreError> {
+        group.stage.delete_task(task);
+        let Some(mut row) = group.stage.blob(blob.did_number, &blob.digest)? else { return Ok(()) };
+        if row.state == BlobState::Held {
+            row.state = BlobState::Wanted;
+            row.tries = 0;
+            group.stage.put_blob(blob.did_number, &blob.digest, row);
+            group.stage.put_task(group.now, &Task::FetchBlob(blob.did.clone(), blob.digest));
+        }
+        Ok(())
+    }
+
     /// A blob stands in the archive: its chunks here may go.
     pub(super) fn on_blob_archived(
         &mut self,

@@ -240,6 +240,7 @@ impl Applier {
             Input::BlobFailed { blob, failure, task, retry_at } => {
                 self.on_blob_failed(group, &blob, failure, &task, retry_at)
             }
+            Input::BlobLost { blob, task } => self.on_blob_lost(group, &blob, &task),
             Input::BlobArchived { blob, task } => self.on_blob_archived(group, &blob, &task),
             Input::BlobsListed { did, digests, task } => self.on_blobs_listed(group, &did, &digests, task.as_deref()),
             Input::Connected { host } => Self::on_connected(group, &host),

@@ -1,0 +1,202 @@
+//! The command line: what can be asked of `firekeep`, and how settings are given as flags.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Real-time backup of AT Protocol PDSes: every commit verified, every blob kept, all of it readable without us.
+#[derive(Debug, Parser)]
+#[command(name = "firekeep", version, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// The configuration file. Default: firekeep.toml in this folder, if it is there
+    #[arg(long, global = true, value_name = "FILE", env = "FIREKEEP_CONFIG")]
+    pub config: Option<PathBuf>,
+
+    /// Print JSON instead of text, where a command prints data
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Follow PDSes and keep the backup: the main job
+    #[command(after_help = "\
+Examples:
+  firekeep run --host https://pds.example.com
+  firekeep run --host https://pds.example.com --archive s3://my-bucket/firekeep
+  firekeep run                       with everything in firekeep.toml
+
+SIGTERM or Ctrl-C ends it within 30 seconds: it stops reading, makes what it read durable, and archives what is open.")]
+    Run(Box<RunArgs>),
+
+    /// Archive a snapshot of every account that changed since its last one, and wait until it is there
+    #[command(after_help = "\
+Examples:
+  firekeep snapshot                  through the running daemon
+  firekeep snapshot --json")]
+    Snapshot(SettingArgs),
+
+    /// What is held, and whether it is off this machine
+    #[command(after_help = "\
+Examples:
+  firekeep status
+  firekeep status --json | jq .accounts")]
+    Status(SettingArgs),
+
+    /// Show or check the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+
+    /// Ask the running daemon whether it is ready: for container health checks. Exit code 0 or 1
+    Health(SettingArgs),
+}
+
+/// `firekeep config …`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print a complete, commented configuration file
+    Example,
+    /// Print the configuration that is in force, and where each value comes from
+    Print(Box<RunArgs>),
+    /// Check the configuration without opening or contacting anything
+    Check(Box<RunArgs>),
+}
+
+/// Settings that every command needs to find the data and the daemon.
+#[derive(Debug, Clone, Default, Args)]
+pub struct SettingArgs {
+    /// Where the mirror lives
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// Address of metrics, health and administration
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub admin_listen: Option<String>,
+}
+
+/// Every setting as a flag.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RunArgs {
+    /// A PDS to follow; may be given several times
+    #[arg(long = "host", value_name = "URL")]
+    pub hosts: Vec<String>,
+    /// Where the archive is: file:///folder or s3://bucket/prefix
+    #[arg(long, value_name = "URL")]
+    pub archive: Option<String>,
+    /// Settings that other commands have too
+    #[command(flatten)]
+    pub common: SettingArgs,
+    /// The PLC directory that resolves did:plc
+    #[arg(long, value_name = "URL")]
+    pub plc_url: Option<String>,
+    /// Address of XRPC and the status page
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<String>,
+    /// How the public reaches that address
+    #[arg(long, value_name = "URL")]
+    pub public_url: Option<String>,
+    /// How often changed accounts are snapshotted
+    #[arg(long, value_name = "DURATION")]
+    pub snapshot_interval: Option<String>,
+    /// The largest blob that is fetched
+    #[arg(long, value_name = "SIZE")]
+    pub blob_bytes_max: Option<String>,
+    /// Allow plain http, loopback and private addresses
+    #[arg(long)]
+    pub dev_mode: bool,
+    /// Log lines as text or json
+    #[arg(long, value_name = "auto|text|json")]
+    pub log_format: Option<String>,
+    /// Which log lines: error, warn, info, debug, trace, or a filter
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// URL of an S3 store that is not AWS
+    #[arg(long, value_name = "URL")]
+    pub s3_endpoint: Option<String>,
+    /// Region of the bucket
+    #[arg(long, value_name = "REGION")]
+    pub s3_region: Option<String>,
+    /// The bucket in the path, not in the host name
+    #[arg(long, value_name = "true|false")]
+    pub s3_path_style: Option<String>,
+    /// The client's own checksums: when_required or when_supported
+    #[arg(long, value_name = "MODE")]
+    pub s3_checksum: Option<String>,
+    /// File with the access key's id
+    #[arg(long, value_name = "FILE")]
+    pub s3_access_key_id_file: Option<String>,
+    /// File with the secret access key
+    #[arg(long, value_name = "FILE")]
+    pub s3_secret_access_key_file: Option<String>,
+}
+
+impl SettingArgs {
+    /// The flags that were given: key and value.
+    #[must_use]
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        given([("data_dir", &self.data_dir), ("admin_listen", &self.admin_listen)])
+    }
+}
+
+impl RunArgs {
+    /// The flags that were given: key and value.
+    #[must_use]
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        let mut settings = self.common.settings();
+        if !self.hosts.is_empty() {
+            settings.push(("hosts", self.hosts.join(",")));
+        }
+        if self.dev_mode {
+            settings.push(("dev_mode", "true".to_owned()));
+        }
+        settings.extend(given([
+            ("archive", &self.archive),
+            ("plc_url", &self.plc_url),
+            ("listen", &self.listen),
+            ("public_url", &self.public_url),
+            ("snapshot_interval", &self.snapshot_interval),
+            ("blob_bytes_max", &self.blob_bytes_max),
+            ("log_format", &self.log_format),
+            ("log_level", &self.log_level),
+            ("s3.endpoint", &self.s3_endpoint),
+            ("s3.region", &self.s3_region),
+            ("s3.path_style", &self.s3_path_style),
+            ("s3.checksum", &self.s3_checksum),
+            ("s3.access_key_id_file", &self.s3_access_key_id_file),
+            ("s3.secret_access_key_file", &self.s3_secret_access_key_file),
+        ]));
+        settings
+    }
+}
+
+fn given<const N: usize>(flags: [(&'static str, &Option<String>); N]) -> Vec<(&'static str, String)> {
+    flags.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_are_settings() {
+        let cli = Cli::try_parse_from(["firekeep", "run", "--host", "https://a.test", "--host", "https://b.test", "--dev-mode"]);
+        let Ok(Cli { command: Command::Run(args), .. }) = cli else { panic!("parses") };
+        let settings = args.settings();
+        assert!(settings.contains(&("hosts", "https://a.test,https://b.test".to_owned())));
+        assert!(settings.contains(&("dev_mode", "true".to_owned())));
+        for (key, _) in settings {
+            assert!(crate::config::keys::find(key).is_some(), "{key}");
+        }
+    }
+}

@@ -1,0 +1,280 @@
+#![allow(clippy::disallowed_methods, reason = "shell: runs tasks and reads the clock")]
+//! The dispatcher of persisted work.
+//!
+//! `tasks` rows say what is due when. This loop starts what is due, within a limit for each kind, and gives
+//! every result to the applier, which removes or reschedules the row in the batch that applies the result. A
+//! crash between the two repeats the work, and every piece of work can be repeated.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::archive::keeper::Keeper;
+use crate::clock::Clock;
+use crate::identity::resolver::Resolver;
+use crate::mirror::blobs::BlobFetcher;
+use crate::mirror::handle::ApplierHandle;
+use crate::mirror::input::{BlobKey, Input};
+use crate::mirror::keyspace::{self, Task, TaskKind};
+use crate::mirror::listing::{Listed, list_host};
+use crate::mirror::reader::Mirror;
+use crate::mirror::resync::{Fetcher, stored_identity};
+use crate::mirror::rows::Listing;
+use crate::mirror::store::{Family, Store, StoreError};
+use crate::types::{Did, HostName};
+
+/// How many pieces of each kind of work run at once.
+const LIMITS: [(TaskKind, usize); 7] = [
+    (TaskKind::FetchRepo, 4),
+    (TaskKind::FetchBlob, 6),
+    (TaskKind::ResolveIdentity, 8),
+    (TaskKind::ListRepos, 2),
+    (TaskKind::AuditBlobs, 2),
+    (TaskKind::ArchiveBlob, 4),
+    (TaskKind::Snapshot, 2),
+];
+/// Due tasks that one look passes over at most, so that a long queue of one kind cannot hide the others for good.
+const SCAN_MAX: usize = 20_000;
+/// Between two looks at least this long passes, so that many small results share one look.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+/// Without any sign, the rows are looked at again after this long.
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+/// After an identity could not be resolved.
+const IDENTITY_RETRY: Duration = Duration::from_secs(10);
+/// After a host did not list its blobs.
+const AUDIT_RETRY: Duration = Duration::from_secs(300);
+/// Work of a host that is not followed (any more) is looked at again after this long.
+const UNFOLLOWED_RETRY: Duration = Duration::from_secs(3600);
+
+/// What the work needs.
+pub struct Workshop {
+    /// The mirror.
+    pub store: Arc<dyn Store>,
+    /// The way to the applier.
+    pub applier: ApplierHandle,
+    /// Fetches repositories.
+    pub fetcher: Fetcher,
+    /// Fetches blobs.
+    pub blobs: BlobFetcher,
+    /// Reads DID documents.
+    pub resolver: Resolver,
+    /// Writes the archive; none while it cannot be reached.
+    pub keeper: Option<Arc<Keeper>>,
+    /// Base URLs of the followed hosts.
+    pub urls: BTreeMap<HostName, String>,
+    /// The clock.
+    pub clock: Clock,
+}
+
+/// Why the dispatcher ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkError {
+    /// The mirror failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The applier is gone.
+    #[error(transparent)]
+    Stopped(#[from] crate::mirror::handle::Stopped),
+}
+
+/// Runs due work until it is cancelled; then starts only what `drain` allows, until that is cancelled too.
+///
+/// # Errors
+/// When the mirror fails or the applier is gone.
+pub async fn run(
+    shop: Arc<Workshop>,
+    stop: CancellationToken,
+    drained: CancellationToken,
+) -> Result<(), WorkError> {
+    let mut running: JoinSet<(Task, Result<(), WorkError>)> = JoinSet::new();
+    let mut busy: HashSet<Task> = HashSet::new();
+    loop {
+        let draining = stop.is_cancelled();
+        for (key, task) in due(&shop, &busy, draining)? {
+            busy.insert(task.clone());
+            let shop = Arc::clone(&shop);
+            running.spawn(async move {
+                let result = shop.perform(key, task.clone()).await;
+                (task, result)
+            });
+        }
+        tokio::select! {
+            biased;
+            () = drained.cancelled() => return Ok(()),
+            Some(done) = running.join_next() => {
+                let (task, result) = done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+                busy.remove(&task);
+                result?;
+            }
+            () = shop.applier.tasks_added() => {}
+            () = stop.cancelled(), if !draining => {}
+            () = sleep(IDLE_INTERVAL) => {}
+        }
+        while let Some(done) = running.try_join_next() {
+            let (task, result) = done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+            busy.remove(&task);
+            result?;
+        }
+        sleep(LOOK_INTERVAL).await;
+    }
+}
+
+/// What is due, not running, and within the limits.
+fn due(
+    shop: &Workshop,
+    busy: &HashSet<Task>,
+    draining: bool,
+) -> Result<Vec<(Vec<u8>, Task)>, StoreError> {
+    let mut free: BTreeMap<TaskKind, usize> = LIMITS.into_iter().collect();
+    if draining {
+        // What is open is shipped; nothing new is fetched.
+        free.retain(|kind, _| matches!(kind, TaskKind::ArchiveBlob | TaskKind::Snapshot));
+    }
+    if shop.keeper.is_none() {
+        free.remove(&TaskKind::ArchiveBlob);
+        free.remove(&TaskKind::Snapshot);
+    }
+    for task in busy {
+        if let Some(free) = free.get_mut(&task.kind()) {
+            *free = free.saturating_sub(1);
+        }
+    }
+    free.retain(|_, free| *free > 0);
+    let mut chosen: Vec<(Vec<u8>, Task)> = Vec::new();
+    let mut seen = 0;
+    let mut bad = None;
+    let range = keyspace::due_range(shop.clock.now().millis());
+    shop.store.scan(Family::Tasks, &range, &mut |key, _| {
+        seen += 1;
+        if free.is_empty() || seen > SCAN_MAX {
+            return ControlFlow::Break(());
+        }
+        let task = match keyspace::decode_task(key) {
+            Ok((_, task)) => task,
+            Err(error) => {
+                bad = Some(StoreError::bad_row(Family::Tasks, key, error));
+                return ControlFlow::Break(());
+            }
+        };
+        let Some(slots) = free.get_mut(&task.kind()) else { return ControlFlow::Continue(()) };
+        if busy.contains(&task) || chosen.iter().any(|(_, other)| *other == task) {
+            return ControlFlow::Continue(());
+        }
+        *slots -= 1;
+        if *slots == 0 {
+            free.remove(&task.kind());
+        }
+        chosen.push((key.to_vec(), task));
+        ControlFlow::Continue(())
+    })?;
+    bad.map_or(Ok(chosen), Err)
+}
+
+impl Workshop {
+    /// Does a piece of work and has the applier take its result. The task's row is gone, or moved to a later
+    /// time, when this returns.
+    async fn perform(&self, key: Vec<u8>, task: Task) -> Result<(), WorkError> {
+        let input = match task {
+            Task::FetchRepo(did) => match self.url_of(&did)? {
+                Some(url) => self.fetcher.fetch(did, key, &url).await?,
+                None => self.unfollowed(key, Task::FetchRepo(did)),
+            },
+            Task::FetchBlob(did, digest) => match (self.url_of(&did)?, self.blob_key(&did, digest)?) {
+                (_, None) => Input::TaskDone { task: key },
+                (None, _) => self.unfollowed(key, Task::FetchBlob(did, digest)),
+                (Some(url), Some(blob)) => self.blobs.fetch(blob, key, &url).await?,
+            },
+            Task::ResolveIdentity(did) => self.resolve(did, key).await,
+            Task::ListRepos(host) => return self.list(host, key).await,
+            Task::AuditBlobs(did) => return self.audit(did, key).await,
+            Task::ArchiveBlob(did, digest) => match (&self.keeper, self.blob_key(&did, digest)?) {
+                (Some(keeper), Some(blob)) => keeper.blob(blob, key).await?,
+                _ => Input::TaskDone { task: key },
+            },
+            Task::Snapshot(did) => match &self.keeper {
+                Some(keeper) => keeper.snapshot(did, key).await?,
+                None => return Ok(()),
+            },
+            // The applier drops generations in the batch that replaces them.
+            Task::DropGeneration(_) => Input::TaskDone { task: key },
+        };
+        Ok(self.applier.apply(input).await?)
+    }
+
+    /// The base URL of the account's host, if that is followed.
+    fn url_of(&self, did: &Did) -> Result<Option<String>, StoreError> {
+        let row = Mirror::new(&*self.store).account(did)?;
+        Ok(row.and_then(|row| self.urls.get(&row.host).cloned()))
+    }
+
+    fn blob_key(&self, did: &Did, digest: crate::types::Digest) -> Result<Option<BlobKey>, StoreError> {
+        let row = Mirror::new(&*self.store).account(did)?;
+        Ok(row.map(|row| BlobKey { did: did.clone(), did_number: row.did_number, digest }))
+    }
+
+    fn unfollowed(&self, key: Vec<u8>, task: Task) -> Input {
+        Input::TaskDelayed { key, task, retry_at: self.clock.now().plus(UNFOLLOWED_RETRY) }
+    }
+
+    async fn resolve(&self, did: Did, task: Vec<u8>) -> Input {
+        let retry_at = self.clock.now().plus(IDENTITY_RETRY).plus(self.clock.jitter(IDENTITY_RETRY));
+        let resolved = match self.resolver.resolve(&did, true).await {
+            Ok(identity) => Some(stored_identity(&identity)),
+            Err(error) => {
+                tracing::debug!(%did, %error, "cannot resolve the account's identity");
+                None
+            }
+        };
+        Input::Identity { did, resolved, task, retry_at }
+    }
+
+    async fn list(&self, host: HostName, key: Vec<u8>) -> Result<(), WorkError> {
+        let row = Mirror::new(&*self.store).host(&host)?;
+        let (Some(url), Some(Listing::Unfinished { cursor })) = (self.urls.get(&host), row.map(|row| row.listing))
+        else {
+            return Ok(self.applier.apply(Input::TaskDone { task: key }).await?);
+        };
+        let upstream = &self.fetcher.upstream;
+        match list_host(upstream, &self.clock, &self.applier, &host, url, cursor, key).await? {
+            Listed::Finished => tracing::info!(%host, "every account of this host is listed"),
+            Listed::Failed(error) => tracing::warn!(%host, %error, "cannot list the host's accounts; trying again"),
+        }
+        Ok(())
+    }
+
+    async fn audit(&self, did: Did, key: Vec<u8>) -> Result<(), WorkError> {
+        let Some(url) = self.url_of(&did)? else {
+            return Ok(self.applier.apply(self.unfollowed(key, Task::AuditBlobs(did))).await?);
+        };
+        let mut stopped = None;
+        let listed = self.blobs.list(&did, &url, async |digests| {
+            let page = Input::BlobsListed { did: did.clone(), digests, task: None };
+            if let Err(error) = self.applier.apply(page).await {
+                stopped = Some(error);
+            }
+        });
+        let listed = listed.await;
+        if let Some(error) = stopped {
+            return Err(error.into());
+        }
+        let last = match listed {
+            Ok(()) => Input::TaskDone { task: key },
+            Err(error) if error.is_transient() => Input::TaskDelayed {
+                key,
+                task: Task::AuditBlobs(did),
+                retry_at: self.clock.now().plus(error.wait().unwrap_or(AUDIT_RETRY).max(AUDIT_RETRY)),
+            },
+            // The host refuses (a deactivated account, say); a later fetch audits again.
+            Err(error) => {
+                tracing::debug!(%did, %error, "the host does not list this account's blobs");
+                Input::TaskDone { task: key }
+            }
+        };
+        Ok(self.applier.apply(last).await?)
+    }
+}

@@ -1,0 +1,212 @@
+#![allow(clippy::disallowed_methods, reason = "shell: the network and the clock")]
+//! Fetching blobs: streamed into the mirror in chunks, counted as held only once their hash is the CID.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+
+use super::input::{BlobKey, Input};
+use super::keyspace;
+use super::reader::{BLOB_CHUNK_BYTES, Mirror};
+use super::rows::BlobFailure;
+use super::store::{Batch, Family, Store, StoreError};
+use crate::clock::Clock;
+use crate::http::client::Upstream;
+use crate::http::request::{FetchError, Limits};
+use crate::types::{Cid, Codec, Did, Timestamp};
+
+/// Waits between tries; the last one repeats.
+const RETRIES: [Duration; 7] = [
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+    Duration::from_secs(2 * 60),
+    Duration::from_secs(10 * 60),
+    Duration::from_secs(3600),
+    Duration::from_secs(6 * 3600),
+    Duration::from_secs(24 * 3600),
+];
+/// CIDs on a page of `listBlobs`.
+const LIST_LIMIT: usize = 1000;
+/// Pages of one account's `listBlobs`: a million blobs.
+const LIST_PAGES_MAX: usize = 1000;
+/// Longest MIME type that is kept.
+const MIME_BYTES_MAX: usize = 255;
+
+/// What fetching blobs needs.
+#[derive(Clone)]
+pub struct BlobFetcher {
+    /// The mirror.
+    pub store: Arc<dyn Store>,
+    /// The way to hosts.
+    pub upstream: Upstream,
+    /// The clock.
+    pub clock: Clock,
+    /// The largest blob that is fetched, in bytes.
+    pub bytes_max: u64,
+}
+
+/// A received blob: its chunks are in the mirror, under its digest.
+struct Received {
+    size: u64,
+    mime: Option<String>,
+}
+
+impl BlobFetcher {
+    /// Fetches a blob that is wanted. `url` is the base URL of the account's host.
+    ///
+    /// # Errors
+    /// When our own store fails.
+    pub async fn fetch(&self, blob: BlobKey, task: Vec<u8>, url: &str) -> Result<Input, StoreError> {
+        let row = match Mirror::new(&*self.store).blob(blob.did_number, &blob.digest)? {
+            Some(row) if !row.state.is_stored() => row,
+            _ => return Ok(Input::TaskDone { task }),
+        };
+        Ok(match self.receive(&blob, url).await? {
+            Ok(Received { size, mime }) => Input::BlobStored { blob, size, mime, task },
+            Err((failure, wait)) => {
+                let retry_at = self.retry_at(row.tries, wait);
+                Input::BlobFailed { blob, failure, task, retry_at }
+            }
+        })
+    }
+
+    fn retry_at(&self, tries: u32, wait: Option<Duration>) -> Timestamp {
+        let backoff = RETRIES[(tries as usize).min(RETRIES.len() - 1)];
+        let wait = wait.unwrap_or_default().min(RETRIES[4]).max(backoff);
+        self.clock.now().plus(wait).plus(self.clock.jitter(wait / 4))
+    }
+
+    async fn receive(
+        &self,
+        blob: &BlobKey,
+        url: &str,
+    ) -> Result<Result<Received, (BlobFailure, Option<Duration>)>, StoreError> {
+        let url = format!("{url}/xrpc/com.atproto.sync.getBlob?did={}&cid={}", blob.did, blob.cid());
+        let limits = Limits { redirects_max: 3, ..Limits::download(self.bytes_max) };
+        let answer = match self.upstream.get(&url, &limits).await {
+            Ok(answer) => answer,
+            Err(error) => return Ok(Err((failure_of(&error), error.wait()))),
+        };
+        let mime = answer.headers.get(hyper::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let mime = mime.filter(|mime| mime.len() <= MIME_BYTES_MAX).map(str::to_owned);
+        let mut body = answer.body;
+        let (mut hasher, mut size, mut chunk_number) = (Sha256::new(), 0u64, 0u32);
+        let mut pending: Vec<u8> = Vec::new();
+        let failed = loop {
+            match body.chunk().await {
+                Ok(Some(bytes)) => {
+                    hasher.update(&bytes);
+                    size += bytes.len() as u64;
+                    pending.extend_from_slice(&bytes);
+                    while pending.len() >= BLOB_CHUNK_BYTES {
+                        let rest = pending.split_off(BLOB_CHUNK_BYTES);
+                        self.put_chunk(blob, chunk_number, std::mem::replace(&mut pending, rest)).await?;
+                        chunk_number += 1;
+                    }
+                }
+                Ok(None) => break None,
+                Err(error) => break Some((failure_of(&error), error.wait())),
+            }
+        };
+        if failed.is_none() && <[u8; 32]>::from(hasher.finalize()) == blob.digest {
+            if !pending.is_empty() {
+                self.put_chunk(blob, chunk_number, pending).await?;
+            }
+            return Ok(Ok(Received { size, mime }));
+        }
+        self.drop_chunks(blob)?;
+        Ok(Err(failed.unwrap_or((BlobFailure::WrongBytes, None))))
+    }
+
+    /// Chunks are not synced by themselves: the batch that marks the blob as held comes after them.
+    async fn put_chunk(&self, blob: &BlobKey, number: u32, bytes: Vec<u8>) -> Result<(), StoreError> {
+        let mut batch = Batch::new();
+        batch.put(Family::BlobData, keyspace::encode_blob_data(blob.did_number, &blob.digest, number), bytes);
+        let store = Arc::clone(&self.store);
+        let written = tokio::task::spawn_blocking(move || store.write(batch)).await;
+        written.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
+    fn drop_chunks(&self, blob: &BlobKey) -> Result<(), StoreError> {
+        let range = keyspace::blob_data_range(blob.did_number, &blob.digest);
+        let mut batch = Batch::new();
+        if let Some(to) = range.to() {
+            batch.delete_range(Family::BlobData, range.from(), to);
+        }
+        self.store.write(batch)
+    }
+
+    /// Asks the host which blobs it holds for an account. `each` is given every page, the last one too.
+    ///
+    /// # Errors
+    /// When the host does not answer as it should.
+    pub async fn list(
+        &self,
+        did: &Did,
+        url: &str,
+        mut each: impl AsyncFnMut(Vec<crate::types::Digest>),
+    ) -> Result<(), FetchError> {
+        let mut cursor: Option<String> = None;
+        for _ in 0..LIST_PAGES_MAX {
+            let mut page_url = format!("{url}/xrpc/com.atproto.sync.listBlobs?did={did}&limit={LIST_LIMIT}");
+            if let Some(cursor) = &cursor {
+                page_url.push_str("&cursor=");
+                page_url.push_str(&percent_encode(cursor));
+            }
+            let page: BlobPage = self.upstream.get_json(&page_url, 1 << 20).await?;
+            let digests = page.cids.iter().filter_map(|text| text.parse::<Cid>().ok());
+            let digests: Vec<_> =
+                digests.filter(|cid| cid.codec() == Codec::Raw).map(|cid| *cid.digest()).collect();
+            let empty = page.cids.is_empty();
+            each(digests).await;
+            // The reference PDS gives a cursor on the last page too; then an empty page follows.
+            if empty || page.cursor.is_none() || page.cursor == cursor {
+                return Ok(());
+            }
+            cursor = page.cursor;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+struct BlobPage {
+    cids: Vec<String>,
+    cursor: Option<String>,
+}
+
+/// A value of a query: everything but unreserved characters is escaped.
+#[must_use]
+pub fn percent_encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+fn failure_of(error: &FetchError) -> BlobFailure {
+    match error {
+        FetchError::TooLarge { .. } => BlobFailure::TooLarge,
+        FetchError::Status { status: 400 | 404, error, message, .. } => {
+            // The reference PDS says InvalidRequest "Blob not found"; others use the lexicon's name.
+            let gone = error == "BlobNotFound" || message.to_ascii_lowercase().contains("not found");
+            if error.starts_with("Repo") {
+                BlobFailure::Refused
+            } else if gone || error.is_empty() {
+                BlobFailure::NotFound
+            } else {
+                BlobFailure::HostError
+            }
+        }
+        FetchError::Status { status: 401 | 403, .. } => BlobFailure::Refused,
+        FetchError::Status { .. } | FetchError::Redirected { .. } => BlobFailure::HostError,
+        _ => BlobFailure::Unreachable,
+    }
+}

@@ -1,0 +1,278 @@
+#![allow(clippy::disallowed_methods, reason = "shell: the network and the clock")]
+//! Fetching a repository: compared first, received whole, proven whole, loaded under a number of its own.
+//!
+//! Runs outside the applier and holds nothing of an account while the network is slow. Whatever goes wrong,
+//! the copy that the mirror has stays, and the result says when to try again.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::input::{BlobMention, FetchFailure, Fetched, FetchedContent, Input};
+use super::keyspace::{self, NO_NUMBER};
+use super::numbers::Numbers;
+use super::reader::Mirror;
+use super::rows::{AccountRow, DesyncReason, RecordValue, StoredIdentity, SyncState};
+use super::spool::{IndexedCar, Spool};
+use super::store::{Batch, Family, Store, StoreError};
+use crate::clock::Clock;
+use crate::http::client::Upstream;
+use crate::http::request::{FetchError, Limits};
+use crate::identity::document::Identity;
+use crate::identity::resolver::Resolver;
+use crate::repo::commit::Commit;
+use crate::repo::mst::BlockSource as _;
+use crate::repo::record::scan_record;
+use crate::repo::signing_key::SigningKey;
+use crate::types::{AccountStatus, Cid, Did, Timestamp};
+use crate::verify::{RejectReason, RepoFault, VerifiedRepo, check_repo};
+
+/// Largest repository that is fetched, in bytes.
+pub const REPO_BYTES_MAX: u64 = 4 << 30;
+/// Rows of a loaded repository are written in batches of this many bytes.
+const LOAD_BATCH_BYTES: usize = 1 << 20;
+/// First wait after a failed fetch; it doubles up to the longest.
+const RETRY_FIRST: Duration = Duration::from_secs(5);
+const RETRY_LONGEST: Duration = Duration::from_secs(3600);
+/// An account that its host does not serve is asked for again after this long, unless the host says sooner
+/// that it is back.
+const INACTIVE_RETRY: Duration = Duration::from_secs(6 * 3600);
+
+/// What fetching needs.
+#[derive(Clone)]
+pub struct Fetcher {
+    /// The mirror.
+    pub store: Arc<dyn Store>,
+    /// Numbers for what is loaded.
+    pub numbers: Arc<Numbers>,
+    /// The way to hosts.
+    pub upstream: Upstream,
+    /// DID documents.
+    pub resolver: Resolver,
+    /// The clock.
+    pub clock: Clock,
+    /// Where large repositories are spooled.
+    pub spool_dir: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct LatestCommit {
+    cid: String,
+}
+
+/// Why an attempt ended without a repository.
+struct Failed {
+    failure: FetchFailure,
+    /// The host's own wish.
+    wait: Option<Duration>,
+}
+
+impl Failed {
+    const fn new(failure: FetchFailure) -> Self {
+        Self { failure, wait: None }
+    }
+}
+
+impl Fetcher {
+    /// Fetches an account that is wanted. `url` is the base URL of its host.
+    ///
+    /// # Errors
+    /// When our own store fails.
+    pub async fn fetch(&self, did: Did, task: Vec<u8>, url: &str) -> Result<Input, StoreError> {
+        let Some(row) = Mirror::new(&*self.store).account(&did)? else {
+            return Ok(Input::TaskDone { task });
+        };
+        let SyncState::Wanted { reason, tries, .. } = row.sync else {
+            return Ok(Input::TaskDone { task });
+        };
+        if !row.upstream.is_active() {
+            let retry_at = self.clock.now().plus(INACTIVE_RETRY);
+            return Ok(Input::FetchFailed { did, failure: FetchFailure::Inactive(row.upstream), task, retry_at });
+        }
+        match self.attempt(&did, &row, reason, url).await? {
+            Ok((identity, content)) => Ok(Input::Fetched(Box::new(Fetched {
+                did,
+                from_number: row.account_number,
+                identity,
+                content,
+                task,
+            }))),
+            Err(failed) => {
+                let retry_at = self.retry_at(&failed, tries);
+                Ok(Input::FetchFailed { did, failure: failed.failure, task, retry_at })
+            }
+        }
+    }
+
+    fn retry_at(&self, failed: &Failed, tries: u32) -> Timestamp {
+        let backoff = match failed.failure {
+            FetchFailure::Inactive(_) => INACTIVE_RETRY,
+            _ => RETRY_FIRST.saturating_mul(1 << tries.min(12)).min(RETRY_LONGEST),
+        };
+        let wait = failed.wait.unwrap_or_default().clamp(backoff, RETRY_LONGEST.max(backoff));
+        self.clock.now().plus(wait).plus(self.clock.jitter(wait / 4))
+    }
+
+    async fn attempt(
+        &self,
+        did: &Did,
+        row: &AccountRow,
+        reason: DesyncReason,
+        url: &str,
+    ) -> Result<Result<(StoredIdentity, FetchedContent), Failed>, StoreError> {
+        // A key that may have changed is read again; any other reason can live with one that is fresh.
+        let refresh = matches!(reason, DesyncReason::BadSignature | DesyncReason::Moved);
+        let identity = match self.resolver.resolve(did, refresh).await {
+            Ok(identity) => identity,
+            Err(error) => return Ok(Err(Failed::new(FetchFailure::NoIdentity(error.to_string())))),
+        };
+        let stored = stored_identity(&identity);
+        let Some(key) = identity.key.clone() else {
+            let text = "its DID document has no usable signing key".to_owned();
+            return Ok(Err(Failed::new(FetchFailure::NoIdentity(text))));
+        };
+        if !stored.speaks_at(&row.host) {
+            return Ok(Err(Failed::new(FetchFailure::NotThisHost)));
+        }
+        if let Some(head) = &row.head
+            && reason != DesyncReason::CopyDamaged
+        {
+            match self.latest_commit(did, url).await {
+                Ok(commit) if commit == Some(head.commit) => {
+                    return Ok(Ok((stored, FetchedContent::Unchanged { commit: head.commit })));
+                }
+                Ok(_) => {}
+                Err(error) => return Ok(Err(failure_of(&error))),
+            }
+        }
+        let spool = match self.download(did, url).await {
+            Ok(spool) => spool,
+            Err(failed) => return Ok(Err(failed)),
+        };
+        let number = self.numbers.next()?;
+        let (this, did, now) = (self.clone(), did.clone(), self.clock.now());
+        let loaded = tokio::task::spawn_blocking(move || this.check_and_load(spool, number, &did, &key, now)).await;
+        let loaded = loaded.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        Ok(loaded.map(|content| (stored, content)))
+    }
+
+    async fn latest_commit(&self, did: &Did, url: &str) -> Result<Option<Cid>, FetchError> {
+        let url = format!("{url}/xrpc/com.atproto.sync.getLatestCommit?did={did}");
+        let latest: LatestCommit = self.upstream.get_json(&url, 64 << 10).await?;
+        Ok(latest.cid.parse().ok())
+    }
+
+    async fn download(&self, did: &Did, url: &str) -> Result<Spool, Failed> {
+        let url = format!("{url}/xrpc/com.atproto.sync.getRepo?did={did}");
+        let answer = self.upstream.get(&url, &Limits::download(REPO_BYTES_MAX)).await;
+        let mut body = answer.map_err(|error| failure_of(&error))?.body;
+        let mut spool = Spool::new();
+        loop {
+            match body.chunk().await {
+                Ok(Some(chunk)) => {
+                    // Past 8 MiB this writes to a file; the runtime has other threads.
+                    let written = tokio::task::block_in_place(|| spool.write(&chunk, &self.spool_dir));
+                    if let Err(error) = written {
+                        let text = format!("cannot spool to {}: {error}", self.spool_dir.display());
+                        return Err(Failed::new(FetchFailure::Unproven(text)));
+                    }
+                }
+                Ok(None) => return Ok(spool),
+                Err(error) => return Err(failure_of(&error)),
+            }
+        }
+    }
+
+    /// Proves a received CAR and loads it; what was loaded of one that does not prove is removed again.
+    fn check_and_load(
+        &self,
+        spool: Spool,
+        number: u64,
+        did: &Did,
+        key: &SigningKey,
+        now: Timestamp,
+    ) -> Result<Result<FetchedContent, Failed>, StoreError> {
+        let unproven = |text: String| Ok(Err(Failed::new(FetchFailure::Unproven(text))));
+        let car = match spool.index() {
+            Ok(car) => car,
+            Err(error) => return unproven(error.to_string()),
+        };
+        let Some(root) = car.roots().first().copied() else {
+            return unproven("the CAR has no root".to_owned());
+        };
+        match self.load(&car, root, number, did, key, now) {
+            Ok((repo, blobs)) => Ok(Ok(FetchedContent::Loaded { account_number: number, repo, blobs })),
+            Err(RepoFault::Visit(error)) => Err(error),
+            Err(fault) => {
+                self.unload(number)?;
+                unproven(fault.to_string())
+            }
+        }
+    }
+
+    fn load(
+        &self,
+        car: &IndexedCar,
+        root: Cid,
+        number: u64,
+        did: &Did,
+        key: &SigningKey,
+        now: Timestamp,
+    ) -> Result<(VerifiedRepo, Vec<BlobMention>), RepoFault<StoreError>> {
+        // Every row carries the rev of the swap, which is the head's.
+        let block = car.block(&root).map_err(RepoFault::Read)?;
+        let block = block.ok_or(RepoFault::Head(RejectReason::CommitMissing))?;
+        let rev = Commit::decode(&block).map_err(|_| RepoFault::Head(RejectReason::CommitMalformed))?.rev;
+        let mut batch = Batch::new();
+        let mut blobs = std::collections::BTreeMap::new();
+        let repo = check_repo(car, root, did, key, now, |path, cid, bytes| {
+            let value = RecordValue { rev, digest: *cid.digest(), bytes };
+            batch.put(Family::Records, keyspace::encode_record(number, path), value.encode());
+            for blob in scan_record(bytes).blobs {
+                let digest = *blob.cid.digest();
+                batch.put(Family::BlobRefs, keyspace::encode_blob_ref(number, &digest, path), Vec::new());
+                blobs.entry(digest).or_insert(BlobMention { digest, mime: blob.mime, size: blob.size });
+            }
+            if batch.bytes() >= LOAD_BATCH_BYTES {
+                self.store.write(std::mem::take(&mut batch))?;
+            }
+            Ok(())
+        })?;
+        self.store.write(batch).map_err(RepoFault::Visit)?;
+        Ok((repo, blobs.into_values().collect()))
+    }
+
+    fn unload(&self, number: u64) -> Result<(), StoreError> {
+        debug_assert_ne!(number, NO_NUMBER);
+        let (from, to) = keyspace::number_bounds(number);
+        let mut batch = Batch::new();
+        for family in [Family::Records, Family::BlobRefs] {
+            batch.delete_range(family, from, to);
+        }
+        self.store.write(batch)
+    }
+}
+
+/// What the mirror keeps of a DID document.
+#[must_use]
+pub fn stored_identity(identity: &Identity) -> StoredIdentity {
+    StoredIdentity {
+        key: identity.key.as_ref().map(SigningKey::to_did_key),
+        host: identity.host.as_ref().map(|endpoint| endpoint.host().to_string()),
+        read_at: identity.resolved_at,
+    }
+}
+
+/// Tells what a host's answer means for the account.
+fn failure_of(error: &FetchError) -> Failed {
+    let failure = match error.xrpc_error() {
+        Some("RepoNotFound") => FetchFailure::NotFound,
+        Some("RepoDeactivated") => FetchFailure::Inactive(AccountStatus::Deactivated),
+        Some("RepoTakendown") => FetchFailure::Inactive(AccountStatus::Takendown),
+        Some("RepoSuspended") => FetchFailure::Inactive(AccountStatus::Suspended),
+        _ => FetchFailure::Unreachable(error.to_string()),
+    };
+    Failed { failure, wait: error.wait() }
+}
