@@ -1,2 +1,4 @@
 //! Firekeep.
 pub mod types;
+
+pub mod archive;
