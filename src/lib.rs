@@ -2,10 +2,19 @@
 pub mod types;
 #[cfg(feature = "daemon")]
 pub mod clock;
+#[cfg(feature = "daemon")]
+pub mod metrics;
 pub mod repo;
 pub mod http;
 pub mod stream;
 pub mod verify;
 pub mod mirror;
+pub mod archive;
+#[cfg(feature = "daemon")]
+pub mod serve;
+#[cfg(feature = "daemon")]
+pub mod config;
+#[cfg(feature = "daemon")]
+pub mod cli;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
