@@ -1,2 +1,4 @@
 //! Firekeep.
+#[cfg(feature = "daemon")]
+pub mod metrics;
 pub mod types;
