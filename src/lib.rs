@@ -1,6 +1,7 @@
 //! Firekeep.
 #[cfg(feature = "daemon")]
 pub mod metrics;
+pub mod mirror;
 pub mod repo;
 #[cfg(feature = "daemon")]
 pub mod serve;

@@ -1,0 +1,18 @@
+//! The mirror: what is held of every account, on this machine, in one ordered store.
+//!
+//! [`store`] is the seam to the storage engine, with two engines behind it: [`memory`] (the model, for
+//! tests and the simulation) and [`rocks`] (RocksDB). [`keyspace`] says what the keys are and [`rows`] what
+//! the values are; nobody else builds or takes apart either. [`reader`] reads them, typed.
+//!
+//! Records and signed commits are the truth and the tree is derived, so the mirror holds no tree node:
+//! the rows of an account, in key order, are the leaves of its tree in tree order.
+
+pub mod keyspace;
+pub mod memory;
+pub mod reader;
+#[cfg(feature = "daemon")]
+pub mod rocks;
+pub mod rows;
+pub mod store;
+
+pub use store::{Batch, Durable, Family, KeyRange, Store, StoreError, StoreStats, View};

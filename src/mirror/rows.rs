@@ -1,0 +1,450 @@
+//! The values of the mirror.
+//!
+//! Rows are DAG-CBOR maps, so that a later version can add a field: it carries `#[serde(default)]`, and the
+//! rows of every earlier version still open. Unknown fields and unknown variants are refused: they are of a
+//! newer version, which `store::FORMAT_VERSION` should have kept out. Records alone, the mass of the data,
+//! have a fixed head instead of a map ([`RecordValue`]).
+//!
+//! Names of fields and variants are persisted: keep stable.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::types::{Cid, Did, Digest, HostName, RepoPath, Rev, SyntaxError, Timestamp};
+
+mod codec;
+mod status;
+
+pub use status::{AccountStatus, DesyncReason, SyncState};
+
+/// A value that does not decode. Says what is wrong, never what the value holds.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct RowError(String);
+
+impl From<SyntaxError> for RowError {
+    fn from(error: SyntaxError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// A row: encoded to and decoded from DAG-CBOR.
+pub trait Row: Serialize + DeserializeOwned {
+    /// The value to store.
+    fn encode(&self) -> Vec<u8> {
+        serde_ipld_dagcbor::to_vec(self)
+            .expect("rows hold only what DAG-CBOR can, and memory does not run out")
+    }
+
+    /// Reads a stored value.
+    ///
+    /// # Errors
+    /// When it is not the DAG-CBOR of such a row.
+    fn decode(value: &[u8]) -> Result<Self, RowError> {
+        serde_ipld_dagcbor::from_slice(value).map_err(|error| RowError(error.to_string()))
+    }
+}
+
+/// Row of `accounts`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountRow {
+    /// One for the life of the DID here; key of its blobs and parked frames.
+    pub did_number: u64,
+    /// One a generation; key of its records, journal and blob references. `keyspace::NO_NUMBER`: nothing is
+    /// loaded yet.
+    pub account_number: u64,
+    /// The host that it is followed at.
+    #[serde(with = "codec::text")]
+    pub host: HostName,
+    /// Its status at that host.
+    pub upstream: AccountStatus,
+    /// Whether our copy follows.
+    pub sync: SyncState,
+    /// The commit that our copy stands at; none before the first load.
+    pub head: Option<Head>,
+    /// Records held.
+    pub records: u64,
+    /// Bytes of those records.
+    pub record_bytes: u64,
+    /// Commits in the journal: applied since the last snapshot.
+    pub journal_commits: u64,
+    /// Bytes of those journal entries.
+    pub journal_bytes: u64,
+    /// The newest snapshot in the archive.
+    pub snapshot: Option<SnapshotMark>,
+    /// A fetched repository must be at least at this rev, for frames up to it were dropped.
+    #[serde(with = "codec::option")]
+    pub min_rev: Option<Rev>,
+    /// Frames parked.
+    pub parked: u64,
+    /// Bytes of those frames.
+    pub parked_bytes: u64,
+    /// The host's seq of the account event that `upstream` is from: an older one changes nothing.
+    pub status_seq: u64,
+    /// When the whole repository was last proven, by rebuilding its tree.
+    #[serde(with = "codec::option")]
+    pub verified_at: Option<Timestamp>,
+}
+
+/// Where our copy of an account stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    /// The commit's rev.
+    #[serde(with = "codec::value")]
+    pub rev: Rev,
+    /// The commit's CID.
+    #[serde(with = "codec::value")]
+    pub commit: Cid,
+    /// The signed commit, byte for byte.
+    #[serde(with = "serde_bytes")]
+    pub commit_block: Vec<u8>,
+    /// Root of the tree.
+    #[serde(with = "codec::value")]
+    pub data: Cid,
+}
+
+/// A snapshot that stands in the archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotMark {
+    /// Its rev.
+    #[serde(with = "codec::value")]
+    pub rev: Rev,
+    /// Its commit's CID.
+    #[serde(with = "codec::value")]
+    pub commit: Cid,
+    /// When it was there.
+    #[serde(with = "codec::value")]
+    pub at: Timestamp,
+    /// Its size in the archive.
+    pub bytes: u64,
+}
+
+/// Row of `hosts`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostRow {
+    /// Base URL, `https://pds.example.com`.
+    pub url: String,
+    /// Which unbroken numbering of the host `cursor` counts in; rises when its seq starts over.
+    pub epoch: u64,
+    /// The last seq that is applied or parked; none before the first frame.
+    pub cursor: Option<u64>,
+    /// The highest seq ever seen, in this epoch or before.
+    pub highest_seq: u64,
+    /// How far the first listing of its accounts is.
+    pub listing: Listing,
+    /// When the newest event arrived.
+    #[serde(with = "codec::option")]
+    pub last_event: Option<Timestamp>,
+    /// The last applied events, oldest first: seq and fingerprint. At most [`RING_MAX`].
+    pub ring: Vec<(u64, u64)>,
+}
+
+/// How many events [`HostRow::ring`] remembers.
+pub const RING_MAX: usize = 256;
+
+/// Whether all accounts of a host were listed once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Listing {
+    /// Not yet.
+    Unfinished {
+        /// Where to go on; none: at the beginning.
+        cursor: Option<String>,
+    },
+    /// Yes.
+    Finished {
+        /// When.
+        #[serde(with = "codec::value")]
+        at: Timestamp,
+    },
+}
+
+/// Row of `blobs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlobRow {
+    /// Where it is.
+    pub state: BlobState,
+    /// Its size in bytes: what a record claims while it is wanted, what it is once it is held.
+    pub size: Option<u64>,
+    /// The MIME type that a record claims.
+    pub mime: Option<String>,
+    /// When a record first referred to it.
+    #[serde(with = "codec::value")]
+    pub first_seen: Timestamp,
+    /// Fetches tried.
+    pub tries: u32,
+}
+
+/// Where a blob is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum BlobState {
+    /// To be fetched; a task says when.
+    Wanted,
+    /// Its bytes are in `blob_data`.
+    Held,
+    /// Its bytes are in the archive, and may be gone from here.
+    Archived,
+    /// Given up for now.
+    Missing {
+        /// Why.
+        reason: BlobFailure,
+        /// Rounds of fetching that ended here.
+        tries: u32,
+    },
+    /// No record refers to it any more.
+    Withdrawn,
+}
+
+/// Why a blob could not be had. Persisted: keep the names stable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BlobFailure {
+    /// The host says that it has no such blob.
+    NotFound,
+    /// The host refuses: the account is deactivated, suspended or taken down, or the blob is.
+    Refused,
+    /// What the host sent does not hash to the CID.
+    WrongBytes,
+    /// It is larger than a blob may be.
+    TooLarge,
+    /// The host cannot be reached, or is too slow.
+    Unreachable,
+    /// The host answers with errors.
+    HostError,
+}
+
+/// Row of `journal`: a commit as it was applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JournalEntry {
+    /// The signed commit, byte for byte.
+    #[serde(with = "serde_bytes")]
+    pub commit_block: Vec<u8>,
+    /// Its operations, in the frame's order.
+    pub ops: Vec<JournalOp>,
+    /// When the host says that it happened.
+    #[serde(with = "codec::value")]
+    pub time: Timestamp,
+    /// When it reached us.
+    #[serde(with = "codec::value")]
+    pub received: Timestamp,
+    /// The host's number for it.
+    pub seq: u64,
+}
+
+/// What a commit did to one path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JournalOp {
+    /// The path.
+    #[serde(with = "codec::text")]
+    pub path: RepoPath,
+    /// The record that stands there now; none: deleted.
+    #[serde(with = "codec::option")]
+    pub cid: Option<Cid>,
+    /// Its bytes; none when it was deleted, or erased since.
+    #[serde(with = "serde_bytes")]
+    pub bytes: Option<Vec<u8>>,
+}
+
+/// Row of `outbox`: what the next segment says, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum OutboxEntry {
+    /// A commit; the rest stands in the journal.
+    Commit {
+        /// Whose.
+        #[serde(with = "codec::text")]
+        did: Did,
+        /// Where it came from.
+        #[serde(with = "codec::text")]
+        host: HostName,
+        /// First half of the journal key.
+        account_number: u64,
+        /// Second half.
+        #[serde(with = "codec::value")]
+        rev: Rev,
+    },
+    /// A generation took the place of another: the difference is in their rows.
+    Swap {
+        /// Whose.
+        #[serde(with = "codec::text")]
+        did: Did,
+        /// Where it came from.
+        #[serde(with = "codec::text")]
+        host: HostName,
+        /// The generation before; `keyspace::NO_NUMBER` if there was none.
+        from_number: u64,
+        /// The generation now.
+        to_number: u64,
+        /// The rev before, if there was one.
+        #[serde(with = "codec::option")]
+        from_rev: Option<Rev>,
+        /// The rev now.
+        #[serde(with = "codec::value")]
+        to_rev: Rev,
+        /// When it was swapped in.
+        #[serde(with = "codec::value")]
+        received: Timestamp,
+    },
+    /// An account's status changed.
+    Account {
+        /// Whose.
+        #[serde(with = "codec::text")]
+        did: Did,
+        /// Who says so.
+        #[serde(with = "codec::text")]
+        host: HostName,
+        /// The host's number for it.
+        seq: u64,
+        /// The status now.
+        status: AccountStatus,
+        /// When the host says that it happened.
+        #[serde(with = "codec::value")]
+        time: Timestamp,
+        /// When it reached us.
+        #[serde(with = "codec::value")]
+        received: Timestamp,
+    },
+    /// An account's identity changed.
+    Identity {
+        /// Whose.
+        #[serde(with = "codec::text")]
+        did: Did,
+        /// Who says so.
+        #[serde(with = "codec::text")]
+        host: HostName,
+        /// The host's number for it.
+        seq: u64,
+        /// When the host says that it happened.
+        #[serde(with = "codec::value")]
+        time: Timestamp,
+        /// When it reached us.
+        #[serde(with = "codec::value")]
+        received: Timestamp,
+    },
+}
+
+/// Row of `parked`: a frame that waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ParkedFrame {
+    /// Who sent it.
+    #[serde(with = "codec::text")]
+    pub host: HostName,
+    /// The host's numbering that `seq` counts in.
+    pub epoch: u64,
+    /// The host's number for it.
+    pub seq: u64,
+    /// When it reached us.
+    #[serde(with = "codec::value")]
+    pub received: Timestamp,
+    /// The whole frame, header and body, byte for byte.
+    #[serde(with = "serde_bytes")]
+    pub frame: Vec<u8>,
+}
+
+/// Row of `tasks`: the key says what and when, this says how often it failed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskRow {
+    /// Tries that failed.
+    pub tries: u32,
+    /// How the last one failed, for people.
+    pub last_error: Option<String>,
+}
+
+/// Row of `alarms`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlarmRow {
+    /// Since when.
+    #[serde(with = "codec::value")]
+    pub since: Timestamp,
+    /// What happened, for people.
+    pub message: String,
+    /// The generations that are kept because of it.
+    pub pinned: Vec<u64>,
+    /// Who said that it was seen, and when.
+    pub acknowledged: Option<Acknowledged>,
+}
+
+/// Who acknowledged an alarm.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Acknowledged {
+    /// Who.
+    pub by: String,
+    /// When.
+    #[serde(with = "codec::value")]
+    pub at: Timestamp,
+}
+
+impl Row for AccountRow {}
+impl Row for HostRow {}
+impl Row for BlobRow {}
+impl Row for JournalEntry {}
+impl Row for OutboxEntry {}
+impl Row for ParkedFrame {}
+impl Row for TaskRow {}
+impl Row for AlarmRow {}
+
+/// Value of `records`: rev (8 bytes) ‖ digest (32 bytes) ‖ record bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordValue<'a> {
+    /// The rev that put it there: the commit's, or that of the swap it was loaded by.
+    pub rev: Rev,
+    /// SHA-256 of the bytes: the record's CID.
+    pub digest: Digest,
+    /// The record, byte for byte.
+    pub bytes: &'a [u8],
+}
+
+/// Bytes of a record's value before the record.
+pub const RECORD_HEAD_BYTES: usize = 8 + 32;
+
+impl<'a> RecordValue<'a> {
+    /// The value to store.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut value = Vec::with_capacity(RECORD_HEAD_BYTES + self.bytes.len());
+        value.extend_from_slice(&self.rev.to_bits().to_be_bytes());
+        value.extend_from_slice(&self.digest);
+        value.extend_from_slice(self.bytes);
+        value
+    }
+
+    /// Reads a stored value. The bytes are not hashed here: whoever serves or ships them does.
+    ///
+    /// # Errors
+    /// When it is shorter than its head, or its rev is none.
+    pub fn decode(value: &'a [u8]) -> Result<Self, RowError> {
+        let short = || {
+            RowError(format!(
+                "a record's value must have {RECORD_HEAD_BYTES} bytes of head"
+            ))
+        };
+        let (rev, rest) = value.split_first_chunk::<8>().ok_or_else(short)?;
+        let (digest, bytes) = rest.split_first_chunk::<32>().ok_or_else(short)?;
+        Ok(Self {
+            rev: Rev::from_bits(u64::from_be_bytes(*rev))?,
+            digest: *digest,
+            bytes,
+        })
+    }
+
+    /// The record's CID.
+    #[must_use]
+    pub const fn cid(&self) -> Cid {
+        Cid::dag_cbor(self.digest)
+    }
+}
+
+#[cfg(test)]
+mod tests;
