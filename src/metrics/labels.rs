@@ -15,6 +15,11 @@ pub trait Label: Copy + 'static {
     fn text(self) -> &'static str;
     /// Where the value stands in [`Label::ALL`].
     fn index(self) -> usize;
+
+    /// The value with this text, for a caller whose own closed set has the same texts.
+    fn named(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|label| label.text() == text)
+    }
 }
 
 macro_rules! labels {
@@ -130,25 +135,33 @@ labels! {
         Protocol = "protocol",
     }
 
-    /// Why a whole repository was fetched.
+    /// Why a whole repository was fetched. The texts are those of `mirror::rows::DesyncReason`.
     ResyncReason {
         /// Never held before.
         New = "new",
-        /// A commit does not follow the one that is held.
-        ChainBreak = "chain_break",
+        /// A commit does not build on the one that is held.
+        ChainBroken = "chain_broken",
+        /// A commit lacks what proves it.
+        Unproven = "unproven",
+        /// A commit's proof fails.
+        ProofFailed = "proof_failed",
+        /// A commit's signature does not verify.
+        BadSignature = "bad_signature",
         /// The host sent a sync event with another tree.
         SyncEvent = "sync_event",
-        /// A commit could not be verified from its frame alone.
-        Unprovable = "unprovable",
         /// Too many events were parked.
-        Overflow = "overflow",
-        /// A listing shows a newer head.
-        Listing = "listing",
+        ParkedOverflow = "parked_overflow",
+        /// The stream has a gap, or started over.
+        StreamGap = "stream_gap",
+        /// A listing names another head.
+        HeadDiffers = "head_differs",
         /// The account became active again.
         Reactivated = "reactivated",
-        /// What is held does not prove.
-        Corrupt = "corrupt",
-        /// An admin asked.
+        /// The account moved to another host.
+        Moved = "moved",
+        /// What is held does not rebuild to its signed root.
+        CopyDamaged = "copy_damaged",
+        /// An operator asked.
         Requested = "requested",
     }
 

@@ -35,7 +35,7 @@ impl Answer for Fixture {
             {}
             streams.fetch_sub(1, Ordering::SeqCst);
         });
-        Response::new(Body::stream(pieces, None))
+        Response::new(Body::pieces(pieces, u64::MAX >> 1))
     }
 
     fn refusal(&self) -> Response<Body> {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use futures_util::stream::{BoxStream, StreamExt as _};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
@@ -53,10 +54,16 @@ pub struct Body {
 
 enum Source {
     Whole(Bytes),
-    Stream {
+    Pieces {
         pieces: mpsc::Receiver<Piece>,
-        length: Option<u64>,
+        length: u64,
     },
+    Pulled {
+        chunks: BoxStream<'static, io::Result<Bytes>>,
+        length: u64,
+    },
+    /// No bytes; the length that they would have, if it is known. For HEAD.
+    Absent(Option<u64>),
     Ended,
 }
 
@@ -90,10 +97,26 @@ impl Body {
         }
     }
 
-    /// A body that a producer sends; `length` is its exact size where that is known before.
-    pub(super) fn stream(pieces: mpsc::Receiver<Piece>, length: Option<u64>) -> Self {
+    /// A body of this length that a producer sends.
+    pub(super) fn pieces(pieces: mpsc::Receiver<Piece>, length: u64) -> Self {
         Self {
-            source: Source::Stream { pieces, length },
+            source: Source::Pieces { pieces, length },
+            tally: None,
+        }
+    }
+
+    /// A body of this length that is pulled out of a stream.
+    pub(super) fn pulled(chunks: BoxStream<'static, io::Result<Bytes>>, length: u64) -> Self {
+        Self {
+            source: Source::Pulled { chunks, length },
+            tally: None,
+        }
+    }
+
+    /// No body, in the answer to a HEAD; the length that it would have, if it is known.
+    pub(super) fn absent(length: Option<u64>) -> Self {
+        Self {
+            source: Source::Absent(length),
             tally: None,
         }
     }
@@ -111,25 +134,28 @@ impl Body {
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        let Source::Stream { pieces, length } = &mut self.source else {
-            let Source::Whole(bytes) = std::mem::replace(&mut self.source, Source::Ended) else {
-                return Poll::Ready(None);
-            };
-            return Poll::Ready((!bytes.is_empty()).then_some(Ok(bytes)));
+        let next = match &mut self.source {
+            Source::Whole(bytes) => Some(std::mem::take(bytes))
+                .filter(|bytes| !bytes.is_empty())
+                .map(Ok),
+            Source::Pieces { pieces, .. } => match ready!(pieces.poll_recv(cx)) {
+                Some(Piece::Data(bytes)) => Some(Ok(bytes)),
+                Some(Piece::End) => None,
+                Some(Piece::Cut(error)) => Some(Err(error)),
+                None => Some(Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "producer stopped",
+                ))),
+            },
+            Source::Pulled { chunks, .. } => ready!(chunks.poll_next_unpin(cx)),
+            Source::Absent(_) | Source::Ended => None,
         };
-        let piece = ready!(pieces.poll_recv(cx))
-            .unwrap_or_else(|| Piece::Cut(io::Error::new(io::ErrorKind::UnexpectedEof, "producer stopped")));
-        let next = match piece {
-            Piece::Data(bytes) => {
-                if let Some(length) = length {
-                    *length = length.saturating_sub(bytes.len() as u64);
-                }
-                return Poll::Ready(Some(Ok(bytes)));
+        match (&next, &mut self.source) {
+            (Some(Ok(bytes)), Source::Pieces { length, .. } | Source::Pulled { length, .. }) => {
+                *length = length.saturating_sub(bytes.len() as u64);
             }
-            Piece::End => None,
-            Piece::Cut(error) => Some(Err(error)),
-        };
-        self.source = Source::Ended;
+            _ => self.source = Source::Ended,
+        }
         Poll::Ready(next)
     }
 }
@@ -153,18 +179,16 @@ impl HttpBody for Body {
         // A stream is over only once its end was read, even if every byte of its length was.
         match &self.source {
             Source::Whole(bytes) => bytes.is_empty(),
-            Source::Stream { .. } => false,
-            Source::Ended => true,
+            Source::Pieces { .. } | Source::Pulled { .. } => false,
+            Source::Absent(_) | Source::Ended => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Stream {
-                length: Some(length), ..
-            } => SizeHint::with_exact(*length),
-            Source::Stream { length: None, .. } => SizeHint::default(),
+            Source::Pieces { length, .. } | Source::Pulled { length, .. } => SizeHint::with_exact(*length),
+            Source::Absent(length) => length.map_or_else(SizeHint::default, SizeHint::with_exact),
             Source::Ended => SizeHint::with_exact(0),
         }
     }
@@ -206,6 +230,9 @@ pub enum XrpcError {
     /// Path and query are longer than allowed.
     #[error("Request URI is too long")]
     UriTooLong,
+    /// The archive, where the bytes are, does not answer.
+    #[error("The archive cannot be reached, try again later")]
+    Unavailable,
     /// Every place is taken.
     #[error("Too many requests at once, try again later")]
     Busy,
@@ -225,7 +252,7 @@ impl XrpcError {
             Self::HttpMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::MethodNotImplemented => StatusCode::NOT_IMPLEMENTED,
-            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_REQUEST,
         }
@@ -244,7 +271,7 @@ impl XrpcError {
             Self::RepoDeactivated(_) => "RepoDeactivated",
             Self::BlobNotFound => "BlobNotFound",
             Self::MethodNotImplemented => "MethodNotImplemented",
-            Self::Busy => "ServiceUnavailable",
+            Self::Busy | Self::Unavailable => "ServiceUnavailable",
             Self::Internal => "InternalServerError",
         }
     }
@@ -267,7 +294,7 @@ impl XrpcError {
             Self::HttpMethod => {
                 headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
             }
-            Self::Busy => {
+            Self::Busy | Self::Unavailable => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER);
             }
             // What is left of the request must not be taken for the next one.
@@ -322,6 +349,14 @@ pub(super) fn not_modified(request: &HeaderMap, etag: &HeaderValue) -> bool {
     tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag).as_bytes() == etag.as_bytes())
 }
 
+/// The answer to a caller that has this version already.
+pub(super) fn unchanged(etag: HeaderValue) -> Response<Body> {
+    let mut response = Response::new(Body::whole(Bytes::new()));
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    response.headers_mut().insert(header::ETAG, etag);
+    response
+}
+
 /// The answer to a preflight: any header that is asked for may be sent. `*` would not cover `Authorization`,
 /// so the request's own list is given back.
 pub(super) fn preflight(request: &HeaderMap) -> Response<Body> {
@@ -350,10 +385,10 @@ fn is_header_list(value: &[u8]) -> bool {
             .all(|&b| b.is_ascii_alphanumeric() || b"-_, ".contains(&b))
 }
 
-/// Puts on every answer of the public listener what all of them carry.
+/// Puts on every answer of the public listener what all of them carry, and takes the body from the answer to a
+/// HEAD.
 pub(super) fn finish(mut response: Response<Body>, head: bool) -> Response<Body> {
     let failed = response.status().is_client_error() || response.status().is_server_error();
-    let length = response.body().size_hint().exact();
     let headers = response.headers_mut();
     let mut default = |name: HeaderName, value: HeaderValue| {
         headers.entry(name).or_insert(value);
@@ -371,15 +406,20 @@ pub(super) fn finish(mut response: Response<Body>, head: bool) -> Response<Body>
     default(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     default(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
     if head {
-        if let Some(length) = length.filter(|_| response.status() != StatusCode::NOT_MODIFIED) {
-            response
-                .headers_mut()
-                .entry(header::CONTENT_LENGTH)
-                .or_insert(length.into());
-        }
-        *response.body_mut() = Body::whole(Bytes::new());
+        response = without_body(response);
     }
     response
+}
+
+/// The answer to a HEAD: the length without the bytes.
+pub(super) fn without_body(response: Response<Body>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact()
+        && !matches!(parts.status, StatusCode::NOT_MODIFIED | StatusCode::NO_CONTENT)
+    {
+        parts.headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+    Response::from_parts(parts, Body::absent(None))
 }
 
 #[cfg(test)]

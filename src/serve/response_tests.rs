@@ -25,7 +25,7 @@ async fn a_stream_ends_well_only_when_its_producer_says_so() {
         (Some(Piece::Cut(io::Error::other("store"))), false),
     ] {
         let (sender, pieces) = mpsc::channel(4);
-        let body = Body::stream(pieces, Some(5));
+        let body = Body::pieces(pieces, 5);
         assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(5), false));
         sender
             .try_send(Piece::Data(Bytes::from_static(b"bytes")))
@@ -124,6 +124,12 @@ async fn each_error_has_its_status_name_and_text() {
             "Too many requests at once, try again later".into(),
         ),
         (
+            E::Unavailable,
+            503,
+            "ServiceUnavailable",
+            "The archive cannot be reached, try again later".into(),
+        ),
+        (
             E::Internal,
             500,
             "InternalServerError",
@@ -180,7 +186,14 @@ fn a_head_answer_keeps_its_length_and_loses_its_body() {
     let response = finish(text(StatusCode::OK, "twelve bytes"), true);
     assert_eq!(response.headers()[header::CONTENT_LENGTH], "12");
     assert!(response.body().is_end_stream());
-    let (_sender, pieces) = mpsc::channel(1);
-    let response = finish(Response::new(Body::stream(pieces, None)), true);
-    assert!(!response.headers().contains_key(header::CONTENT_LENGTH) && response.body().is_end_stream());
+    for (body, length) in [(Body::absent(None), None), (Body::absent(Some(7)), Some("7"))] {
+        let response = finish(Response::new(body), true);
+        let got = response
+            .headers()
+            .get(header::CONTENT_LENGTH)
+            .map(|value| value.to_str().expect("ASCII"));
+        assert_eq!((got, response.body().is_end_stream()), (length, true));
+    }
+    let unchanged = finish(unchanged(etag(&Cid::of_block(b"commit"))), true);
+    assert!(!unchanged.headers().contains_key(header::CONTENT_LENGTH));
 }
