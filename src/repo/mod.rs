@@ -12,8 +12,8 @@
 pub mod car;
 pub mod cbor;
 pub mod commit;
+pub mod export;
+pub mod mst;
+pub mod proof;
 pub mod record;
 pub mod signing_key;
-// pub mod mst;
-// pub mod proof;
-// pub mod export;
