@@ -10,6 +10,8 @@
 mod admin;
 pub mod blob;
 mod export;
+#[cfg(test)]
+mod fixture;
 pub mod health;
 pub mod limits;
 pub mod listener;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use atrium_api::com::atproto::sync;
 use atrium_api::types::string as lexicon;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header;
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
