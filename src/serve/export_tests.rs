@@ -67,7 +67,9 @@ async fn an_export_is_the_whole_repository_in_streamable_order() {
         assert_eq!(records.len(), 301);
         assert_eq!(records[&path("one")], record("newest"));
     }
-    assert_eq!(count(&server, ExportResult::Complete), 3);
+    server
+        .until("counted", |server| count(server, ExportResult::Complete) == 3)
+        .await;
 }
 
 #[tokio::test]
@@ -256,7 +258,9 @@ async fn a_caller_that_goes_away_gives_its_place_to_the_next() {
         .await;
     let third = server.get(&uri(&account)).await;
     assert_eq!((third.status, third.is_whole()), (200, true));
-    assert_eq!(count(&server, ExportResult::Complete), 1);
+    server
+        .until("counted", |server| count(server, ExportResult::Complete) == 1)
+        .await;
 }
 
 #[tokio::test]
