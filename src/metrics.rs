@@ -32,6 +32,9 @@ pub const EXPOSITION_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// How many hosts get series of their own; the rest share `host="_other"`.
 pub const METRIC_HOSTS_MAX: usize = 3000;
 
+const LAST_SNAPSHOT: &str = "last_successful_snapshot_timestamp_seconds";
+const CONNECTIONS_CLOSED: &str = "http_connections_closed_total";
+
 /// Upper bounds of the buckets for requests, in seconds: from one read of the mirror to a long download.
 const REQUEST_SECONDS: &[f64] = &[0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0, 600.0];
 /// Upper bounds of the buckets for snapshots, in seconds.
@@ -154,125 +157,43 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         let registry = Registry::new();
-        let r = &registry;
-        int_gauges(r, "build_info", "The build that runs", &["version", "commit"])
-            .with_label_values(&[
-                env!("CARGO_PKG_VERSION"),
-                option_env!("FIREKEEP_COMMIT").unwrap_or("unknown"),
-            ])
-            .set(1);
-        let http_requests = counters(
-            r,
-            "http_requests_total",
-            "Answers to callers",
-            &["method", "nsid", "code"],
-        );
-        for endpoint in Endpoint::ALL {
-            http_requests.with_label_values(&[HttpMethod::Get.text(), endpoint.text(), "200"]);
-        }
+        let make = Make(&registry);
+        make.build_info();
         Self {
-            host_families: HostFamilies::new(r),
+            host_families: HostFamilies::new(&make),
             hosts: Mutex::default(),
-            process: ProcessMetrics::new(r),
-            http_requests,
-            accounts: By::new(
-                &int_gauges(r, "accounts", "Accounts by status upstream", &["status"]),
-                &[],
-            ),
-            account_sync: By::new(
-                &int_gauges(
-                    r,
-                    "account_sync",
-                    "Accounts by how well they are mirrored",
-                    &["state"],
-                ),
-                &[],
-            ),
-            blobs: By::new(
-                &int_gauges(r, "blobs", "Blobs by where their bytes are", &["state"]),
-                &[],
-            ),
-            identity_fetches: By::new(
-                &counters(
-                    r,
-                    "identity_fetches_total",
-                    "DID documents asked for",
-                    &["result"],
-                ),
-                &[],
-            ),
-            snapshots: By::new(
-                &counters(r, "snapshots_total", "Snapshots tried", &["result"]),
-                &[],
-            ),
-            snapshot_duration: histogram(
-                r,
+            process: ProcessMetrics::new(&make),
+            http_requests: make.http_requests(),
+            accounts: make.gauges_by("accounts", "Accounts by status upstream", "status"),
+            account_sync: make.gauges_by("account_sync", "Accounts by how well they are mirrored", "state"),
+            blobs: make.gauges_by("blobs", "Blobs by where their bytes are", "state"),
+            identity_fetches: make.counters_by("identity_fetches_total", "DID documents asked for", "result"),
+            snapshots: make.counters_by("snapshots_total", "Snapshots tried", "result"),
+            snapshot_duration: make.histogram(
                 "snapshot_duration_seconds",
                 "Proof and upload",
                 SNAPSHOT_SECONDS,
             ),
-            last_snapshot: gauge(
-                r,
-                "last_successful_snapshot_timestamp_seconds",
-                "When the last snapshot was stored",
+            last_snapshot: make.gauge(LAST_SNAPSHOT, "When the last snapshot was stored"),
+            store_requests: make.store_requests(),
+            store_duration: make.requests_by("object_store_request_duration_seconds", "To the archive", "op"),
+            store_bytes: make.counters_by("object_store_bytes_total", "To and from the archive", "direction"),
+            data_dir_free: make.int_gauge("data_dir_free_bytes", "Free bytes where the data directory is"),
+            mirror_bytes: make.int_gauge("mirror_bytes", "Bytes of the mirror on disk"),
+            http_duration: make.requests_by(
+                "http_request_duration_seconds",
+                "From head to end of answer",
+                "nsid",
             ),
-            store_requests: By2::new(
-                &counters(
-                    r,
-                    "object_store_requests_total",
-                    "Requests to the archive",
-                    &["op", "result"],
-                ),
-                &[],
+            http_response_bytes: make.counters_by("http_response_bytes_total", "Bytes of answers", "nsid"),
+            http_connections: make.int_gauge("http_connections", "Open connections"),
+            http_connections_closed: make.counters_by(
+                CONNECTIONS_CLOSED,
+                "Closed or refused by us",
+                "reason",
             ),
-            store_duration: By::new(
-                &histograms(
-                    r,
-                    "object_store_request_duration_seconds",
-                    "Requests to the archive",
-                    "op",
-                ),
-                &[],
-            ),
-            store_bytes: By::new(
-                &counters(
-                    r,
-                    "object_store_bytes_total",
-                    "Bytes to and from the archive",
-                    &["direction"],
-                ),
-                &[],
-            ),
-            data_dir_free: int_gauge(r, "data_dir_free_bytes", "Free bytes where the data directory is"),
-            mirror_bytes: int_gauge(r, "mirror_bytes", "Bytes of the mirror on disk"),
-            http_duration: By::new(
-                &histograms(
-                    r,
-                    "http_request_duration_seconds",
-                    "Head of request to end of answer",
-                    "nsid",
-                ),
-                &[],
-            ),
-            http_response_bytes: By::new(
-                &counters(r, "http_response_bytes_total", "Bytes of answers", &["nsid"]),
-                &[],
-            ),
-            http_connections: int_gauge(r, "http_connections", "Open connections"),
-            http_connections_closed: By::new(
-                &counters(
-                    r,
-                    "http_connections_closed_total",
-                    "Closed or refused by us",
-                    &["reason"],
-                ),
-                &[],
-            ),
-            exports: By::new(
-                &counters(r, "exports_total", "Exports of repositories", &["result"]),
-                &[],
-            ),
-            blob_serve_failures: counter(r, "blob_serve_failures_total", "Blobs held but not servable"),
+            exports: make.counters_by("exports_total", "Exports of repositories", "result"),
+            blob_serve_failures: make.counter("blob_serve_failures_total", "Blobs held but not servable"),
             registry,
         }
     }
@@ -313,38 +234,33 @@ impl Metrics {
 }
 
 impl HostFamilies {
-    fn new(r: &Registry) -> Self {
-        let host_int_gauges = |name, help| int_gauges(r, name, help, &["host"]);
-        let host_gauges = |name, help| registered(r, GaugeVec::new(opts(name, help), &["host"]));
-        let by = |name, help, label| counters(r, name, help, &["host", label]);
+    fn new(make: &Make<'_>) -> Self {
+        let int_gauges = |name, help| make.int_gauges(name, help, &["host"]);
+        let by = |name, help, label| make.counters(name, help, &["host", label]);
         Self {
-            replication_lag: host_gauges(
+            replication_lag: make.gauges(
                 "replication_lag_seconds",
                 "Now minus the time of the last applied event",
+                &["host"],
             ),
-            connected: host_int_gauges("upstream_connected", "1 while the stream is open"),
-            last_seq: int_gauges(
-                r,
-                "last_seq",
-                "Last sequence number at a stage",
-                &["host", "stage"],
-            ),
-            last_event: host_gauges(
+            connected: int_gauges("upstream_connected", "1 while the stream is open"),
+            last_seq: make.int_gauges("last_seq", "Last sequence number at a stage", &["host", "stage"]),
+            last_event: make.gauges(
                 "last_event_timestamp_seconds",
                 "The time that the last event claims",
+                &["host"],
             ),
             events_received: by("events_received_total", "Events read", "kind"),
             events_applied: by("events_applied_total", "Events applied", "kind"),
             events_skipped: by("events_skipped_total", "Events passed over", "reason"),
             events_rejected: by("events_rejected_total", "Events refused", "reason"),
-            events_parked: counters(r, "events_parked_total", "Events put aside", &["host"]),
-            parked: host_int_gauges("parked_events", "Events that are put aside now"),
+            events_parked: make.counters("events_parked_total", "Events put aside", &["host"]),
+            parked: int_gauges("parked_events", "Events that are put aside now"),
             frames_rejected: by("frames_rejected_total", "Frames that could not be read", "reason"),
             reconnects: by("reconnects_total", "Times the stream was opened again", "reason"),
-            resyncs: counters(
-                r,
+            resyncs: make.counters(
                 "resyncs_total",
-                "Whole repositories fetched",
+                "Repositories fetched",
                 &["host", "reason", "result"],
             ),
             blob_fetches: by("blob_fetches_total", "Blobs fetched", "result"),
@@ -375,17 +291,13 @@ impl HostMetrics {
 }
 
 impl ProcessMetrics {
-    fn new(r: &Registry) -> Self {
-        let int_gauge = |name: &str, help: &str| registered(r, IntGauge::with_opts(Opts::new(name, help)));
+    fn new(make: &Make<'_>) -> Self {
+        let int_gauge = |name: &str, help: &str| make.registered(IntGauge::with_opts(Opts::new(name, help)));
+        let cpu_seconds = Opts::new("process_cpu_seconds_total", "CPU time spent");
+        let start_time = Opts::new("process_start_time_seconds", "When the process began");
         Self {
-            cpu_seconds: registered(
-                r,
-                Counter::with_opts(Opts::new("process_cpu_seconds_total", "CPU time spent")),
-            ),
-            start_time: registered(
-                r,
-                Gauge::with_opts(Opts::new("process_start_time_seconds", "When the process began")),
-            ),
+            cpu_seconds: make.registered(Counter::with_opts(cpu_seconds)),
+            start_time: make.registered(Gauge::with_opts(start_time)),
             resident: int_gauge("process_resident_memory_bytes", "Memory in RAM"),
             virtual_memory: int_gauge("process_virtual_memory_bytes", "Memory mapped"),
             threads: int_gauge("process_threads", "Threads"),
@@ -412,44 +324,90 @@ fn opts(name: &str, help: &str) -> Opts {
     Opts::new(name, help).namespace("firekeep")
 }
 
-/// Registers a metric. Names, help texts and labels are literals of this file, so neither making nor
-/// registering can fail outside a test of this file.
-fn registered<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
-    let metric = made.expect("name, help and labels are valid literals");
-    registry
-        .register(Box::new(metric.clone()))
-        .expect("each name is declared once");
-    metric
-}
+/// Makes metrics and registers them.
+struct Make<'r>(&'r Registry);
 
-fn counter(r: &Registry, name: &str, help: &str) -> IntCounter {
-    registered(r, IntCounter::with_opts(opts(name, help)))
-}
+impl Make<'_> {
+    /// Registers a metric. Names, help texts and labels are literals of this file, so neither making nor
+    /// registering can fail outside a test of this file.
+    fn registered<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+        let metric = made.expect("name, help and labels are valid literals");
+        self.0
+            .register(Box::new(metric.clone()))
+            .expect("each name is declared once");
+        metric
+    }
 
-fn counters(r: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    registered(r, IntCounterVec::new(opts(name, help), labels))
-}
+    fn build_info(&self) {
+        let version = env!("CARGO_PKG_VERSION");
+        let commit = option_env!("FIREKEEP_COMMIT").unwrap_or("unknown");
+        self.int_gauges("build_info", "The build that runs", &["version", "commit"])
+            .with_label_values(&[version, commit])
+            .set(1);
+    }
 
-fn gauge(r: &Registry, name: &str, help: &str) -> Gauge {
-    registered(r, Gauge::with_opts(opts(name, help)))
-}
+    fn http_requests(&self) -> IntCounterVec {
+        let family = self.counters(
+            "http_requests_total",
+            "Answers to callers",
+            &["method", "nsid", "code"],
+        );
+        for endpoint in Endpoint::ALL {
+            family.with_label_values(&[HttpMethod::Get.text(), endpoint.text(), "200"]);
+        }
+        family
+    }
 
-fn int_gauge(r: &Registry, name: &str, help: &str) -> IntGauge {
-    registered(r, IntGauge::with_opts(opts(name, help)))
-}
+    fn store_requests(&self) -> By2<IntCounter, StoreOp, Outcome> {
+        let name = "object_store_requests_total";
+        By2::new(
+            &self.counters(name, "Requests to the archive", &["op", "result"]),
+            &[],
+        )
+    }
 
-fn int_gauges(r: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-    registered(r, IntGaugeVec::new(opts(name, help), labels))
-}
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.registered(IntCounter::with_opts(opts(name, help)))
+    }
 
-fn histogram(r: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
-    let opts = HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec());
-    registered(r, Histogram::with_opts(opts))
-}
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.registered(IntCounterVec::new(opts(name, help), labels))
+    }
 
-fn histograms(r: &Registry, name: &str, help: &str, label: &str) -> HistogramVec {
-    let opts = HistogramOpts::from(opts(name, help)).buckets(REQUEST_SECONDS.to_vec());
-    registered(r, HistogramVec::new(opts, &[label]))
+    fn counters_by<L: Label>(&self, name: &str, help: &str, label: &str) -> By<IntCounter, L> {
+        By::new(&self.counters(name, help, &[label]), &[])
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Gauge {
+        self.registered(Gauge::with_opts(opts(name, help)))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        self.registered(GaugeVec::new(opts(name, help), labels))
+    }
+
+    fn int_gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.registered(IntGauge::with_opts(opts(name, help)))
+    }
+
+    fn int_gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.registered(IntGaugeVec::new(opts(name, help), labels))
+    }
+
+    fn gauges_by<L: Label>(&self, name: &str, help: &str, label: &str) -> By<IntGauge, L> {
+        By::new(&self.int_gauges(name, help, &[label]), &[])
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        let opts = HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec());
+        self.registered(Histogram::with_opts(opts))
+    }
+
+    /// Durations of requests.
+    fn requests_by<L: Label>(&self, name: &str, help: &str, label: &str) -> By<Histogram, L> {
+        let opts = HistogramOpts::from(opts(name, help)).buckets(REQUEST_SECONDS.to_vec());
+        By::new(&self.registered(HistogramVec::new(opts, &[label])), &[])
+    }
 }
 
 #[cfg(test)]

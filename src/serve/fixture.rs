@@ -1,6 +1,8 @@
 //! For tests: accounts in a memory store, the service over real sockets, and a small HTTP client that takes
 //! nothing for granted.
 
+#![allow(clippy::disallowed_methods, reason = "shell: sockets and timers")]
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -88,13 +88,20 @@ pub(super) fn known(mirror: &Mirror<'_>, did: &Did) -> Result<(AccountRow, Head)
     }
 }
 
+/// An account in a listing.
+pub(super) struct Listed {
+    pub(super) did: Did,
+    pub(super) status: AccountStatus,
+    pub(super) head: Head,
+}
+
 /// A page of accounts of which something is held, after a DID, in the order of DIDs; and whether there are
 /// more. Deleted ones are left out.
 pub(super) fn accounts_page(
     mirror: &Mirror<'_>,
     after: Option<Did>,
     limit: usize,
-) -> Result<(Vec<(Did, AccountStatus, Head)>, bool), Failure> {
+) -> Result<(Vec<Listed>, bool), Failure> {
     let (mut page, mut after) = (Vec::new(), after);
     loop {
         let read = mirror.accounts(after.as_ref().map(Did::as_str), ACCOUNTS_READ)?;
@@ -107,7 +114,11 @@ pub(super) fn accounts_page(
             if page.len() == limit {
                 return Ok((page, true));
             }
-            page.push((did, row.upstream, head));
+            page.push(Listed {
+                did,
+                status: row.upstream,
+                head,
+            });
         }
         if last_read {
             return Ok((page, false));

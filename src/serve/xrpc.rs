@@ -24,7 +24,7 @@ use super::export;
 use super::health::Health;
 use super::limits::ServeLimits;
 use super::listener::Answer;
-use super::lookup::{self, Failure};
+use super::lookup::{self, Failure, Listed};
 use super::params::Params;
 use super::response::{self, Body, XrpcError};
 use crate::metrics::Metrics;
@@ -164,19 +164,15 @@ impl Xrpc {
         let (page, more) = self
             .look_up(move |mirror| lookup::accounts_page(mirror, cursor, limit))
             .await?;
-        let cursor = page.last().filter(|_| more).map(|(did, ..)| did.to_string());
-        let repo =
-            |(did, status, head): (Did, crate::mirror::rows::AccountStatus, crate::mirror::rows::Head)| {
-                sync::list_repos::RepoData {
-                    active: Some(status.is_active()),
-                    did: lexicon_did(&did),
-                    head: lexicon_cid(&head.commit.to_string()),
-                    rev: lexicon_rev(head.rev),
-                    status: status.status().map(str::to_owned),
-                }
-                .into()
-            };
-        let repos = page.into_iter().map(repo).collect();
+        let cursor = page.last().filter(|_| more).map(|last| last.did.to_string());
+        let repo = |listed: &Listed| sync::list_repos::RepoData {
+            active: Some(listed.status.is_active()),
+            did: lexicon_did(&listed.did),
+            head: lexicon_cid(&listed.head.commit.to_string()),
+            rev: lexicon_rev(listed.head.rev),
+            status: listed.status.status().map(str::to_owned),
+        };
+        let repos = page.iter().map(|listed| repo(listed).into()).collect();
         Ok(response::json(&sync::list_repos::OutputData { cursor, repos }))
     }
 
