@@ -166,6 +166,19 @@ impl KeyRange {
         self.to.as_ref().is_some_and(|to| self.from >= *to)
     }
 
+    /// Whether all keys that can be in it begin with the same `bytes` bytes.
+    #[must_use]
+    pub fn within_prefix(&self, bytes: usize) -> bool {
+        let Some(prefix) = self.from.get(..bytes) else {
+            return false;
+        };
+        match (&self.to, successor(prefix)) {
+            (Some(to), Some(end)) => *to <= end,
+            (_, None) => true,
+            (None, Some(_)) => false,
+        }
+    }
+
     /// Whether a key is in it.
     #[must_use]
     pub fn contains(&self, key: &[u8]) -> bool {

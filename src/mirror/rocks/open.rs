@@ -1,0 +1,275 @@
+//! Opening: the order of the checks, and what RocksDB's errors mean to a person.
+//!
+//! Nothing is changed in a store before its format is known to be ours.
+
+use std::fs;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use rocksdb::{Cache, DB, Error, ErrorKind, WriteBufferManager};
+
+use crate::mirror::keyspace::encode_number;
+use crate::mirror::store::{
+    FORMAT_VERSION, Family, Format, KeyRange, META_VERSION, StoreError, check_format,
+};
+
+use super::{Engine, RocksOptions, options};
+use crate::mirror::store::Batch;
+
+/// Folder of the database inside the data directory.
+pub(super) const FOLDER: &str = "mirror";
+/// The family that RocksDB always has and that we do not use.
+const UNUSED_FAMILY: &str = "default";
+/// A daemon may delete files between the moment in which a reader learns their names and that in which it
+/// opens them; it looks again this many times.
+const READER_TRIES: u32 = 5;
+
+pub(super) fn open(data_dir: &Path, options: &RocksOptions) -> Result<Engine, StoreError> {
+    let path = data_dir.join(FOLDER);
+    fs::create_dir_all(&path).map_err(|error| classify_io(&path, &error))?;
+    let there = families_there(&path)?;
+    if there.is_empty() {
+        refuse_leftovers(&path)?;
+    }
+    let mut engine = Builder::new(path, options).open(&there, Access::Write)?;
+    let format = engine.check_format(&there)?;
+    let missing = Family::ALL.into_iter().filter(|family| !there.contains(family));
+    let cache = engine.cache.clone();
+    for family in missing {
+        let created = engine
+            .db
+            .create_cf(family.name(), &options::family(family, &cache));
+        created.map_err(|error| engine.failed(&error))?;
+    }
+    if format == Format::Fresh {
+        let mut batch = Batch::new();
+        batch.put(Family::Meta, META_VERSION, encode_number(FORMAT_VERSION));
+        engine.write(batch, true)?;
+    }
+    Ok(engine)
+}
+
+pub(super) fn open_read_only(data_dir: &Path, options: &RocksOptions) -> Result<Engine, StoreError> {
+    let path = data_dir.join(FOLDER);
+    let mut tries = 1;
+    loop {
+        let there = families_there(&path)?;
+        // A daemon that has just been started for the first time may not be through making them.
+        if there.len() < Family::ALL.len() {
+            return Err(StoreError::NotFound { path });
+        }
+        match Builder::new(path.clone(), options).open(&there, Access::Read) {
+            Ok(engine) => {
+                engine.check_format(&there)?;
+                return Ok(engine);
+            }
+            Err(StoreError::Corrupt { detail, .. })
+                if tries < READER_TRIES && names_missing_file(&detail) =>
+            {
+                tries += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The families of an existing database; empty when there is none.
+fn families_there(path: &Path) -> Result<Vec<Family>, StoreError> {
+    if !path.join("CURRENT").exists() {
+        return Ok(Vec::new());
+    }
+    let names = DB::list_cf(&rocksdb::Options::default(), path).map_err(|error| classify(path, &error))?;
+    let mut there = Vec::new();
+    for name in names {
+        if let Some(family) = Family::ALL.into_iter().find(|family| family.name() == name) {
+            there.push(family);
+        } else if name != UNUSED_FAMILY {
+            return Err(foreign_family(path, &name));
+        }
+    }
+    Ok(there)
+}
+
+/// A family that we do not know is of a newer format, or no family of ours at all. The version row is read
+/// without opening the database for writing, which would need to know every family.
+fn foreign_family(path: &Path, name: &str) -> StoreError {
+    let db_options = rocksdb::Options::default();
+    let version = DB::open_cf_for_read_only(&db_options, path, [Family::Meta.name()], false).and_then(|db| {
+        let meta = db.cf_handle(Family::Meta.name()).expect("opened just now");
+        db.get_cf(meta, META_VERSION)
+    });
+    match version.map(|version| check_format(path, version.as_deref(), true)) {
+        Ok(Err(error)) => error,
+        Ok(Ok(_)) => StoreError::Corrupt {
+            path: path.to_owned(),
+            detail: format!("it has a family {name:?}, which its format {FORMAT_VERSION} does not have"),
+        },
+        Err(error) => classify(path, &error),
+    }
+}
+
+/// Data files without the file that names them: making a new database there would hide a lost one.
+fn refuse_leftovers(path: &Path) -> Result<(), StoreError> {
+    let entries = fs::read_dir(path).map_err(|error| classify_io(path, &error))?;
+    for entry in entries {
+        let name = entry.map_err(|error| classify_io(path, &error))?.file_name();
+        let extension = Path::new(&name)
+            .extension()
+            .and_then(|extension| extension.to_str());
+        if matches!(extension, Some("sst" | "blob" | "log")) {
+            return Err(StoreError::Corrupt {
+                path: path.to_owned(),
+                detail: format!("there is {}, but the file CURRENT is missing", name.display()),
+            });
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Read,
+    Write,
+}
+
+/// Opens a database, with what it shares between its families.
+struct Builder<'o> {
+    path: PathBuf,
+    options: &'o RocksOptions,
+    cache: Cache,
+    buffers: WriteBufferManager,
+}
+
+impl<'o> Builder<'o> {
+    fn new(path: PathBuf, options: &'o RocksOptions) -> Self {
+        Self {
+            path,
+            options,
+            cache: Cache::new_lru_cache(options.cache_bytes),
+            buffers: WriteBufferManager::new_write_buffer_manager(options.write_buffer_bytes, false),
+        }
+    }
+
+    fn open(self, families: &[Family], access: Access) -> Result<Engine, StoreError> {
+        let mut database = options::database(self.options, &self.buffers);
+        let families = families
+            .iter()
+            .map(|family| (family.name(), options::family(*family, &self.cache)));
+        let opened = match access {
+            Access::Read => DB::open_cf_with_opts_for_read_only(&database, &self.path, families, false),
+            Access::Write => {
+                database.create_if_missing(!self.path.join("CURRENT").exists());
+                DB::open_cf_with_opts(&database, &self.path, families)
+            }
+        };
+        match opened {
+            Ok(db) => Ok(Engine {
+                db,
+                path: self.path,
+                cache: self.cache,
+                buffers: self.buffers,
+            }),
+            Err(error) => Err(classify(&self.path, &error)),
+        }
+    }
+}
+
+impl Engine {
+    fn check_format(&self, families: &[Family]) -> Result<Format, StoreError> {
+        let version = match families.contains(&Family::Meta) {
+            true => self.get(Family::Meta, META_VERSION, None)?,
+            false => None,
+        };
+        let mut has_rows = false;
+        for family in families {
+            self.scan(*family, &KeyRange::all(), None, &mut |key, _| {
+                has_rows |= !(*family == Family::Meta && key == META_VERSION);
+                if has_rows {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })?;
+        }
+        check_format(&self.path, version.as_deref(), has_rows)
+    }
+}
+
+/// What an error of RocksDB means.
+pub(super) fn classify(path: &Path, error: &Error) -> StoreError {
+    let kind = error.kind();
+    let path = path.to_owned();
+    let detail = error.as_ref().to_owned();
+    if is_lock(&detail) {
+        let holder = lock_holder(&path.join("LOCK"));
+        StoreError::Locked { path, holder }
+    } else if detail.contains("No space left on device") || detail.contains("Disk quota exceeded") {
+        StoreError::Full { path, detail }
+    } else if [
+        "Permission denied",
+        "Read-only file system",
+        "Operation not permitted",
+    ]
+    .iter()
+    .any(|text| detail.contains(text))
+    {
+        StoreError::NotWritable { path, detail }
+    } else if kind == ErrorKind::Corruption || names_missing_file(&detail) {
+        StoreError::Corrupt { path, detail }
+    } else {
+        StoreError::Failed { path, detail }
+    }
+}
+
+fn is_lock(detail: &str) -> bool {
+    detail.contains("lock hold by current process")
+        || (detail.contains("While lock file") && detail.contains("Resource temporarily unavailable"))
+}
+
+fn names_missing_file(detail: &str) -> bool {
+    detail.contains("No such file or directory")
+}
+
+/// What an error of the file system means.
+pub(super) fn classify_io(path: &Path, error: &io::Error) -> StoreError {
+    let path = path.to_owned();
+    let detail = error.to_string();
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full { path, detail },
+        io::ErrorKind::PermissionDenied
+        | io::ErrorKind::ReadOnlyFilesystem
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::AlreadyExists
+        | io::ErrorKind::NotFound => StoreError::NotWritable { path, detail },
+        _ => StoreError::Failed { path, detail },
+    }
+}
+
+/// The process that holds a lock on a file, where Linux tells.
+#[cfg(target_os = "linux")]
+fn lock_holder(lock: &Path) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt as _;
+    let inode = fs::metadata(lock).ok()?.ino();
+    holder_in(&fs::read_to_string("/proc/locks").ok()?, inode)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn lock_holder(_: &Path) -> Option<u32> {
+    None
+}
+
+/// Finds the holder of an inode's lock in the text of `/proc/locks`, whose lines are
+/// `1: POSIX  ADVISORY  WRITE 4711 fe:00:131084 0 EOF` (proc(5)).
+#[cfg(target_os = "linux")]
+fn holder_in(locks: &str, inode: u64) -> Option<u32> {
+    let inode = format!(":{inode}");
+    locks.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(4);
+        let pid = words.next()?.parse().ok()?;
+        words.next()?.ends_with(&inode).then_some(pid)
+    })
+}
+
+#[cfg(test)]
+mod tests;
