@@ -3,6 +3,11 @@
 //! The suites lie outside this repository: in the folder that `FIREKEEP_CONFORMANCE` names, or in
 //! `../shared/conformance`. A suite that is not there says so and passes; one that is there must run whole.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "tests, whose helpers clippy does not know as such"
+)]
+
 mod conformance_mst {
     pub mod kit;
 }

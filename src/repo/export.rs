@@ -29,6 +29,9 @@ use super::mst::BuildError;
 use kept::{Kept, Range};
 use level::Level;
 
+/// Takes a row `(path, cid, record bytes)` and says whether to go on.
+pub type RowVisitor<'v> = dyn FnMut(&[u8], Cid, &[u8]) -> ControlFlow<()> + 'v;
+
 /// A sorted scan of one repository's records that can be started again, always over the same rows: a
 /// consistent read view.
 pub trait RecordRows {
@@ -40,11 +43,7 @@ pub trait RecordRows {
     ///
     /// # Errors
     /// When the rows could not be read; a visitor's break is not an error.
-    fn scan(
-        &self,
-        from: Option<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], Cid, &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), Self::Error>;
+    fn scan(&self, from: Option<&[u8]>, visit: &mut RowVisitor<'_>) -> Result<(), Self::Error>;
 }
 
 /// How much an export may hold in memory.

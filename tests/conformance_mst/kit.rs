@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use data_encoding::BASE64_NOPAD;
-use firekeep::repo::export::RecordRows;
+use firekeep::repo::export::{RecordRows, RowVisitor};
 use firekeep::repo::mst::{MstError, TreeBuilder};
 use firekeep::repo::proof::RecordOp;
 use firekeep::types::{Cid, Digest};
@@ -192,11 +191,7 @@ pub struct Rows(pub BTreeMap<String, (Cid, Vec<u8>)>);
 impl RecordRows for Rows {
     type Error = Infallible;
 
-    fn scan(
-        &self,
-        from: Option<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], Cid, &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), Infallible> {
+    fn scan(&self, from: Option<&[u8]>, visit: &mut RowVisitor<'_>) -> Result<(), Infallible> {
         let from = std::str::from_utf8(from.unwrap_or_default()).unwrap();
         for (path, (cid, bytes)) in self.0.range(from.to_owned()..) {
             if visit(path.as_bytes(), *cid, bytes).is_break() {

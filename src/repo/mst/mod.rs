@@ -158,3 +158,8 @@ impl MstError {
         Self::Node { cid, fault }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod fixtures;
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,6 @@
 //! `k` holds the rest. The decoder is strict: encoding a decoded node gives the same bytes.
 
 use crate::types::cid::CID_BYTES;
-use crate::types::repo_path::REPO_PATH_BYTES_MAX;
 use crate::types::{Cid, Codec, SyntaxError};
 
 use super::encode::{LINK_HEAD, NULL, NodeEncoder};
@@ -185,9 +184,6 @@ impl Node {
             .ok()
             .filter(|&prefix| prefix <= last_len)
             .ok_or(NodeFault::PrefixTooLong { entry })?;
-        if prefix + suffix.len() > REPO_PATH_BYTES_MAX {
-            return Err(SyntaxError::new("tree key", "must be at most 1024 bytes").into());
-        }
         if entry > 0 {
             let Some(&first) = suffix.first() else {
                 return Err(NodeFault::KeyOrder);

@@ -207,5 +207,8 @@ pub(crate) fn load_node<S: BlockSource + ?Sized>(
         (Place::Layer(expected), ..) => Ok(expected),
     };
     let layer = layer.map_err(|fault| MstError::node(cid, fault))?;
+    if layer == 0 && (0..=node.len()).any(|number| node.subtree(number).is_some()) {
+        return Err(MstError::node(cid, NodeFault::BelowLayerZero));
+    }
     Ok((node, layer, block.len()))
 }
