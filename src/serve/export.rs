@@ -26,7 +26,7 @@ use crate::mirror::reader::{Mirror, Rows};
 use crate::mirror::rows::Head;
 use crate::mirror::{Store, StoreError};
 use crate::repo::commit::{Commit, CommitError};
-use crate::repo::export::{self, ExportError, RecordRows};
+use crate::repo::export::{self, ExportError, RecordRows, RowVisitor};
 use crate::types::{Cid, Did};
 
 /// The media type of a CAR.
@@ -249,11 +249,7 @@ struct WatchedRows<'v, 'e> {
 impl RecordRows for WatchedRows<'_, '_> {
     type Error = RowsError;
 
-    fn scan(
-        &self,
-        from: Option<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], Cid, &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), RowsError> {
+    fn scan(&self, from: Option<&[u8]>, visit: &mut RowVisitor<'_>) -> Result<(), RowsError> {
         let (mut until_look, mut stopped) = (0, None);
         self.rows.scan(from, &mut |path, record| {
             if until_look == 0 {
