@@ -1,0 +1,414 @@
+//! Every metric, in one struct, declared once.
+//!
+//! Names begin with `firekeep_` (`process_` for the process's own). Series exist from the start, at zero;
+//! labels come from closed sets ([`labels`]) and from the configured hosts, never from a DID, a path or
+//! anything a caller sent. Times are gauges in Unix seconds: ages belong in the query.
+//!
+//! Rates and queues are counted where they happen; what is a state of the mirror (accounts, blobs, sizes) is
+//! set by whoever counts it, from time to time.
+
+pub mod labels;
+mod process;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus::core::Collector;
+use prometheus::{
+    Counter, Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
+    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::types::HostName;
+use labels::{
+    AccountLabel, BlobLabel, By, By2, CloseReason, Direction, Endpoint, EventKind, ExportResult, FetchResult,
+    FrameReason, HttpMethod, Label, Outcome, ReconnectReason, RejectReason, ResyncReason, ResyncResult,
+    SeqStage, SkipReason, StoreOp, SyncLabel,
+};
+
+/// The media type of the exposition.
+pub const EXPOSITION_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// How many hosts get series of their own; the rest share `host="_other"`.
+pub const METRIC_HOSTS_MAX: usize = 3000;
+
+const LAST_SNAPSHOT: &str = "last_successful_snapshot_timestamp_seconds";
+const CONNECTIONS_CLOSED: &str = "http_connections_closed_total";
+
+/// Upper bounds of the buckets for requests, in seconds: from one read of the mirror to a long download.
+const REQUEST_SECONDS: &[f64] = &[0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0, 600.0];
+/// Upper bounds of the buckets for snapshots, in seconds.
+const SNAPSHOT_SECONDS: &[f64] = &[0.01, 0.05, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0];
+
+/// All metrics of a process. Shared as an `Arc`; every field may be written from any thread.
+pub struct Metrics {
+    registry: Registry,
+    host_families: HostFamilies,
+    hosts: Mutex<BTreeMap<HostName, Arc<HostMetrics>>>,
+    process: ProcessMetrics,
+    http_requests: IntCounterVec,
+
+    /// Accounts by their status upstream.
+    pub accounts: By<IntGauge, AccountLabel>,
+    /// Accounts by how well they are mirrored.
+    pub account_sync: By<IntGauge, SyncLabel>,
+    /// Blobs by where their bytes are.
+    pub blobs: By<IntGauge, BlobLabel>,
+    /// Look-ups of DID documents that went to the network.
+    pub identity_fetches: By<IntCounter, Outcome>,
+    /// Snapshots of accounts that were tried.
+    pub snapshots: By<IntCounter, Outcome>,
+    /// How long a snapshot took, proof and upload included.
+    pub snapshot_duration: Histogram,
+    /// When the last snapshot was stored.
+    pub last_snapshot: Gauge,
+    /// Requests to the archive's store.
+    pub store_requests: By2<IntCounter, StoreOp, Outcome>,
+    /// How long they took.
+    pub store_duration: By<Histogram, StoreOp>,
+    /// Bytes to and from the archive's store.
+    pub store_bytes: By<IntCounter, Direction>,
+    /// Free bytes on the data directory's file system.
+    pub data_dir_free: IntGauge,
+    /// Bytes that the mirror takes on disk.
+    pub mirror_bytes: IntGauge,
+    /// How long a request took, from its head to the last byte of the answer.
+    pub http_duration: By<Histogram, Endpoint>,
+    /// Bytes of answers' bodies.
+    pub http_response_bytes: By<IntCounter, Endpoint>,
+    /// Open connections.
+    pub http_connections: IntGauge,
+    /// Connections that the listener closed or refused.
+    pub http_connections_closed: By<IntCounter, CloseReason>,
+    /// Exports of repositories by how they ended.
+    pub exports: By<IntCounter, ExportResult>,
+    /// Blobs that could not be served though they should be: bytes absent or not those of the CID.
+    pub blob_serve_failures: IntCounter,
+}
+
+/// The metrics of one host.
+pub struct HostMetrics {
+    /// Seconds between now and the time of the last applied event; 0 when caught up and connected.
+    pub replication_lag: Gauge,
+    /// 1 while the stream is open.
+    pub connected: IntGauge,
+    /// The last sequence number at each stage.
+    pub last_seq: By<IntGauge, SeqStage>,
+    /// The time that the last event claims.
+    pub last_event: Gauge,
+    /// Events read.
+    pub events_received: By<IntCounter, EventKind>,
+    /// Events applied.
+    pub events_applied: By<IntCounter, EventKind>,
+    /// Events passed over.
+    pub events_skipped: By<IntCounter, SkipReason>,
+    /// Events refused.
+    pub events_rejected: By<IntCounter, RejectReason>,
+    /// Events put aside until a key or a repository is there.
+    pub events_parked: IntCounter,
+    /// Events that are put aside now.
+    pub parked: IntGauge,
+    /// Frames that could not be read.
+    pub frames_rejected: By<IntCounter, FrameReason>,
+    /// Times the stream was opened again.
+    pub reconnects: By<IntCounter, ReconnectReason>,
+    /// Whole repositories fetched.
+    pub resyncs: By2<IntCounter, ResyncReason, ResyncResult>,
+    /// Blobs fetched.
+    pub blob_fetches: By<IntCounter, FetchResult>,
+}
+
+/// The families that [`HostMetrics`] takes its series from.
+struct HostFamilies {
+    replication_lag: GaugeVec,
+    connected: IntGaugeVec,
+    last_seq: IntGaugeVec,
+    last_event: GaugeVec,
+    events_received: IntCounterVec,
+    events_applied: IntCounterVec,
+    events_skipped: IntCounterVec,
+    events_rejected: IntCounterVec,
+    events_parked: IntCounterVec,
+    parked: IntGaugeVec,
+    frames_rejected: IntCounterVec,
+    reconnects: IntCounterVec,
+    resyncs: IntCounterVec,
+    blob_fetches: IntCounterVec,
+}
+
+struct ProcessMetrics {
+    cpu_seconds: Counter,
+    start_time: Gauge,
+    resident: IntGauge,
+    virtual_memory: IntGauge,
+    threads: IntGauge,
+    open_fds: IntGauge,
+    max_fds: IntGauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All metrics at zero, of a build of this version.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let make = Make(&registry);
+        make.build_info();
+        Self {
+            host_families: HostFamilies::new(&make),
+            hosts: Mutex::default(),
+            process: ProcessMetrics::new(&make),
+            http_requests: make.http_requests(),
+            accounts: make.gauges_by("accounts", "Accounts by status upstream", "status"),
+            account_sync: make.gauges_by("account_sync", "Accounts by how well they are mirrored", "state"),
+            blobs: make.gauges_by("blobs", "Blobs by where their bytes are", "state"),
+            identity_fetches: make.counters_by("identity_fetches_total", "DID documents asked for", "result"),
+            snapshots: make.counters_by("snapshots_total", "Snapshots tried", "result"),
+            snapshot_duration: make.histogram(
+                "snapshot_duration_seconds",
+                "Proof and upload",
+                SNAPSHOT_SECONDS,
+            ),
+            last_snapshot: make.gauge(LAST_SNAPSHOT, "When the last snapshot was stored"),
+            store_requests: make.store_requests(),
+            store_duration: make.requests_by("object_store_request_duration_seconds", "To the archive", "op"),
+            store_bytes: make.counters_by("object_store_bytes_total", "To and from the archive", "direction"),
+            data_dir_free: make.int_gauge("data_dir_free_bytes", "Free bytes where the data directory is"),
+            mirror_bytes: make.int_gauge("mirror_bytes", "Bytes of the mirror on disk"),
+            http_duration: make.requests_by(
+                "http_request_duration_seconds",
+                "From head to end of answer",
+                "nsid",
+            ),
+            http_response_bytes: make.counters_by("http_response_bytes_total", "Bytes of answers", "nsid"),
+            http_connections: make.int_gauge("http_connections", "Open connections"),
+            http_connections_closed: make.counters_by(
+                CONNECTIONS_CLOSED,
+                "Closed or refused by us",
+                "reason",
+            ),
+            exports: make.counters_by("exports_total", "Exports of repositories", "result"),
+            blob_serve_failures: make.counter("blob_serve_failures_total", "Blobs held but not servable"),
+            registry,
+        }
+    }
+
+    /// The metrics of a host, made at zero when it is asked for first. Past [`METRIC_HOSTS_MAX`] hosts, the
+    /// shared ones.
+    pub fn host(&self, host: &HostName) -> Arc<HostMetrics> {
+        // A panic elsewhere cannot leave the map half-written: one insertion is its only change.
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = hosts.get(host) {
+            return Arc::clone(known);
+        }
+        if hosts.len() >= METRIC_HOSTS_MAX {
+            return Arc::new(HostMetrics::new(&self.host_families, "_other"));
+        }
+        let made = Arc::new(HostMetrics::new(&self.host_families, host.as_str()));
+        hosts.insert(host.clone(), Arc::clone(&made));
+        made
+    }
+
+    /// Counts one answer. `code` is a status that this program chose, so the set of codes is closed.
+    pub fn count_http_request(&self, method: HttpMethod, endpoint: Endpoint, code: u16) {
+        self.http_requests
+            .with_label_values(&[method.text(), endpoint.text(), &code.to_string()])
+            .inc();
+    }
+
+    /// The exposition, in the text format of [`EXPOSITION_TYPE`], with a fresh reading of the process.
+    #[must_use]
+    pub fn exposition(&self) -> Vec<u8> {
+        self.process.set(process::read());
+        let mut out = Vec::with_capacity(64 * 1024);
+        TextEncoder::new()
+            .encode(&self.registry.gather(), &mut out)
+            .expect("every family has a name, a help text and a series, and a Vec takes every write");
+        out
+    }
+}
+
+impl HostFamilies {
+    fn new(make: &Make<'_>) -> Self {
+        let int_gauges = |name, help| make.int_gauges(name, help, &["host"]);
+        let by = |name, help, label| make.counters(name, help, &["host", label]);
+        Self {
+            replication_lag: make.gauges(
+                "replication_lag_seconds",
+                "Now minus the time of the last applied event",
+                &["host"],
+            ),
+            connected: int_gauges("upstream_connected", "1 while the stream is open"),
+            last_seq: make.int_gauges("last_seq", "Last sequence number at a stage", &["host", "stage"]),
+            last_event: make.gauges(
+                "last_event_timestamp_seconds",
+                "The time that the last event claims",
+                &["host"],
+            ),
+            events_received: by("events_received_total", "Events read", "kind"),
+            events_applied: by("events_applied_total", "Events applied", "kind"),
+            events_skipped: by("events_skipped_total", "Events passed over", "reason"),
+            events_rejected: by("events_rejected_total", "Events refused", "reason"),
+            events_parked: make.counters("events_parked_total", "Events put aside", &["host"]),
+            parked: int_gauges("parked_events", "Events that are put aside now"),
+            frames_rejected: by("frames_rejected_total", "Frames that could not be read", "reason"),
+            reconnects: by("reconnects_total", "Times the stream was opened again", "reason"),
+            resyncs: make.counters(
+                "resyncs_total",
+                "Repositories fetched",
+                &["host", "reason", "result"],
+            ),
+            blob_fetches: by("blob_fetches_total", "Blobs fetched", "result"),
+        }
+    }
+}
+
+impl HostMetrics {
+    fn new(families: &HostFamilies, host: &str) -> Self {
+        let host = &[host];
+        Self {
+            replication_lag: families.replication_lag.with_label_values(host),
+            connected: families.connected.with_label_values(host),
+            last_seq: By::new(&families.last_seq, host),
+            last_event: families.last_event.with_label_values(host),
+            events_received: By::new(&families.events_received, host),
+            events_applied: By::new(&families.events_applied, host),
+            events_skipped: By::new(&families.events_skipped, host),
+            events_rejected: By::new(&families.events_rejected, host),
+            events_parked: families.events_parked.with_label_values(host),
+            parked: families.parked.with_label_values(host),
+            frames_rejected: By::new(&families.frames_rejected, host),
+            reconnects: By::new(&families.reconnects, host),
+            resyncs: By2::new(&families.resyncs, host),
+            blob_fetches: By::new(&families.blob_fetches, host),
+        }
+    }
+}
+
+impl ProcessMetrics {
+    fn new(make: &Make<'_>) -> Self {
+        let int_gauge = |name: &str, help: &str| make.registered(IntGauge::with_opts(Opts::new(name, help)));
+        let cpu_seconds = Opts::new("process_cpu_seconds_total", "CPU time spent");
+        let start_time = Opts::new("process_start_time_seconds", "When the process began");
+        Self {
+            cpu_seconds: make.registered(Counter::with_opts(cpu_seconds)),
+            start_time: make.registered(Gauge::with_opts(start_time)),
+            resident: int_gauge("process_resident_memory_bytes", "Memory in RAM"),
+            virtual_memory: int_gauge("process_virtual_memory_bytes", "Memory mapped"),
+            threads: int_gauge("process_threads", "Threads"),
+            open_fds: int_gauge("process_open_fds", "Open file descriptors"),
+            max_fds: int_gauge("process_max_fds", "File descriptors allowed"),
+        }
+    }
+
+    fn set(&self, reading: process::ProcessReading) {
+        let int = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        // A counter only rises; two scrapes at once may read out of order.
+        self.cpu_seconds
+            .inc_by((reading.cpu_seconds - self.cpu_seconds.get()).max(0.0));
+        self.start_time.set(reading.start_time_seconds);
+        self.resident.set(int(reading.resident_bytes));
+        self.virtual_memory.set(int(reading.virtual_bytes));
+        self.threads.set(int(reading.threads));
+        self.open_fds.set(int(reading.open_fds));
+        self.max_fds.set(int(reading.max_fds));
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("firekeep")
+}
+
+/// Makes metrics and registers them.
+struct Make<'r>(&'r Registry);
+
+impl Make<'_> {
+    /// Registers a metric. Names, help texts and labels are literals of this file, so neither making nor
+    /// registering can fail outside a test of this file.
+    fn registered<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+        let metric = made.expect("name, help and labels are valid literals");
+        self.0
+            .register(Box::new(metric.clone()))
+            .expect("each name is declared once");
+        metric
+    }
+
+    fn build_info(&self) {
+        let version = env!("CARGO_PKG_VERSION");
+        let commit = option_env!("FIREKEEP_COMMIT").unwrap_or("unknown");
+        self.int_gauges("build_info", "The build that runs", &["version", "commit"])
+            .with_label_values(&[version, commit])
+            .set(1);
+    }
+
+    fn http_requests(&self) -> IntCounterVec {
+        let family = self.counters(
+            "http_requests_total",
+            "Answers to callers",
+            &["method", "nsid", "code"],
+        );
+        for endpoint in Endpoint::ALL {
+            family.with_label_values(&[HttpMethod::Get.text(), endpoint.text(), "200"]);
+        }
+        family
+    }
+
+    fn store_requests(&self) -> By2<IntCounter, StoreOp, Outcome> {
+        let name = "object_store_requests_total";
+        By2::new(
+            &self.counters(name, "Requests to the archive", &["op", "result"]),
+            &[],
+        )
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.registered(IntCounter::with_opts(opts(name, help)))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.registered(IntCounterVec::new(opts(name, help), labels))
+    }
+
+    fn counters_by<L: Label>(&self, name: &str, help: &str, label: &str) -> By<IntCounter, L> {
+        By::new(&self.counters(name, help, &[label]), &[])
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Gauge {
+        self.registered(Gauge::with_opts(opts(name, help)))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        self.registered(GaugeVec::new(opts(name, help), labels))
+    }
+
+    fn int_gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.registered(IntGauge::with_opts(opts(name, help)))
+    }
+
+    fn int_gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.registered(IntGaugeVec::new(opts(name, help), labels))
+    }
+
+    fn gauges_by<L: Label>(&self, name: &str, help: &str, label: &str) -> By<IntGauge, L> {
+        By::new(&self.int_gauges(name, help, &[label]), &[])
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        let opts = HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec());
+        self.registered(Histogram::with_opts(opts))
+    }
+
+    /// Durations of requests.
+    fn requests_by<L: Label>(&self, name: &str, help: &str, label: &str) -> By<Histogram, L> {
+        let opts = HistogramOpts::from(opts(name, help)).buckets(REQUEST_SECONDS.to_vec());
+        By::new(&self.registered(HistogramVec::new(opts, &[label])), &[])
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,380 @@
+//! The closed sets that metric labels are drawn from, and families with one ready-made series for each.
+//!
+//! A series exists from the start, at zero: an alert on an absent series never fires. No label is ever made
+//! from what a host or a caller sent, so the number of series is bounded by this file (and by the hosts).
+
+use std::marker::PhantomData;
+
+use prometheus::core::{MetricVec, MetricVecBuilder};
+
+/// A closed set of label values.
+pub trait Label: Copy + 'static {
+    /// Every value, in the order of [`Label::index`].
+    const ALL: &'static [Self];
+    /// The text of the label.
+    fn text(self) -> &'static str;
+    /// Where the value stands in [`Label::ALL`].
+    fn index(self) -> usize;
+
+    /// The value with this text, for a caller whose own closed set has the same texts.
+    fn named(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|label| label.text() == text)
+    }
+}
+
+macro_rules! labels {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ })+) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $($(#[$variant_doc])* $variant),+ }
+
+        impl Label for $name {
+            const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            fn text(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+    )+};
+}
+
+labels! {
+    /// What a stream event is.
+    EventKind {
+        /// A commit to a repository.
+        Commit = "commit",
+        /// The state of a repository, without a difference.
+        Sync = "sync",
+        /// A change of a DID document.
+        Identity = "identity",
+        /// A change of an account's status.
+        Account = "account",
+        /// A message about the stream itself.
+        Info = "info",
+        /// A type that this version does not know: counted, passed over.
+        Unknown = "unknown",
+    }
+
+    /// How far a sequence number has come.
+    SeqStage {
+        /// Read from the socket.
+        Received = "received",
+        /// In the mirror, synced, with the cursor.
+        Applied = "applied",
+    }
+
+    /// Why an event was passed over, legitimately.
+    SkipReason {
+        /// Its rev is not above the one that is held.
+        Replayed = "replayed",
+        /// The account is not active at this host.
+        Inactive = "inactive",
+        /// The account lives at another host.
+        ForeignHost = "foreign_host",
+        /// The repository is what it was before.
+        Unchanged = "unchanged",
+        /// A type that this version does not know.
+        UnknownType = "unknown_type",
+    }
+
+    /// Why an event was refused.
+    RejectReason {
+        /// The rev lies in the future.
+        FutureRev = "future_rev",
+        /// A field is missing or breaks its syntax.
+        Field = "field",
+        /// The CAR slice is malformed or a block does not hash to its CID.
+        Car = "car",
+        /// The commit object is malformed, or not the one that the event names.
+        Commit = "commit",
+        /// The signature does not verify with the account's key.
+        Signature = "signature",
+        /// The account has no usable key.
+        NoKey = "no_key",
+        /// The operations are not those that lead from the tree before to the tree after.
+        Proof = "proof",
+        /// A block that the proof needs is absent.
+        Incomplete = "incomplete",
+        /// A limit of the protocol is exceeded.
+        Limit = "limit",
+    }
+
+    /// Why a frame could not be read at all.
+    FrameReason {
+        /// Larger than a frame may be.
+        Oversize = "oversize",
+        /// Not binary.
+        NotBinary = "not_binary",
+        /// Not strict DAG-CBOR.
+        Cbor = "cbor",
+        /// The header is not one.
+        Header = "header",
+        /// The body lacks a field, or a field breaks its syntax.
+        Body = "body",
+        /// The sequence number does not rise.
+        Sequence = "sequence",
+    }
+
+    /// Why a stream had to be opened again.
+    ReconnectReason {
+        /// It could not be opened.
+        Connect = "connect",
+        /// The host closed it.
+        Closed = "closed",
+        /// The connection broke.
+        Broken = "broken",
+        /// Nothing was heard for too long.
+        Silent = "silent",
+        /// The host sent an error frame.
+        ErrorFrame = "error_frame",
+        /// The host broke the protocol.
+        Protocol = "protocol",
+    }
+
+    /// Why a whole repository was fetched. The texts are those of `mirror::rows::DesyncReason`.
+    ResyncReason {
+        /// Never held before.
+        New = "new",
+        /// A commit does not build on the one that is held.
+        ChainBroken = "chain_broken",
+        /// A commit lacks what proves it.
+        Unproven = "unproven",
+        /// A commit's proof fails.
+        ProofFailed = "proof_failed",
+        /// A commit's signature does not verify.
+        BadSignature = "bad_signature",
+        /// The host sent a sync event with another tree.
+        SyncEvent = "sync_event",
+        /// Too many events were parked.
+        ParkedOverflow = "parked_overflow",
+        /// The stream has a gap, or started over.
+        StreamGap = "stream_gap",
+        /// A listing names another head.
+        HeadDiffers = "head_differs",
+        /// The account became active again.
+        Reactivated = "reactivated",
+        /// The account moved to another host.
+        Moved = "moved",
+        /// What is held does not rebuild to its signed root.
+        CopyDamaged = "copy_damaged",
+        /// An operator asked.
+        Requested = "requested",
+    }
+
+    /// How a fetch of a repository ended.
+    ResyncResult {
+        /// Loaded and proven.
+        Loaded = "loaded",
+        /// What is held is already that.
+        Unchanged = "unchanged",
+        /// Fetched, but it does not prove.
+        Refused = "refused",
+        /// Not fetched: will be tried again.
+        Failed = "failed",
+        /// The host does not have it or does not give it.
+        Gone = "gone",
+    }
+
+    /// How a fetch of a blob ended.
+    FetchResult {
+        /// Held.
+        Ok = "ok",
+        /// The host does not have it.
+        NotFound = "not_found",
+        /// The bytes are not those of the CID.
+        Mismatch = "mismatch",
+        /// Larger than a blob may be.
+        TooLarge = "too_large",
+        /// Anything else: will be tried again.
+        Failed = "failed",
+    }
+
+    /// The status of an account at its host.
+    AccountLabel {
+        /// Active.
+        Active = "active",
+        /// Deactivated by its owner.
+        Deactivated = "deactivated",
+        /// Suspended by its host.
+        Suspended = "suspended",
+        /// Taken down.
+        Takendown = "takendown",
+        /// Deleted.
+        Deleted = "deleted",
+        /// Its host could not keep up.
+        Desynchronized = "desynchronized",
+        /// Slowed by its host.
+        Throttled = "throttled",
+        /// A status that this version does not know.
+        Other = "other",
+    }
+
+    /// How well an account is mirrored.
+    SyncLabel {
+        /// Waits for a fetch.
+        Wanted = "wanted",
+        /// Follows the stream.
+        Live = "live",
+        /// Does not prove: its CAR is kept whole.
+        Quarantined = "quarantined",
+    }
+
+    /// Where a blob's bytes are.
+    BlobLabel {
+        /// Not fetched yet.
+        Wanted = "wanted",
+        /// In the mirror only.
+        Held = "held",
+        /// In the archive.
+        Archived = "archived",
+        /// Could not be fetched.
+        Missing = "missing",
+        /// No longer referred to.
+        Withdrawn = "withdrawn",
+    }
+
+    /// Whether something worked.
+    Outcome {
+        /// It did.
+        Ok = "ok",
+        /// It did not.
+        Error = "error",
+    }
+
+    /// A request to the archive's store.
+    StoreOp {
+        /// Store an object.
+        Put = "put",
+        /// Read an object.
+        Get = "get",
+        /// Look at an object.
+        Head = "head",
+        /// List objects.
+        List = "list",
+        /// Remove an object.
+        Delete = "delete",
+    }
+
+    /// Which way bytes went.
+    Direction {
+        /// From here.
+        Sent = "sent",
+        /// To here.
+        Received = "received",
+    }
+
+    /// What a caller asked for.
+    Endpoint {
+        /// `com.atproto.sync.getRepo`
+        GetRepo = "com.atproto.sync.getRepo",
+        /// `com.atproto.sync.getBlob`
+        GetBlob = "com.atproto.sync.getBlob",
+        /// `com.atproto.sync.getLatestCommit`
+        GetLatestCommit = "com.atproto.sync.getLatestCommit",
+        /// `com.atproto.sync.getRepoStatus`
+        GetRepoStatus = "com.atproto.sync.getRepoStatus",
+        /// `com.atproto.sync.listRepos`
+        ListRepos = "com.atproto.sync.listRepos",
+        /// `com.atproto.sync.listBlobs`
+        ListBlobs = "com.atproto.sync.listBlobs",
+        /// `/xrpc/_health`
+        Health = "_health",
+        /// `/`, `/robots.txt`
+        Page = "page",
+        /// Anything else under `/xrpc/`.
+        UnknownMethod = "unknown_method",
+        /// Anything else.
+        Other = "other",
+    }
+
+    /// The method of a request.
+    HttpMethod {
+        /// GET
+        Get = "GET",
+        /// HEAD
+        Head = "HEAD",
+        /// OPTIONS
+        Options = "OPTIONS",
+        /// Any other.
+        Other = "other",
+    }
+
+    /// How the export of a repository ended.
+    ExportResult {
+        /// Every byte was handed over.
+        Complete = "complete",
+        /// The caller went away, or was dropped for being slow.
+        Aborted = "aborted",
+        /// The rows do not prove: not one byte was sent.
+        Unproven = "unproven",
+        /// The store failed, or the time was up, after the first byte: the transfer was cut.
+        Cut = "cut",
+        /// Too many exports at once: refused.
+        Busy = "busy",
+    }
+
+    /// Why the listener closed or refused a connection.
+    CloseReason {
+        /// Too many connections.
+        Full = "full",
+        /// The caller did not send a whole request head in time (or was idle that long).
+        HeaderTimeout = "header_timeout",
+        /// The caller read slower than the floor.
+        SlowReader = "slow_reader",
+        /// It was still open when the shutdown's time was up.
+        Shutdown = "shutdown",
+    }
+}
+
+/// One metric for each value of a label.
+pub struct By<M, L> {
+    metrics: Vec<M>,
+    label: PhantomData<fn(L)>,
+}
+
+impl<M: prometheus::core::Metric, L: Label> By<M, L> {
+    /// Makes every series of `vec` that begins with `prefix` and goes on with one label of this set.
+    pub(super) fn new<B: MetricVecBuilder<M = M>>(vec: &MetricVec<B>, prefix: &[&str]) -> Self {
+        let metrics = L::ALL
+            .iter()
+            .map(|label| vec.with_label_values(&[prefix, &[label.text()]].concat()))
+            .collect();
+        Self {
+            metrics,
+            label: PhantomData,
+        }
+    }
+
+    /// The metric of this value.
+    #[must_use]
+    pub fn of(&self, label: L) -> &M {
+        &self.metrics[label.index()]
+    }
+}
+
+/// One metric for each pair of values of two labels.
+pub struct By2<M, A, B> {
+    rows: Vec<By<M, B>>,
+    label: PhantomData<fn(A)>,
+}
+
+impl<M: prometheus::core::Metric, A: Label, B: Label> By2<M, A, B> {
+    /// Makes every series of `vec` that begins with `prefix` and goes on with one label of each set.
+    pub(super) fn new<V: MetricVecBuilder<M = M>>(vec: &MetricVec<V>, prefix: &[&str]) -> Self {
+        let row = |label: &A| By::new(vec, &[prefix, &[label.text()]].concat());
+        Self {
+            rows: A::ALL.iter().map(row).collect(),
+            label: PhantomData,
+        }
+    }
+
+    /// The metric of these values.
+    #[must_use]
+    pub fn of(&self, a: A, b: B) -> &M {
+        self.rows[a.index()].of(b)
+    }
+}

@@ -1,0 +1,29 @@
+//! Serving: the mirror, given back to anyone over XRPC; metrics and health on a second, private listener.
+//!
+//! A request goes down this list: [`listener`] takes the connection and guards its limits, `xrpc` (public) or
+//! `admin` (private) routes it, [`params`] parses what the caller sent into types, `lookup` decides what the public
+//! may see, `export` and [`blob`] stream what is large, and [`response`] says how answers and errors look.
+//!
+//! Architecture invariants: nothing unproven is served as good (a repository is proven before its first byte, a
+//! blob before its last); what is hidden upstream is hidden here; nothing is fetched for a caller.
+
+mod admin;
+pub mod blob;
+mod export;
+#[cfg(test)]
+mod fixture;
+pub mod health;
+pub mod limits;
+pub mod listener;
+mod lookup;
+pub mod params;
+pub mod response;
+pub mod service;
+mod xrpc;
+
+pub use blob::{ArchivedBlob, BlobArchive, NoBlobArchive};
+pub use health::{Health, Readiness};
+pub use limits::ServeLimits;
+pub use listener::{BindError, bind};
+pub use response::XrpcError;
+pub use service::Service;

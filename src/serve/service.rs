@@ -1,0 +1,67 @@
+//! The two listeners as one task.
+
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::admin::Admin;
+use super::blob::BlobArchive;
+use super::health::Health;
+use super::limits::ServeLimits;
+use super::listener;
+use super::xrpc::Xrpc;
+use crate::metrics::Metrics;
+use crate::mirror::Store;
+
+/// What serving needs.
+pub struct Service {
+    /// The mirror.
+    pub store: Arc<dyn Store>,
+    /// Blobs whose bytes are no longer in the mirror.
+    pub blobs: Arc<dyn BlobArchive>,
+    /// Where requests are counted, and what `/metrics` shows.
+    pub metrics: Arc<Metrics>,
+    /// What `/readyz` and `_health` say.
+    pub health: Arc<Health>,
+    /// Every limit.
+    pub limits: ServeLimits,
+}
+
+impl Service {
+    /// Serves XRPC on one socket, metrics and health on the other (see [`listener::bind`]), until `shutdown`;
+    /// then ends within [`ServeLimits::drain_timeout`]. The private listener goes on while the public one
+    /// drains.
+    pub async fn run(self, xrpc: TcpListener, admin: TcpListener, shutdown: CancellationToken) {
+        let limits = Arc::new(self.limits);
+        let admin_shutdown = CancellationToken::new();
+        let admin_answers = Arc::new(Admin {
+            metrics: Arc::clone(&self.metrics),
+            health: Arc::clone(&self.health),
+        });
+        let xrpc_answers = Arc::new(Xrpc {
+            store: self.store,
+            blobs: self.blobs,
+            metrics: Arc::clone(&self.metrics),
+            health: self.health,
+            lookups: Arc::new(Semaphore::new(limits.lookups_max)),
+            exports: Arc::new(Semaphore::new(limits.exports_max)),
+            blob_streams: Arc::new(Semaphore::new(limits.blob_streams_max)),
+            limits: Arc::clone(&limits),
+        });
+        let public = async {
+            let metrics = Arc::clone(&self.metrics);
+            listener::listen(xrpc, xrpc_answers, Arc::clone(&limits), metrics, shutdown).await;
+            admin_shutdown.cancel();
+        };
+        let private = listener::listen(
+            admin,
+            admin_answers,
+            Arc::clone(&limits),
+            Arc::clone(&self.metrics),
+            admin_shutdown.clone(),
+        );
+        tokio::join!(public, private);
+    }
+}
