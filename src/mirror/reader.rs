@@ -5,7 +5,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::repo::export::RecordRows;
+use crate::repo::export::{RecordRows, RowVisitor};
 use crate::types::{Cid, Did, Digest, HostName, RepoPath, SyntaxError};
 
 use super::keyspace::{self, AlarmId, Task};
@@ -484,11 +484,7 @@ impl Rows<'_> {
 impl RecordRows for Rows<'_> {
     type Error = StoreError;
 
-    fn scan(
-        &self,
-        from: Option<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], Cid, &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, from: Option<&[u8]>, visit: &mut RowVisitor<'_>) -> Result<(), StoreError> {
         Rows::scan(self, from, &mut |path, record| visit(path, record.cid(), record.bytes))
     }
 }

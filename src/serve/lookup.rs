@@ -260,7 +260,7 @@ mod tests {
     fn what_is_inactive_is_hidden_under_its_own_name() {
         let did: Did = "did:plc:ewvi7nxzyoun6zhxrhs64oiz".parse().expect("valid");
         let name = |active, status| {
-            let status = AccountStatus::from_event(active, status);
+            let status = AccountStatus::from_wire(active, status);
             check_visible(&status, &did).map_err(|error| error.name())
         };
         for status in [

@@ -155,7 +155,7 @@ impl Xrpc {
             active,
             did: lexicon_did(&did),
             rev: active.then(|| lexicon_rev(head.rev)),
-            status: row.upstream.status().map(str::to_owned),
+            status: row.upstream.wire_name().map(str::to_owned),
         }))
     }
 
@@ -170,7 +170,7 @@ impl Xrpc {
             did: lexicon_did(&listed.did),
             head: lexicon_cid(&listed.head.commit.to_string()),
             rev: lexicon_rev(listed.head.rev),
-            status: listed.status.status().map(str::to_owned),
+            status: listed.status.wire_name().map(str::to_owned),
         };
         let repos = page.iter().map(|listed| repo(listed).into()).collect();
         Ok(response::json(&sync::list_repos::OutputData { cursor, repos }))

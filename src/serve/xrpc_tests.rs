@@ -118,7 +118,7 @@ async fn latest_commit_and_status_tell_where_an_account_stands() {
         if account.status.is_active() {
             want["rev"] = rev(6).to_string().into();
         }
-        if let Some(status) = account.status.status() {
+        if let Some(status) = account.status.wire_name() {
             want["status"] = status.into();
         }
         assert_eq!(answer.json(), want);
@@ -141,7 +141,7 @@ async fn repositories_are_listed_with_their_status_page_by_page() {
                 "rev": rev(6).to_string(),
                 "active": account.status.is_active(),
             });
-            if let Some(status) = account.status.status() {
+            if let Some(status) = account.status.wire_name() {
                 row["status"] = status.into();
             }
             row
