@@ -123,7 +123,10 @@ mod tests {
         let period = Duration::from_secs(8);
         for _ in 0..100 {
             let wait = clock.jitter(period);
-            assert!(wait >= Duration::from_secs(6) && wait <= Duration::from_secs(10), "{wait:?}");
+            assert!(
+                wait >= Duration::from_secs(6) && wait <= Duration::from_secs(10),
+                "{wait:?}"
+            );
         }
         assert_eq!(clock.jitter(Duration::ZERO), Duration::ZERO);
     }

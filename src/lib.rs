@@ -6,6 +6,7 @@ pub mod clock;
 pub mod metrics;
 pub mod repo;
 pub mod http;
+pub mod identity;
 pub mod stream;
 pub mod verify;
 pub mod mirror;

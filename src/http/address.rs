@@ -49,6 +49,8 @@ pub enum Refusal {
 pub struct AddressPolicy {
     /// Everybody, anywhere, without TLS too.
     dev_mode: bool,
+    /// Without TLS; `dev_mode`, but for tests.
+    plain_http: bool,
     /// The admin's own hosts, with their port where it is not 443 (80 for http).
     trusted: BTreeSet<HostName>,
 }
@@ -59,8 +61,16 @@ impl AddressPolicy {
     pub fn new(dev_mode: bool, trusted: impl IntoIterator<Item = HostName>) -> Self {
         Self {
             dev_mode,
+            plain_http: dev_mode,
             trusted: trusted.into_iter().collect(),
         }
+    }
+
+    /// The same without the demand for TLS, so that tests can show the other rules.
+    #[cfg(test)]
+    pub(crate) fn with_plain_http(mut self) -> Self {
+        self.plain_http = true;
+        self
     }
 
     /// Whether `dev_mode` is on.
@@ -86,7 +96,7 @@ impl AddressPolicy {
         if self.dev_mode {
             return Ok(());
         }
-        if !https {
+        if !https && !self.plain_http {
             return Err(Refusal::PlainHttp {
                 host: authority.to_owned(),
             });
@@ -151,7 +161,15 @@ pub fn check_public_name(authority: &str) -> Result<(), &'static str> {
     }
     // RFC 6761, RFC 6762, RFC 7686, RFC 8375, RFC 9476, and ICANN's .internal. `.test` and `.example` stay:
     // they lead nowhere on the internet, and tests use them.
-    let local = ["localhost", "local", "internal", "arpa", "onion", "invalid", "alt"];
+    let local = [
+        "localhost",
+        "local",
+        "internal",
+        "arpa",
+        "onion",
+        "invalid",
+        "alt",
+    ];
     if local.iter().any(|suffix| last.eq_ignore_ascii_case(suffix)) {
         return Err("reserved for local use");
     }

@@ -108,7 +108,11 @@ mod tests {
         assert_eq!(parsed.error, "RepoNotFound");
         assert_eq!(parsed.message, "no?such repo");
         for other in ["", "<html>", "[]", r#"{"error":5}"#, r#"{"x":1}"#] {
-            assert_eq!(XrpcError::parse(other.as_bytes()), XrpcError::default(), "{other}");
+            assert_eq!(
+                XrpcError::parse(other.as_bytes()),
+                XrpcError::default(),
+                "{other}"
+            );
         }
     }
 }

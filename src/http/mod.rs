@@ -1,8 +1,8 @@
 //! Talking to hosts over HTTP, as a client that trusts none of them.
 //!
 //! [`address`] says which names and addresses may be contacted, [`text`] makes foreign words printable,
-//! [`advice`] reads what a host asks of us in headers. [`connect`] opens TCP and TLS connections to addresses
-//! that were checked, and [`client`] sends requests with a limit on everything.
+//! [`advice`] reads what a host asks of us in headers, [`request`] holds a request's limits and its failures.
+//! [`connect`] opens connections to addresses that were checked, and [`client`] sends requests.
 
 pub mod address;
 pub mod advice;
@@ -10,4 +10,5 @@ pub mod advice;
 pub mod client;
 #[cfg(feature = "daemon")]
 pub mod connect;
+pub mod request;
 pub mod text;

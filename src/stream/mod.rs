@@ -8,5 +8,5 @@ pub mod encode;
 mod field;
 pub mod frame;
 pub mod session;
-//cfg
-//pub mod subscriber;
+#[cfg(feature = "daemon")]
+pub mod subscriber;

@@ -149,9 +149,15 @@ fn the_policy_exempts_the_admins_own_hosts_only() {
         policy.check_address("pds.example.com", private),
         Err(Refusal::Address { why: "private", .. })
     ));
-    assert!(matches!(policy.check_host("other.internal", true), Err(Refusal::Name { .. })));
+    assert!(matches!(
+        policy.check_host("other.internal", true),
+        Err(Refusal::Name { .. })
+    ));
     // Not even the admin's own host without TLS.
-    assert!(matches!(policy.check_host("pds.internal", false), Err(Refusal::PlainHttp { .. })));
+    assert!(matches!(
+        policy.check_host("pds.internal", false),
+        Err(Refusal::PlainHttp { .. })
+    ));
 }
 
 #[test]

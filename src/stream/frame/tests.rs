@@ -133,7 +133,9 @@ fn a_broken_frame_drops_the_connection() {
     let body = &good[header.len()..];
     let trailing = [&good, &[0xa0][..]].concat();
     let cases: Vec<(Vec<u8>, fn(&FrameError) -> bool)> = vec![
-        (vec![0; FRAME_BYTES_MAX + 1], |e| matches!(e, FrameError::TooLong(_))),
+        (vec![0; FRAME_BYTES_MAX + 1], |e| {
+            matches!(e, FrameError::TooLong(_))
+        }),
         (Vec::new(), |e| matches!(e, FrameError::HeaderCbor(_))),
         (vec![0x80, 0xa0], |e| *e == FrameError::HeaderNotMap),
         (vec![0xa0, 0xa0], |e| *e == FrameError::HeaderOp),
@@ -212,7 +214,10 @@ fn commit_fields() -> Vec<(&'static str, Vec<u8>)> {
 fn commit_with(key: &str, value: Option<Vec<u8>>) -> Vec<u8> {
     let mut fields = commit_fields();
     match value {
-        Some(value) => fields.iter_mut().filter(|(k, _)| *k == key).for_each(|f| f.1.clone_from(&value)),
+        Some(value) => fields
+            .iter_mut()
+            .filter(|(k, _)| *k == key)
+            .for_each(|f| f.1.clone_from(&value)),
         None => fields.retain(|(k, _)| *k != key),
     }
     let fields: Vec<(&str, &[u8])> = fields.iter().map(|(k, v)| (*k, &v[..])).collect();
@@ -257,7 +262,11 @@ fn a_bad_field_rejects_the_event_and_keeps_seq_and_did() {
             Some(link(&Cid::of_blob(b"x"))),
             FieldError::NotABlock("commit"),
         ),
-        ("blocks", Some(vec![0xf6]), FieldError::Type("blocks", "a byte string")),
+        (
+            "blocks",
+            Some(vec![0xf6]),
+            FieldError::Type("blocks", "a byte string"),
+        ),
         (
             "blocks",
             Some(byte_string(2_000_001)),
@@ -279,14 +288,20 @@ fn a_bad_field_rejects_the_event_and_keeps_seq_and_did() {
             FieldError::TooManyOps(201),
         ),
         ("ops", op(&[path.clone()]), FieldError::Missing("action")),
-        ("ops", op(&[path.clone(), action("move")]), FieldError::UnknownAction),
+        (
+            "ops",
+            op(&[path.clone(), action("move")]),
+            FieldError::UnknownAction,
+        ),
         ("ops", op(&[action("delete")]), FieldError::Missing("path")),
         (
             "ops",
             op(&[bad_path, action("delete")]),
             FieldError::Syntax(
                 "path",
-                "com.example.thing/../a".parse::<crate::types::RepoPath>().expect_err("bad"),
+                "com.example.thing/../a"
+                    .parse::<crate::types::RepoPath>()
+                    .expect_err("bad"),
             ),
         ),
         (
@@ -330,7 +345,12 @@ fn seq_and_did_that_cannot_be_read_are_not_made_up() {
         ("seq", None, false, true),
         ("seq", Some(vec![0]), false, true),
         ("seq", Some(vec![0x20]), false, true),
-        ("seq", Some([&[0x1b][..], &(SEQ_MAX + 1).to_be_bytes()].concat()), false, true),
+        (
+            "seq",
+            Some([&[0x1b][..], &(SEQ_MAX + 1).to_be_bytes()].concat()),
+            false,
+            true,
+        ),
         ("repo", Some(text("did:plc:a/b")), true, false),
         ("repo", Some(vec![0xf6]), true, false),
     ] {
@@ -353,11 +373,22 @@ fn other_events_are_checked_too() {
     let account = |active: &[u8], status: &[u8]| {
         raw(
             "#account",
-            &[("did", &did), ("seq", &[1]), ("active", active), ("status", status)],
+            &[
+                ("did", &did),
+                ("seq", &[1]),
+                ("active", active),
+                ("status", status),
+            ],
         )
     };
-    assert_eq!(error(&account(&[0x01], &[0xf6])), FieldError::Type("active", "a boolean"));
-    assert_eq!(error(&account(&[0xf4], &[0x01])), FieldError::Type("status", "a text"));
+    assert_eq!(
+        error(&account(&[0x01], &[0xf6])),
+        FieldError::Type("active", "a boolean")
+    );
+    assert_eq!(
+        error(&account(&[0xf4], &[0x01])),
+        FieldError::Type("status", "a text")
+    );
     assert!(matches!(
         error(&account(&[0xf4], &long)),
         FieldError::TooLong { field: "status", .. }
@@ -373,7 +404,10 @@ fn other_events_are_checked_too() {
         "#sync",
         &[("did", &did), ("rev", &rev), ("seq", &[1]), ("blocks", &blocks)],
     );
-    assert!(matches!(error(&sync), FieldError::TooLong { field: "blocks", .. }));
+    assert!(matches!(
+        error(&sync),
+        FieldError::TooLong { field: "blocks", .. }
+    ));
     // A prod stays a prod, whatever handle it carries.
     let identity = raw("#identity", &[("did", &did), ("seq", &[1]), ("handle", &[0x00])]);
     assert!(decode_frame(&identity).is_ok());

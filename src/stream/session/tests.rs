@@ -107,7 +107,10 @@ fn the_host_may_ask_for_time() {
         shortest(&mut failing(0), &status(429, Some(40))),
         Duration::from_secs(40)
     );
-    assert_eq!(shortest(&mut failing(0), &status(429, Some(u64::MAX))), RETRY_AFTER_MAX);
+    assert_eq!(
+        shortest(&mut failing(0), &status(429, Some(u64::MAX))),
+        RETRY_AFTER_MAX
+    );
     assert_eq!(shortest(&mut failing(0), &status(429, Some(0))), WAIT_FLOOR);
     assert_eq!(shortest(&mut failing(0), &status(503, None)), WAIT_FLOOR);
     assert_eq!(
@@ -121,11 +124,29 @@ fn numbers_must_rise_on_one_connection() {
     let mut session = Session::new();
     session.dialing(Some(10));
     assert_eq!(session.event(10), Ok(Order::Repeat), "the cursor itself, once");
-    assert_eq!(session.event(10), Err(SeqFault { previous: 10, got: 10 }));
+    assert_eq!(
+        session.event(10),
+        Err(SeqFault {
+            previous: 10,
+            got: 10
+        })
+    );
     assert_eq!(session.event(11), Ok(Order::Next));
     assert_eq!(session.event(500), Ok(Order::Next), "gaps are legal");
-    assert_eq!(session.event(500), Err(SeqFault { previous: 500, got: 500 }));
-    assert_eq!(session.event(499), Err(SeqFault { previous: 500, got: 499 }));
+    assert_eq!(
+        session.event(500),
+        Err(SeqFault {
+            previous: 500,
+            got: 500
+        })
+    );
+    assert_eq!(
+        session.event(499),
+        Err(SeqFault {
+            previous: 500,
+            got: 499
+        })
+    );
 }
 
 #[test]
@@ -147,7 +168,11 @@ fn reasons_have_labels_and_words() {
         message: "cursor in the future".to_owned(),
     };
     for (loss, label, words) in [
-        (error("FutureCursor"), "future_cursor", "host ended the stream: FutureCursor: cursor in the future"),
+        (
+            error("FutureCursor"),
+            "future_cursor",
+            "host ended the stream: FutureCursor: cursor in the future",
+        ),
         (error("ConsumerTooSlow"), "consumer_too_slow", ""),
         (error("Other"), "error_frame", ""),
         (closed(1001), "restart", "host closed the stream (code 1001)"),
