@@ -6,7 +6,12 @@ use clap::{Args, Parser, Subcommand};
 
 /// Real-time backup of AT Protocol PDSes: every commit verified, every blob kept, all of it readable without us.
 #[derive(Debug, Parser)]
-#[command(name = "firekeep", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "firekeep",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
 pub struct Cli {
     /// The configuration file. Default: firekeep.toml in this folder, if it is there
     #[arg(long, global = true, value_name = "FILE", env = "FIREKEEP_CONFIG")]
@@ -174,7 +179,10 @@ impl RunArgs {
 }
 
 fn given<const N: usize>(flags: [(&'static str, &Option<String>); N]) -> Vec<(&'static str, String)> {
-    flags.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect()
+    flags
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, value.clone()?)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -190,8 +198,22 @@ mod tests {
 
     #[test]
     fn flags_are_settings() {
-        let cli = Cli::try_parse_from(["firekeep", "run", "--host", "https://a.test", "--host", "https://b.test", "--dev-mode"]);
-        let Ok(Cli { command: Command::Run(args), .. }) = cli else { panic!("parses") };
+        let cli = Cli::try_parse_from([
+            "firekeep",
+            "run",
+            "--host",
+            "https://a.test",
+            "--host",
+            "https://b.test",
+            "--dev-mode",
+        ]);
+        let Ok(Cli {
+            command: Command::Run(args),
+            ..
+        }) = cli
+        else {
+            panic!("parses")
+        };
         let settings = args.settings();
         assert!(settings.contains(&("hosts", "https://a.test,https://b.test".to_owned())));
         assert!(settings.contains(&("dev_mode", "true".to_owned())));

@@ -1,21 +1,21 @@
 //! Firekeep.
-pub mod types;
+pub mod archive;
+#[cfg(feature = "daemon")]
+pub mod cli;
 #[cfg(feature = "daemon")]
 pub mod clock;
 #[cfg(feature = "daemon")]
-pub mod metrics;
-pub mod repo;
+pub mod config;
 pub mod http;
 pub mod identity;
-pub mod stream;
-pub mod verify;
+#[cfg(feature = "daemon")]
+pub mod metrics;
 pub mod mirror;
-pub mod archive;
+pub mod repo;
 #[cfg(feature = "daemon")]
 pub mod serve;
-#[cfg(feature = "daemon")]
-pub mod config;
-#[cfg(feature = "daemon")]
-pub mod cli;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+pub mod stream;
+pub mod types;
+pub mod verify;

@@ -26,33 +26,133 @@ pub struct Key {
 }
 
 const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Key {
-    Key { name, kind, default, help }
+    Key {
+        name,
+        kind,
+        default,
+        help,
+    }
 }
 
 /// Every key, in the order in which a reader wants them.
 pub const KEYS: [Key; 22] = [
-    key("hosts", Kind::List, "[]", "The PDSes to follow: their web addresses."),
-    key("archive", Kind::Text, "file://<data_dir>/archive", "Where the archive is: file:///folder or s3://bucket/prefix."),
+    key(
+        "hosts",
+        Kind::List,
+        "[]",
+        "The PDSes to follow: their web addresses.",
+    ),
+    key(
+        "archive",
+        Kind::Text,
+        "file://<data_dir>/archive",
+        "Where the archive is: file:///folder or s3://bucket/prefix.",
+    ),
     key("data_dir", Kind::Text, "firekeep-data", "Where the mirror lives."),
-    key("plc_url", Kind::Text, "https://plc.directory", "The PLC directory that resolves did:plc."),
-    key("listen", Kind::Text, "127.0.0.1:2585", "Address of XRPC and the status page."),
-    key("admin_listen", Kind::Text, "127.0.0.1:2586", "Address of metrics, health and administration."),
+    key(
+        "plc_url",
+        Kind::Text,
+        "https://plc.directory",
+        "The PLC directory that resolves did:plc.",
+    ),
+    key(
+        "listen",
+        Kind::Text,
+        "127.0.0.1:2585",
+        "Address of XRPC and the status page.",
+    ),
+    key(
+        "admin_listen",
+        Kind::Text,
+        "127.0.0.1:2586",
+        "Address of metrics, health and administration.",
+    ),
     key("public_url", Kind::Text, "", "How the public reaches `listen`."),
-    key("snapshot_interval", Kind::Text, "1h", "How often changed accounts are snapshotted."),
-    key("blob_bytes_max", Kind::Text, "300MiB", "The largest blob that is fetched."),
-    key("dev_mode", Kind::Boolean, "false", "Allows plain http, loopback and private addresses."),
-    key("log_format", Kind::Text, "auto", "Log lines as text or json; auto: text on a terminal."),
-    key("log_level", Kind::Text, "info", "Which log lines: error, warn, info, debug, trace, or a filter."),
-    key("s3.endpoint", Kind::Text, "", "URL of an S3 store that is not AWS."),
+    key(
+        "snapshot_interval",
+        Kind::Text,
+        "1h",
+        "How often changed accounts are snapshotted.",
+    ),
+    key(
+        "blob_bytes_max",
+        Kind::Text,
+        "300MiB",
+        "The largest blob that is fetched.",
+    ),
+    key(
+        "dev_mode",
+        Kind::Boolean,
+        "false",
+        "Allows plain http, loopback and private addresses.",
+    ),
+    key(
+        "log_format",
+        Kind::Text,
+        "auto",
+        "Log lines as text or json; auto: text on a terminal.",
+    ),
+    key(
+        "log_level",
+        Kind::Text,
+        "info",
+        "Which log lines: error, warn, info, debug, trace, or a filter.",
+    ),
+    key(
+        "s3.endpoint",
+        Kind::Text,
+        "",
+        "URL of an S3 store that is not AWS.",
+    ),
     key("s3.region", Kind::Text, "", "Region of the bucket."),
-    key("s3.path_style", Kind::Boolean, "", "The bucket in the path, not in the host name; true where an endpoint is set."),
-    key("s3.checksum", Kind::Text, "when_required", "The client's own checksums: when_required or when_supported."),
-    key("s3.access_key_id_file", Kind::Text, "", "File with the access key's id; else the standard AWS places."),
-    key("s3.secret_access_key_file", Kind::Text, "", "File with the secret access key."),
-    key("s3.session_token_file", Kind::Text, "", "File with the session token."),
-    key("s3.connect_timeout", Kind::Text, "5s", "How long to wait for a connection to the store."),
-    key("s3.attempt_timeout", Kind::Text, "5m", "How long one attempt of a request may take."),
-    key("s3.idle_timeout", Kind::Text, "1m", "How long an answer may pause."),
+    key(
+        "s3.path_style",
+        Kind::Boolean,
+        "",
+        "The bucket in the path, not in the host name; true where an endpoint is set.",
+    ),
+    key(
+        "s3.checksum",
+        Kind::Text,
+        "when_required",
+        "The client's own checksums: when_required or when_supported.",
+    ),
+    key(
+        "s3.access_key_id_file",
+        Kind::Text,
+        "",
+        "File with the access key's id; else the standard AWS places.",
+    ),
+    key(
+        "s3.secret_access_key_file",
+        Kind::Text,
+        "",
+        "File with the secret access key.",
+    ),
+    key(
+        "s3.session_token_file",
+        Kind::Text,
+        "",
+        "File with the session token.",
+    ),
+    key(
+        "s3.connect_timeout",
+        Kind::Text,
+        "5s",
+        "How long to wait for a connection to the store.",
+    ),
+    key(
+        "s3.attempt_timeout",
+        Kind::Text,
+        "5m",
+        "How long one attempt of a request may take.",
+    ),
+    key(
+        "s3.idle_timeout",
+        Kind::Text,
+        "1m",
+        "How long an answer may pause.",
+    ),
 ];
 
 /// The key with this name.

@@ -57,7 +57,9 @@ impl Layers {
     /// When it is not TOML, or has a key that does not exist or a value of the wrong kind.
     pub fn add_file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+            let line = error
+                .span()
+                .map_or(1, |span| text[..span.start].matches('\n').count() + 1);
             let message = error.message().replace('\n', " ");
             ConfigError::new(format!("{}:{line}: not valid TOML: {message}", path.display()))
         })?;
@@ -78,14 +80,19 @@ impl Layers {
     ///
     /// # Errors
     /// When a variable begins with `FIREKEEP_` and is no setting, or has a value of the wrong kind.
-    pub fn add_env(&mut self, variables: impl IntoIterator<Item = (String, String)>) -> Result<(), ConfigError> {
+    pub fn add_env(
+        &mut self,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(), ConfigError> {
         for (name, text) in variables {
             if !name.starts_with("FIREKEEP_") || OTHER_VARIABLES.contains(&name.as_str()) {
                 continue;
             }
             let Some(key) = KEYS.iter().find(|key| key.env_name() == name) else {
                 let wanted = name["FIREKEEP_".len()..].replace("__", ".").to_ascii_lowercase();
-                let hint = keys::nearest(&wanted).and_then(keys::find).map(|key| key.env_name());
+                let hint = keys::nearest(&wanted)
+                    .and_then(keys::find)
+                    .map(|key| key.env_name());
                 return Err(unknown(&format!("environment variable {name}"), hint.as_deref()));
             };
             self.add_text(key, &text, Origin::Env(name))?;
@@ -113,7 +120,10 @@ impl Layers {
                 "true" | "1" => toml::Value::Boolean(true),
                 "false" | "0" => toml::Value::Boolean(false),
                 _ => {
-                    let setting = Setting { value: toml::Value::String(text.to_owned()), origin };
+                    let setting = Setting {
+                        value: toml::Value::String(text.to_owned()),
+                        origin,
+                    };
                     return Err(error_of(key.name, &setting, text, "must be true or false"));
                 }
             },
@@ -154,23 +164,35 @@ impl Layers {
     /// A truth value, if it is set.
     #[must_use]
     pub fn boolean(&self, name: &'static str) -> Option<bool> {
-        self.settings.get(name).and_then(|setting| setting.value.as_bool())
+        self.settings
+            .get(name)
+            .and_then(|setting| setting.value.as_bool())
     }
 
     /// A list; empty if it is not set.
     #[must_use]
     pub fn list(&self, name: &'static str) -> Vec<String> {
-        let items = self.settings.get(name).and_then(|setting| setting.value.as_array());
-        items.into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect()
+        let items = self
+            .settings
+            .get(name)
+            .and_then(|setting| setting.value.as_array());
+        items
+            .into_iter()
+            .flatten()
+            .filter_map(|item| item.as_str().map(str::to_owned))
+            .collect()
     }
 
     /// An error about the value of a key.
     #[must_use]
     pub fn error(&self, name: &'static str, remedy: &str) -> ConfigError {
-        let value = self.settings.get(name).map_or_else(String::new, |setting| match &setting.value {
-            toml::Value::String(text) => text.clone(),
-            other => other.to_string(),
-        });
+        let value = self
+            .settings
+            .get(name)
+            .map_or_else(String::new, |setting| match &setting.value {
+                toml::Value::String(text) => text.clone(),
+                other => other.to_string(),
+            });
         self.error_for(name, &value, remedy)
     }
 
@@ -185,7 +207,11 @@ impl Layers {
 }
 
 fn error_of(name: &str, setting: &Setting, value: &str, remedy: &str) -> ConfigError {
-    ConfigError::new(format!("{}: {name} = {}: {remedy}", setting.origin, quoted(value)))
+    ConfigError::new(format!(
+        "{}: {name} = {}: {remedy}",
+        setting.origin,
+        quoted(value)
+    ))
 }
 
 /// A value as it may be shown: on one line, and not endless.
@@ -200,6 +226,8 @@ fn quoted(value: &str) -> String {
 fn unknown(what: &str, hint: Option<&str>) -> ConfigError {
     match hint {
         Some(hint) => ConfigError::new(format!("{what} is not known; did you mean {hint}?")),
-        None => ConfigError::new(format!("{what} is not known; `firekeep config example` shows every key")),
+        None => ConfigError::new(format!(
+            "{what} is not known; `firekeep config example` shows every key"
+        )),
     }
 }

@@ -102,7 +102,10 @@ impl Config {
             plc_url: base_url(
                 layers,
                 "plc_url",
-                layers.text("plc_url").as_deref().unwrap_or("https://plc.directory"),
+                layers
+                    .text("plc_url")
+                    .as_deref()
+                    .unwrap_or("https://plc.directory"),
                 dev_mode,
             )?,
             archive: archive(layers, &data_dir)?,
@@ -110,7 +113,7 @@ impl Config {
             listen,
             admin_listen,
             public_url: layers
-                .text("public_url")?
+                .text("public_url")
                 .map(|url| base_url(layers, "public_url", &url, dev_mode))
                 .transpose()?,
             snapshot_interval: duration(layers, "snapshot_interval", "1h", SNAPSHOT_INTERVAL)?,
@@ -148,7 +151,9 @@ fn base_url(layers: &Layers, key: &'static str, text: &str, dev_mode: bool) -> R
     match scheme {
         "https" => {}
         "http" if dev_mode => {}
-        "http" => return bad("http is not encrypted; use https, or set dev_mode = true for a test on one machine"),
+        "http" => {
+            return bad("http is not encrypted; use https, or set dev_mode = true for a test on one machine");
+        }
         "wss" | "ws" => return bad("write the PDS's web address, beginning with https://"),
         _ => return bad("must begin with https://"),
     }
@@ -207,7 +212,11 @@ fn percent_encode(path: &Path) -> String {
 fn address(layers: &Layers, key: &'static str, default: &str) -> Result<SocketAddr, ConfigError> {
     let text = layers.text(key).unwrap_or_else(|| default.to_owned());
     text.parse().map_err(|_| {
-        layers.error_for(key, &text, "must be an address and a port, such as \"127.0.0.1:2585\" or \"[::1]:2585\"")
+        layers.error_for(
+            key,
+            &text,
+            "must be an address and a port, such as \"127.0.0.1:2585\" or \"[::1]:2585\"",
+        )
     })
 }
 
@@ -236,8 +245,12 @@ fn duration(
 }
 
 fn optional_duration(layers: &Layers, key: &'static str) -> Result<Option<Duration>, ConfigError> {
-    let Some(text) = layers.text(key) else { return Ok(None) };
-    parse_duration(&text).map(Some).ok_or_else(|| layers.error_for(key, &text, DURATION_FORM))
+    let Some(text) = layers.text(key) else {
+        return Ok(None);
+    };
+    parse_duration(&text)
+        .map(Some)
+        .ok_or_else(|| layers.error_for(key, &text, DURATION_FORM))
 }
 
 const DURATION_FORM: &str = "must be a whole number with ms, s, m, h or d, such as \"30s\" or \"1h\"";
@@ -270,10 +283,19 @@ pub fn show_duration(duration: Duration) -> String {
     format!("{milliseconds}ms")
 }
 
-fn size(layers: &Layers, key: &'static str, default: &str, (least, most): (u64, u64)) -> Result<u64, ConfigError> {
+fn size(
+    layers: &Layers,
+    key: &'static str,
+    default: &str,
+    (least, most): (u64, u64),
+) -> Result<u64, ConfigError> {
     let text = layers.text(key).unwrap_or_else(|| default.to_owned());
     let value = parse_size(&text).ok_or_else(|| {
-        layers.error_for(key, &text, "must be a whole number with B, KiB, MiB or GiB, such as \"300MiB\"")
+        layers.error_for(
+            key,
+            &text,
+            "must be a whole number with B, KiB, MiB or GiB, such as \"300MiB\"",
+        )
     })?;
     if value < least || value > most {
         let remedy = format!("must be from {}MiB to {}MiB", least >> 20, most >> 20);

@@ -8,7 +8,10 @@ use super::*;
 fn config(file: &str, env: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Result<Config, ConfigError> {
     let mut layers = Layers::default();
     layers.add_file(Path::new("firekeep.toml"), file)?;
-    layers.add_env(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))?;
+    layers.add_env(
+        env.iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+    )?;
     for (name, value) in flags {
         layers.add_flag(name, value)?;
     }
@@ -23,7 +26,10 @@ fn error(file: &str) -> String {
 fn defaults_hold_together() {
     let config = config("", &[], &[]).expect("defaults are valid");
     assert_eq!(config.data_dir, Path::new("/srv/x/firekeep-data"));
-    assert_eq!(config.archive.url.to_string(), "file:///srv/x/firekeep-data/archive");
+    assert_eq!(
+        config.archive.url.to_string(),
+        "file:///srv/x/firekeep-data/archive"
+    );
     assert_eq!(config.listen.to_string(), "127.0.0.1:2585");
     assert_eq!(config.plc_url, "https://plc.directory");
     assert_eq!(config.snapshot_interval, Duration::from_secs(3600));
@@ -33,7 +39,10 @@ fn defaults_hold_together() {
 #[test]
 fn flags_win_over_environment_over_file() {
     let file = "listen = \"127.0.0.1:1\"\nadmin_listen = \"127.0.0.1:2\"\nplc_url = \"https://file.test\"";
-    let env = [("FIREKEEP_LISTEN", "127.0.0.1:3"), ("FIREKEEP_ADMIN_LISTEN", "127.0.0.1:4")];
+    let env = [
+        ("FIREKEEP_LISTEN", "127.0.0.1:3"),
+        ("FIREKEEP_ADMIN_LISTEN", "127.0.0.1:4"),
+    ];
     let config = config(file, &env, &[("listen", "127.0.0.1:5")]).expect("valid");
     assert_eq!((config.listen.port(), config.admin_listen.port()), (5, 4));
     assert_eq!(config.plc_url, "https://file.test");
@@ -41,31 +50,65 @@ fn flags_win_over_environment_over_file() {
 
 #[test]
 fn hosts_are_normalised() {
-    let config = config("hosts = [\"https://PDS.Example.com:443/\", \"https://b.test:8443\"]", &[], &[]);
+    let config = config(
+        "hosts = [\"https://PDS.Example.com:443/\", \"https://b.test:8443\"]",
+        &[],
+        &[],
+    );
     let hosts = config.expect("valid").hosts;
-    let shown: Vec<_> = hosts.iter().map(|host| (host.name.as_str(), host.url.as_str())).collect();
-    assert_eq!(shown, [("pds.example.com", "https://pds.example.com"), ("b.test:8443", "https://b.test:8443")]);
+    let shown: Vec<_> = hosts
+        .iter()
+        .map(|host| (host.name.as_str(), host.url.as_str()))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ("pds.example.com", "https://pds.example.com"),
+            ("b.test:8443", "https://b.test:8443")
+        ]
+    );
 }
 
 #[test]
 fn each_mistake_names_key_value_and_remedy() {
     let cases = [
-        ("archiv = \"x\"", "key \"archiv\" is not known; did you mean archive?"),
-        ("[s3]\nendpiont = \"x\"", "key \"s3.endpiont\" is not known; did you mean s3.endpoint?"),
+        (
+            "archiv = \"x\"",
+            "key \"archiv\" is not known; did you mean archive?",
+        ),
+        (
+            "[s3]\nendpiont = \"x\"",
+            "key \"s3.endpiont\" is not known; did you mean s3.endpoint?",
+        ),
         ("zzz = 1", "`firekeep config example` shows every key"),
-        ("hosts = \"https://a.test\"", "hosts = \"\\\"https://a.test\\\"\": must be a list of texts"),
+        (
+            "hosts = \"https://a.test\"",
+            "hosts = \"\\\"https://a.test\\\"\": must be a list of texts",
+        ),
         ("hosts = [\"a.test\"]", "hosts = \"a.test\": must be a URL"),
         ("hosts = [\"http://a.test\"]", "use https, or set dev_mode = true"),
         ("hosts = [\"wss://a.test\"]", "beginning with https://"),
         ("hosts = [\"https://a.test/xrpc\"]", "without a path"),
-        ("hosts = [\"https://u:secret@a.test\"]", "must hold no user or password"),
+        (
+            "hosts = [\"https://u:secret@a.test\"]",
+            "must hold no user or password",
+        ),
         ("hosts = [\"https://a_b.test\"]", "not a valid host name"),
-        ("hosts = [\"https://a.test\", \"https://A.test/\"]", "is named twice"),
+        (
+            "hosts = [\"https://a.test\", \"https://A.test/\"]",
+            "is named twice",
+        ),
         ("listen = \"2585\"", "must be an address and a port"),
         ("listen = \"127.0.0.1:2586\"", "must not be the address of listen"),
-        ("snapshot_interval = \"1 fortnight\"", "must be a whole number with ms, s, m, h or d"),
+        (
+            "snapshot_interval = \"1 fortnight\"",
+            "must be a whole number with ms, s, m, h or d",
+        ),
         ("snapshot_interval = \"8d\"", "must be from 1s to 7d"),
-        ("blob_bytes_max = \"5\"", "must be a whole number with B, KiB, MiB or GiB"),
+        (
+            "blob_bytes_max = \"5\"",
+            "must be a whole number with B, KiB, MiB or GiB",
+        ),
         ("dev_mode = \"yes\"", "must be true or false"),
         ("archive = \"/srv/archive\"", "write \"file:///srv/archive\""),
         ("archive = \"s3://x\"", "a bucket's name is 3 to 63"),
@@ -77,20 +120,35 @@ fn each_mistake_names_key_value_and_remedy() {
         let text = error(file);
         assert!(text.contains(expected), "{file}: {text}");
         assert!(!text.contains('\n'), "one line: {text}");
-        assert!(text.starts_with("firekeep.toml") || text.contains("(default)"), "says where: {text}");
+        assert!(
+            text.starts_with("firekeep.toml") || text.contains("(default)"),
+            "says where: {text}"
+        );
         assert!(!text.contains("secret"), "no secret is shown: {text}");
     }
 }
 
 #[test]
 fn unknown_variables_are_refused_and_ours_are_not() {
-    let run = |name: &str| config("", &[(name, "x")], &[]).map(|_| ()).map_err(|error| error.to_string());
+    let run = |name: &str| {
+        config("", &[(name, "x")], &[])
+            .map(|_| ())
+            .map_err(|error| error.to_string())
+    };
     assert_eq!(run("FIREKEEP_CACHE"), Ok(()));
     assert_eq!(run("PATH"), Ok(()));
     let text = run("FIREKEEP_ARCHIV").expect_err("unknown");
-    assert_eq!(text, "environment variable FIREKEEP_ARCHIV is not known; did you mean FIREKEEP_ARCHIVE?");
-    let text = config("", &[("FIREKEEP_DEV_MODE", "maybe")], &[]).expect_err("not a truth value").to_string();
-    assert_eq!(text, "environment variable FIREKEEP_DEV_MODE: dev_mode = \"maybe\": must be true or false");
+    assert_eq!(
+        text,
+        "environment variable FIREKEEP_ARCHIV is not known; did you mean FIREKEEP_ARCHIVE?"
+    );
+    let text = config("", &[("FIREKEEP_DEV_MODE", "maybe")], &[])
+        .expect_err("not a truth value")
+        .to_string();
+    assert_eq!(
+        text,
+        "environment variable FIREKEEP_DEV_MODE: dev_mode = \"maybe\": must be true or false"
+    );
 }
 
 #[test]

@@ -7,6 +7,9 @@ use std::marker::PhantomData;
 
 use prometheus::core::{MetricVec, MetricVecBuilder};
 
+pub use crate::mirror::rows::DesyncReason as ResyncReason;
+pub use crate::verify::RejectReason;
+
 /// A closed set of label values.
 pub trait Label: Copy + 'static {
     /// Every value, in the order of [`Label::index`].
@@ -81,28 +84,6 @@ labels! {
         UnknownType = "unknown_type",
     }
 
-    /// Why an event was refused.
-    RejectReason {
-        /// The rev lies in the future.
-        FutureRev = "future_rev",
-        /// A field is missing or breaks its syntax.
-        Field = "field",
-        /// The CAR slice is malformed or a block does not hash to its CID.
-        Car = "car",
-        /// The commit object is malformed, or not the one that the event names.
-        Commit = "commit",
-        /// The signature does not verify with the account's key.
-        Signature = "signature",
-        /// The account has no usable key.
-        NoKey = "no_key",
-        /// The operations are not those that lead from the tree before to the tree after.
-        Proof = "proof",
-        /// A block that the proof needs is absent.
-        Incomplete = "incomplete",
-        /// A limit of the protocol is exceeded.
-        Limit = "limit",
-    }
-
     /// Why a frame could not be read at all.
     FrameReason {
         /// Larger than a frame may be.
@@ -133,36 +114,6 @@ labels! {
         ErrorFrame = "error_frame",
         /// The host broke the protocol.
         Protocol = "protocol",
-    }
-
-    /// Why a whole repository was fetched. The texts are those of `mirror::rows::DesyncReason`.
-    ResyncReason {
-        /// Never held before.
-        New = "new",
-        /// A commit does not build on the one that is held.
-        ChainBroken = "chain_broken",
-        /// A commit lacks what proves it.
-        Unproven = "unproven",
-        /// A commit's proof fails.
-        ProofFailed = "proof_failed",
-        /// A commit's signature does not verify.
-        BadSignature = "bad_signature",
-        /// The host sent a sync event with another tree.
-        SyncEvent = "sync_event",
-        /// Too many events were parked.
-        ParkedOverflow = "parked_overflow",
-        /// The stream has a gap, or started over.
-        StreamGap = "stream_gap",
-        /// A listing names another head.
-        HeadDiffers = "head_differs",
-        /// The account became active again.
-        Reactivated = "reactivated",
-        /// The account moved to another host.
-        Moved = "moved",
-        /// What is held does not rebuild to its signed root.
-        CopyDamaged = "copy_damaged",
-        /// An operator asked.
-        Requested = "requested",
     }
 
     /// How a fetch of a repository ended.
@@ -327,6 +278,30 @@ labels! {
         SlowReader = "slow_reader",
         /// It was still open when the shutdown's time was up.
         Shutdown = "shutdown",
+    }
+}
+
+impl Label for RejectReason {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn text(self) -> &'static str {
+        self.label()
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl Label for ResyncReason {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn text(self) -> &'static str {
+        self.as_str()
+    }
+
+    fn index(self) -> usize {
+        self as usize
     }
 }
 

@@ -64,10 +64,20 @@ impl BlobFetcher {
             _ => return Ok(Input::TaskDone { task }),
         };
         Ok(match self.receive(&blob, url).await? {
-            Ok(Received { size, mime }) => Input::BlobStored { blob, size, mime, task },
+            Ok(Received { size, mime }) => Input::BlobStored {
+                blob,
+                size,
+                mime,
+                task,
+            },
             Err((failure, wait)) => {
                 let retry_at = self.retry_at(row.tries, wait);
-                Input::BlobFailed { blob, failure, task, retry_at }
+                Input::BlobFailed {
+                    blob,
+                    failure,
+                    task,
+                    retry_at,
+                }
             }
         })
     }
@@ -83,14 +93,26 @@ impl BlobFetcher {
         blob: &BlobKey,
         url: &str,
     ) -> Result<Result<Received, (BlobFailure, Option<Duration>)>, StoreError> {
-        let url = format!("{url}/xrpc/com.atproto.sync.getBlob?did={}&cid={}", blob.did, blob.cid());
-        let limits = Limits { redirects_max: 3, ..Limits::download(self.bytes_max) };
+        let url = format!(
+            "{url}/xrpc/com.atproto.sync.getBlob?did={}&cid={}",
+            blob.did,
+            blob.cid()
+        );
+        let limits = Limits {
+            redirects_max: 3,
+            ..Limits::download(self.bytes_max)
+        };
         let answer = match self.upstream.get(&url, &limits).await {
             Ok(answer) => answer,
             Err(error) => return Ok(Err((failure_of(&error), error.wait()))),
         };
-        let mime = answer.headers.get(hyper::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let mime = mime.filter(|mime| mime.len() <= MIME_BYTES_MAX).map(str::to_owned);
+        let mime = answer
+            .headers
+            .get(hyper::header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok());
+        let mime = mime
+            .filter(|mime| mime.len() <= MIME_BYTES_MAX)
+            .map(str::to_owned);
         let mut body = answer.body;
         let (mut hasher, mut size, mut chunk_number) = (Sha256::new(), 0u64, 0u32);
         let mut pending: Vec<u8> = Vec::new();
@@ -102,7 +124,8 @@ impl BlobFetcher {
                     pending.extend_from_slice(&bytes);
                     while pending.len() >= BLOB_CHUNK_BYTES {
                         let rest = pending.split_off(BLOB_CHUNK_BYTES);
-                        self.put_chunk(blob, chunk_number, std::mem::replace(&mut pending, rest)).await?;
+                        self.put_chunk(blob, chunk_number, std::mem::replace(&mut pending, rest))
+                            .await?;
                         chunk_number += 1;
                     }
                 }
@@ -123,7 +146,11 @@ impl BlobFetcher {
     /// Chunks are not synced by themselves: the batch that marks the blob as held comes after them.
     async fn put_chunk(&self, blob: &BlobKey, number: u32, bytes: Vec<u8>) -> Result<(), StoreError> {
         let mut batch = Batch::new();
-        batch.put(Family::BlobData, keyspace::encode_blob_data(blob.did_number, &blob.digest, number), bytes);
+        batch.put(
+            Family::BlobData,
+            keyspace::encode_blob_data(blob.did_number, &blob.digest, number),
+            bytes,
+        );
         let store = Arc::clone(&self.store);
         let written = tokio::task::spawn_blocking(move || store.write(batch)).await;
         written.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
@@ -157,8 +184,10 @@ impl BlobFetcher {
             }
             let page: BlobPage = self.upstream.get_json(&page_url, 1 << 20).await?;
             let digests = page.cids.iter().filter_map(|text| text.parse::<Cid>().ok());
-            let digests: Vec<_> =
-                digests.filter(|cid| cid.codec() == Codec::Raw).map(|cid| *cid.digest()).collect();
+            let digests: Vec<_> = digests
+                .filter(|cid| cid.codec() == Codec::Raw)
+                .map(|cid| *cid.digest())
+                .collect();
             let empty = page.cids.is_empty();
             each(digests).await;
             // The reference PDS gives a cursor on the last page too; then an empty page follows.
@@ -194,7 +223,12 @@ pub fn percent_encode(text: &str) -> String {
 fn failure_of(error: &FetchError) -> BlobFailure {
     match error {
         FetchError::TooLarge { .. } => BlobFailure::TooLarge,
-        FetchError::Status { status: 400 | 404, error, message, .. } => {
+        FetchError::Status {
+            status: 400 | 404,
+            error,
+            message,
+            ..
+        } => {
             // The reference PDS says InvalidRequest "Blob not found"; others use the lexicon's name.
             let gone = error == "BlobNotFound" || message.to_ascii_lowercase().contains("not found");
             if error.starts_with("Repo") {
@@ -205,7 +239,9 @@ fn failure_of(error: &FetchError) -> BlobFailure {
                 BlobFailure::HostError
             }
         }
-        FetchError::Status { status: 401 | 403, .. } => BlobFailure::Refused,
+        FetchError::Status {
+            status: 401 | 403, ..
+        } => BlobFailure::Refused,
         FetchError::Status { .. } | FetchError::Redirected { .. } => BlobFailure::HostError,
         _ => BlobFailure::Unreachable,
     }

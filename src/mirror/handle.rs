@@ -1,4 +1,7 @@
-#![allow(clippy::disallowed_methods, reason = "shell: owns the applier's thread and reads the clock")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "shell: owns the applier's thread and reads the clock"
+)]
 //! The applier's thread, and the way to it.
 //!
 //! Inputs queue up in a bounded channel. While one batch is being synced the next one gathers, so that one
@@ -50,7 +53,10 @@ impl ApplierHandle {
     /// # Errors
     /// When the applier is gone.
     pub async fn send(&self, input: Input) -> Result<(), Stopped> {
-        self.inputs.send(Message { input, durable: None }).await.map_err(|_| Stopped)
+        self.inputs
+            .send(Message { input, durable: None })
+            .await
+            .map_err(|_| Stopped)
     }
 
     /// Queues an input and waits until it is durable.
@@ -59,14 +65,24 @@ impl ApplierHandle {
     /// When the applier is gone: then nobody knows whether it is.
     pub async fn apply(&self, input: Input) -> Result<(), Stopped> {
         let (durable, done) = oneshot::channel();
-        self.inputs.send(Message { input, durable: Some(durable) }).await.map_err(|_| Stopped)?;
+        self.inputs
+            .send(Message {
+                input,
+                durable: Some(durable),
+            })
+            .await
+            .map_err(|_| Stopped)?;
         done.await.map_err(|_| Stopped)
     }
 
     /// Totals over all rows, as of the last durable batch.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        self.shared.totals.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared
+            .totals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Waits until tasks were added since the last call.
@@ -93,8 +109,10 @@ pub fn start(
     let thread = thread::Builder::new().name("applier".to_owned()).spawn(move || {
         let mut group = Vec::new();
         while receiver.blocking_recv_many(&mut group, GROUP_INPUTS_MAX) > 0 {
-            let (inputs, durable): (Vec<_>, Vec<_>) =
-                group.drain(..).map(|message| (message.input, message.durable)).unzip();
+            let (inputs, durable): (Vec<_>, Vec<_>) = group
+                .drain(..)
+                .map(|message| (message.input, message.durable))
+                .unzip();
             let outcome = applier.apply(inputs, clock.now())?;
             *seen.totals.lock().unwrap_or_else(PoisonError::into_inner) = applier.totals().clone();
             watch(&outcome.notes, applier.totals());
@@ -108,5 +126,11 @@ pub fn start(
         }
         Ok(())
     })?;
-    Ok((ApplierHandle { inputs: sender, shared }, thread))
+    Ok((
+        ApplierHandle {
+            inputs: sender,
+            shared,
+        },
+        thread,
+    ))
 }

@@ -252,22 +252,26 @@ impl BlobKey {
 }
 
 /// Why a repository could not be fetched: the metric label and what `accounts` shows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FetchFailure {
     /// The host does not answer, or not in time.
+    #[error("the host does not answer as it should: {0}")]
     Unreachable(String),
     /// The host says that the account is not active.
+    #[error("the host says that the account is not active")]
     Inactive(AccountStatus),
     /// The host does not know the repository. Our copy stays.
+    #[error("the host does not know the repository")]
     NotFound,
     /// What came is not a complete, proven repository.
+    #[error("what the host sent is not a complete, proven repository: {0}")]
     Unproven(String),
     /// The account's identity could not be resolved.
+    #[error("its identity cannot be resolved: {0}")]
     NoIdentity(String),
     /// The DID document names another host.
+    #[error("its DID document names another host")]
     NotThisHost,
-    /// The host's head is older than ours. Our copy stays.
-    HostBehind,
 }
 
 impl FetchFailure {
@@ -281,7 +285,6 @@ impl FetchFailure {
             Self::Unproven(_) => "unproven",
             Self::NoIdentity(_) => "no_identity",
             Self::NotThisHost => "not_this_host",
-            Self::HostBehind => "host_behind",
         }
     }
 }

@@ -65,17 +65,28 @@ pub async fn list_host(
             page_url.push_str("&cursor=");
             page_url.push_str(&percent_encode(cursor));
         }
-        let limits = Limits { total: PAGE_TIMEOUT, first_byte: PAGE_TIMEOUT, ..Limits::json(4 << 20) };
+        let limits = Limits {
+            total: PAGE_TIMEOUT,
+            first_byte: PAGE_TIMEOUT,
+            ..Limits::json(4 << 20)
+        };
         let page: RepoPage = match upstream.get_json_within(&page_url, &limits).await {
             Ok(page) => page,
             Err(error) => {
                 let retry_at = clock.now().plus(error.wait().unwrap_or(RETRY).max(RETRY));
-                let delayed = Input::TaskDelayed { key: task, task: Task::ListRepos(host.clone()), retry_at };
+                let delayed = Input::TaskDelayed {
+                    key: task,
+                    task: Task::ListRepos(host.clone()),
+                    retry_at,
+                };
                 applier.apply(delayed).await?;
                 return Ok(Listed::Failed(error));
             }
         };
-        let next = page.cursor.clone().filter(|next| !page.repos.is_empty() && Some(next) != cursor.as_ref());
+        let next = page
+            .cursor
+            .clone()
+            .filter(|next| !page.repos.is_empty() && Some(next) != cursor.as_ref());
         let repos = page.repos.iter().filter_map(|repo| {
             Some(ListedRepo {
                 did: repo.did.parse().ok()?,
@@ -85,7 +96,9 @@ pub async fn list_host(
         });
         let finished = next.is_none();
         let listing = match &next {
-            Some(next) => Listing::Unfinished { cursor: Some(next.clone()) },
+            Some(next) => Listing::Unfinished {
+                cursor: Some(next.clone()),
+            },
             None => Listing::Finished { at: clock.now() },
         };
         let page = ListedPage {

@@ -30,7 +30,10 @@ impl Numbers {
     /// When the store cannot be read.
     pub fn open(store: Arc<dyn Store>) -> Result<Self, StoreError> {
         let next = Mirror::new(&*store).number(META_NEXT_NUMBER)?.unwrap_or(1);
-        Ok(Self { store, state: Mutex::new(State { next, reserved: next }) })
+        Ok(Self {
+            store,
+            state: Mutex::new(State { next, reserved: next }),
+        })
     }
 
     /// A number that nobody had before.

@@ -6,7 +6,7 @@
 use std::ops::ControlFlow;
 
 use crate::repo::export::{RecordRows, RowVisitor};
-use crate::types::{Cid, Did, Digest, HostName, RepoPath, SyntaxError};
+use crate::types::{Did, Digest, HostName, RepoPath, SyntaxError};
 
 use super::keyspace::{self, AlarmId, Task};
 use super::rows::{
@@ -485,7 +485,9 @@ impl RecordRows for Rows<'_> {
     type Error = StoreError;
 
     fn scan(&self, from: Option<&[u8]>, visit: &mut RowVisitor<'_>) -> Result<(), StoreError> {
-        Rows::scan(self, from, &mut |path, record| visit(path, record.cid(), record.bytes))
+        Rows::scan(self, from, &mut |path, record| {
+            visit(path, record.cid(), record.bytes)
+        })
     }
 }
 

@@ -89,7 +89,12 @@ impl Fetcher {
         };
         if !row.upstream.is_active() {
             let retry_at = self.clock.now().plus(INACTIVE_RETRY);
-            return Ok(Input::FetchFailed { did, failure: FetchFailure::Inactive(row.upstream), task, retry_at });
+            return Ok(Input::FetchFailed {
+                did,
+                failure: FetchFailure::Inactive(row.upstream),
+                task,
+                retry_at,
+            });
         }
         match self.attempt(&did, &row, reason, url).await? {
             Ok((identity, content)) => Ok(Input::Fetched(Box::new(Fetched {
@@ -101,7 +106,12 @@ impl Fetcher {
             }))),
             Err(failed) => {
                 let retry_at = self.retry_at(&failed, tries);
-                Ok(Input::FetchFailed { did, failure: failed.failure, task, retry_at })
+                Ok(Input::FetchFailed {
+                    did,
+                    failure: failed.failure,
+                    task,
+                    retry_at,
+                })
             }
         }
     }
@@ -111,7 +121,10 @@ impl Fetcher {
             FetchFailure::Inactive(_) => INACTIVE_RETRY,
             _ => RETRY_FIRST.saturating_mul(1 << tries.min(12)).min(RETRY_LONGEST),
         };
-        let wait = failed.wait.unwrap_or_default().clamp(backoff, RETRY_LONGEST.max(backoff));
+        let wait = failed
+            .wait
+            .unwrap_or_default()
+            .clamp(backoff, RETRY_LONGEST.max(backoff));
         self.clock.now().plus(wait).plus(self.clock.jitter(wait / 4))
     }
 
@@ -153,7 +166,8 @@ impl Fetcher {
         };
         let number = self.numbers.next()?;
         let (this, did, now) = (self.clone(), did.clone(), self.clock.now());
-        let loaded = tokio::task::spawn_blocking(move || this.check_and_load(spool, number, &did, &key, now)).await;
+        let loaded =
+            tokio::task::spawn_blocking(move || this.check_and_load(spool, number, &did, &key, now)).await;
         let loaded = loaded.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         Ok(loaded.map(|content| (stored, content)))
     }
@@ -203,7 +217,11 @@ impl Fetcher {
             return unproven("the CAR has no root".to_owned());
         };
         match self.load(&car, root, number, did, key, now) {
-            Ok((repo, blobs)) => Ok(Ok(FetchedContent::Loaded { account_number: number, repo, blobs })),
+            Ok((repo, blobs)) => Ok(Ok(FetchedContent::Loaded {
+                account_number: number,
+                repo,
+                blobs,
+            })),
             Err(RepoFault::Visit(error)) => Err(error),
             Err(fault) => {
                 self.unload(number)?;
@@ -224,16 +242,34 @@ impl Fetcher {
         // Every row carries the rev of the swap, which is the head's.
         let block = car.block(&root).map_err(RepoFault::Read)?;
         let block = block.ok_or(RepoFault::Head(RejectReason::CommitMissing))?;
-        let rev = Commit::decode(&block).map_err(|_| RepoFault::Head(RejectReason::CommitMalformed))?.rev;
+        let rev = Commit::decode(&block)
+            .map_err(|_| RepoFault::Head(RejectReason::CommitMalformed))?
+            .rev;
         let mut batch = Batch::new();
         let mut blobs = std::collections::BTreeMap::new();
         let repo = check_repo(car, root, did, key, now, |path, cid, bytes| {
-            let value = RecordValue { rev, digest: *cid.digest(), bytes };
-            batch.put(Family::Records, keyspace::encode_record(number, path), value.encode());
+            let value = RecordValue {
+                rev,
+                digest: *cid.digest(),
+                bytes,
+            };
+            batch.put(
+                Family::Records,
+                keyspace::encode_record(number, path),
+                value.encode(),
+            );
             for blob in scan_record(bytes).blobs {
                 let digest = *blob.cid.digest();
-                batch.put(Family::BlobRefs, keyspace::encode_blob_ref(number, &digest, path), Vec::new());
-                blobs.entry(digest).or_insert(BlobMention { digest, mime: blob.mime, size: blob.size });
+                batch.put(
+                    Family::BlobRefs,
+                    keyspace::encode_blob_ref(number, &digest, path),
+                    Vec::new(),
+                );
+                blobs.entry(digest).or_insert(BlobMention {
+                    digest,
+                    mime: blob.mime,
+                    size: blob.size,
+                });
             }
             if batch.bytes() >= LOAD_BATCH_BYTES {
                 self.store.write(std::mem::take(&mut batch))?;
@@ -274,5 +310,8 @@ fn failure_of(error: &FetchError) -> Failed {
         Some("RepoSuspended") => FetchFailure::Inactive(AccountStatus::Suspended),
         _ => FetchFailure::Unreachable(error.to_string()),
     };
-    Failed { failure, wait: error.wait() }
+    Failed {
+        failure,
+        wait: error.wait(),
+    }
 }

@@ -104,7 +104,11 @@ impl AccountRow {
             account_number: super::keyspace::NO_NUMBER,
             host,
             upstream: AccountStatus::Active,
-            sync: SyncState::Wanted { reason: DesyncReason::New, since: now, tries: 0 },
+            sync: SyncState::Wanted {
+                reason: DesyncReason::New,
+                since: now,
+                tries: 0,
+            },
             head: None,
             records: 0,
             record_bytes: 0,
@@ -266,7 +270,13 @@ impl BlobRow {
     /// A row of a blob that is to be fetched.
     #[must_use]
     pub const fn wanted(size: Option<u64>, mime: Option<String>, now: Timestamp) -> Self {
-        Self { state: BlobState::Wanted, size, mime, first_seen: now, tries: 0 }
+        Self {
+            state: BlobState::Wanted,
+            size,
+            mime,
+            first_seen: now,
+            tries: 0,
+        }
     }
 }
 

@@ -27,7 +27,11 @@ impl Spool {
     /// An empty one. `dir` must exist when it outgrows memory.
     #[must_use]
     pub const fn new() -> Self {
-        Self { memory: Vec::new(), file: None, bytes: 0 }
+        Self {
+            memory: Vec::new(),
+            file: None,
+            bytes: 0,
+        }
     }
 
     /// Adds bytes. Blocks while it writes.
@@ -73,7 +77,11 @@ impl Spool {
         };
         blocks.sort_unstable_by_key(|block| block.digest);
         blocks.dedup_by_key(|block| block.digest);
-        Ok(IndexedCar { content, roots, blocks })
+        Ok(IndexedCar {
+            content,
+            roots,
+            blocks,
+        })
     }
 }
 
@@ -90,7 +98,11 @@ fn read_index(source: impl io::Read) -> Result<(Vec<Cid>, Vec<Place>), CarError>
     let mut block = Vec::new();
     while let Some((cid, offset)) = reader.next_block(&mut block)? {
         let bytes = u32::try_from(block.len()).expect("blocks are at most 2 MiB");
-        blocks.push(Place { digest: *cid.digest(), offset, bytes });
+        blocks.push(Place {
+            digest: *cid.digest(),
+            offset,
+            bytes,
+        });
     }
     Ok((roots, blocks))
 }
@@ -123,7 +135,10 @@ impl IndexedCar {
 
 impl BlockSource for IndexedCar {
     fn block(&self, cid: &Cid) -> io::Result<Option<Cow<'_, [u8]>>> {
-        let Ok(found) = self.blocks.binary_search_by_key(cid.digest(), |block| block.digest) else {
+        let Ok(found) = self
+            .blocks
+            .binary_search_by_key(cid.digest(), |block| block.digest)
+        else {
             return Ok(None);
         };
         let place = &self.blocks[found];
@@ -160,7 +175,11 @@ mod tests {
         let text = String::from_utf8(big).expect("ASCII");
         for i in 0..12 {
             let path = format!("app.bsky.feed.post/r{i}");
-            account.commit(0, &[(path, Some(crate::sim::account::post(&format!("{i}{text}"))))], now);
+            account.commit(
+                0,
+                &[(path, Some(crate::sim::account::post(&format!("{i}{text}"))))],
+                now,
+            );
         }
         let car = account.export();
         assert!(car.len() > SPOOL_MEMORY_BYTES_MAX);

@@ -1,7 +1,11 @@
-//! The private listener: metrics for Prometheus, and health for whoever starts and stops the daemon.
+//! The private listener: metrics for Prometheus, health for whoever starts and stops the daemon, and the
+//! commands of `firekeep` itself.
 //!
-//! Nothing here changes anything, and no other origin's script may read it.
+//! What changes something is a POST with [`CONTROL_HEADER`], which no web page can send to another origin, to a
+//! host that is an address or `localhost`, which keeps out names that were rebound to this machine. No other
+//! origin's script may read anything.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use hyper::body::Incoming;
@@ -13,16 +17,33 @@ use super::listener::Answer;
 use super::response::{self, Body};
 use crate::metrics::{EXPOSITION_TYPE, Metrics};
 
+/// The header that a command carries; its value does not matter.
+pub const CONTROL_HEADER: &str = "x-firekeep-control";
+
+/// The future of a command.
+pub type Controlled<'a> = Pin<Box<dyn Future<Output = Result<serde_json::Value, String>> + Send + 'a>>;
+
+/// What the private listener can ask of the daemon.
+pub trait Control: Send + Sync + 'static {
+    /// What is held, as `firekeep status --json` prints it.
+    fn status(&self) -> Controlled<'_>;
+    /// Snapshots every account whose head is not in the archive; done when they are there.
+    fn snapshot(&self) -> Controlled<'_>;
+}
+
 /// The private listener's answers.
 pub(super) struct Admin {
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Arc<Health>,
+    pub(super) control: Arc<dyn Control>,
 }
 
 impl Answer for Admin {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let head = *request.method() == Method::HEAD;
-        let mut response = if head || *request.method() == Method::GET {
+        let mut response = if request.uri().path().starts_with("/control/") {
+            self.command(&request).await
+        } else if head || *request.method() == Method::GET {
             self.page(request.uri().path())
         } else {
             let mut refused = response::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
@@ -51,6 +72,29 @@ impl Answer for Admin {
 }
 
 impl Admin {
+    async fn command(&self, request: &Request<Incoming>) -> Response<Body> {
+        let fetched_by_a_page = request.headers().contains_key(header::ORIGIN);
+        if fetched_by_a_page || !request.headers().contains_key(CONTROL_HEADER) || !host_is_plain(request) {
+            return response::text(StatusCode::FORBIDDEN, "commands come from firekeep itself\n");
+        }
+        let result = match (request.method(), request.uri().path()) {
+            (&Method::GET, "/control/status") => self.control.status().await,
+            (&Method::POST, "/control/snapshot") => self.control.snapshot().await,
+            _ => return response::text(StatusCode::NOT_FOUND, "no such command\n"),
+        };
+        let (status, body) = match result {
+            Ok(value) => (StatusCode::OK, value),
+            Err(message) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                serde_json::json!({ "error": message }),
+            ),
+        };
+        let json = HeaderValue::from_static("application/json");
+        let mut response = response::with_type(Body::whole(body.to_string().into_bytes()), json);
+        *response.status_mut() = status;
+        response
+    }
+
     fn page(&self, path: &str) -> Response<Body> {
         match path {
             "/metrics" => response::with_type(
@@ -66,4 +110,19 @@ impl Admin {
             _ => response::text(StatusCode::NOT_FOUND, "there are /metrics, /livez and /readyz\n"),
         }
     }
+}
+
+/// Whether the request was made to an address or to `localhost`, not to a name that anybody could point here.
+fn host_is_plain(request: &Request<Incoming>) -> bool {
+    let host = request
+        .headers()
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name == "localhost" || address.parse::<std::net::IpAddr>().is_ok()
 }

@@ -25,6 +25,8 @@ pub struct Service {
     pub metrics: Arc<Metrics>,
     /// What `/readyz` and `_health` say.
     pub health: Arc<Health>,
+    /// What the private listener's commands do.
+    pub control: Arc<dyn Control>,
     /// Every limit.
     pub limits: ServeLimits,
 }
@@ -39,6 +41,7 @@ impl Service {
         let admin_answers = Arc::new(Admin {
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),
+            control: self.control,
         });
         let xrpc_answers = Arc::new(Xrpc {
             store: self.store,

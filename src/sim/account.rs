@@ -30,13 +30,22 @@ impl SimAccount {
         let mut seed = [0x42; 32];
         seed[..8].copy_from_slice(&number.to_be_bytes());
         let secret = SecretKey::from_bytes(Curve::K256, &seed).expect("below the group order");
-        let id: String = (0..24).map(|i| char::from(b'a' + ((number >> (i * 2)) & 3) as u8)).collect();
+        let id: String = (0..24)
+            .map(|i| char::from(b'a' + ((number >> (i * 2)) & 3) as u8))
+            .collect();
         let did: Did = format!("did:plc:{id}").parse().expect("24 letters");
         let records = BTreeMap::new();
         let data = tree(&records, |_, _| {});
         let rev = Rev::from_time(now, 0);
         let commit = sign(&secret, &did, rev, data);
-        Self { did, secret, records, rev, data, commit }
+        Self {
+            did,
+            secret,
+            records,
+            rev,
+            data,
+            commit,
+        }
     }
 
     /// Its DID.
@@ -98,9 +107,17 @@ impl SimAccount {
                 Some(bytes) => drop(self.records.insert(path.clone(), bytes.clone())),
                 None => drop(self.records.remove(path)),
             }
-            ops.push(FrameOp { action, path, cid, prev });
+            ops.push(FrameOp {
+                action,
+                path,
+                cid,
+                prev,
+            });
         }
-        self.rev = Rev::from_time(Timestamp::from_micros(now.micros().max((since.to_bits() >> 10) + 1)), 0);
+        self.rev = Rev::from_time(
+            Timestamp::from_micros(now.micros().max((since.to_bits() >> 10) + 1)),
+            0,
+        );
         let mut nodes = Vec::new();
         self.data = tree(&self.records, |cid, bytes| nodes.push((cid, bytes.to_vec())));
         self.commit = sign(&self.secret, &self.did, self.rev, self.data);
@@ -156,7 +173,9 @@ impl SimAccount {
 fn tree(records: &BTreeMap<String, Vec<u8>>, mut sink: impl FnMut(Cid, &[u8])) -> Cid {
     let mut builder = TreeBuilder::new(|_, cid, bytes: &[u8]| sink(cid, bytes));
     for (path, bytes) in records {
-        builder.push(path.as_bytes(), Cid::of_block(bytes)).expect("a map is sorted and its keys are paths");
+        builder
+            .push(path.as_bytes(), Cid::of_block(bytes))
+            .expect("a map is sorted and its keys are paths");
     }
     builder.finish()
 }

@@ -98,7 +98,10 @@ mod tests {
     #[test]
     fn active_decides_over_the_name() {
         assert_eq!(AccountStatus::from_wire(true, None), AccountStatus::Active);
-        assert_eq!(AccountStatus::from_wire(true, Some("deleted")), AccountStatus::Active);
+        assert_eq!(
+            AccountStatus::from_wire(true, Some("deleted")),
+            AccountStatus::Active
+        );
         assert!(!AccountStatus::from_wire(false, None).is_active());
         assert!(!AccountStatus::from_wire(false, Some("throttled")).is_active());
         assert!(AccountStatus::from_wire(true, Some("throttled")).is_active());
@@ -109,6 +112,9 @@ mod tests {
         let status = AccountStatus::from_wire(false, Some("held-by-moderator"));
         assert_eq!(status.wire_name(), Some("held-by-moderator"));
         let long = AccountStatus::from_wire(false, Some(&"é".repeat(100)));
-        assert!(long.wire_name().is_some_and(|name| name.len() <= STATUS_BYTES_MAX));
+        assert!(
+            long.wire_name()
+                .is_some_and(|name| name.len() <= STATUS_BYTES_MAX)
+        );
     }
 }

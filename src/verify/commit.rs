@@ -138,11 +138,18 @@ pub fn check_commit(
     check_not_future(frame.rev, now)?;
     check_op_shapes(&frame.ops)?;
     let prev_data = frame.prev_data.ok_or(RejectReason::Legacy)?;
-    if frame.ops.iter().any(|op| op.action != Action::Create && op.prev.is_none()) {
+    if frame
+        .ops
+        .iter()
+        .any(|op| op.action != Action::Create && op.prev.is_none())
+    {
         return Err(RejectReason::Legacy);
     }
 
-    let slice = Slice::new(&parse_car(frame.blocks).map_err(|e| car_reason(&e))?, &frame.commit)?;
+    let slice = Slice::new(
+        &parse_car(frame.blocks).map_err(|e| car_reason(&e))?,
+        &frame.commit,
+    )?;
     let (commit, block) = slice.signed_commit(&frame.commit, &frame.did, key)?;
     if commit.rev != frame.rev {
         return Err(RejectReason::RevMismatch);
@@ -151,7 +158,11 @@ pub fn check_commit(
     let ops: Vec<RecordOp<'_>> = frame
         .ops
         .iter()
-        .map(|op| RecordOp { path: op.path.as_bytes(), cid: op.cid, prev: op.prev })
+        .map(|op| RecordOp {
+            path: op.path.as_bytes(),
+            cid: op.cid,
+            prev: op.prev,
+        })
         .collect();
     prove_prev_data(&slice, commit.data, &ops, prev_data).map_err(|e| proof_reason(&e))?;
     Ok(VerifiedCommit {
@@ -238,7 +249,11 @@ pub fn check_sync(
 
 /// Refuses a rev from the future.
 pub(super) fn check_not_future(rev: Rev, now: Timestamp) -> Result<(), RejectReason> {
-    if rev.time() > now.plus(FUTURE_REV_MAX) { Err(RejectReason::FutureRev) } else { Ok(()) }
+    if rev.time() > now.plus(FUTURE_REV_MAX) {
+        Err(RejectReason::FutureRev)
+    } else {
+        Ok(())
+    }
 }
 
 fn check_op_shapes(ops: &[FrameOp<'_>]) -> Result<(), RejectReason> {
@@ -252,7 +267,11 @@ fn check_op_shapes(ops: &[FrameOp<'_>]) -> Result<(), RejectReason> {
         Action::Update => op.cid.is_some(),
         Action::Delete => op.cid.is_none(),
     });
-    if shaped { Ok(()) } else { Err(RejectReason::OpShape) }
+    if shaped {
+        Ok(())
+    } else {
+        Err(RejectReason::OpShape)
+    }
 }
 
 /// The hashed blocks of one event, by digest.
@@ -265,13 +284,19 @@ impl<'a> Slice<'a> {
         if car.roots.first() != Some(root) {
             return Err(RejectReason::RootMismatch);
         }
-        let mut blocks: Vec<_> = car.blocks.iter().map(|(cid, bytes)| (*cid.digest(), *bytes)).collect();
+        let mut blocks: Vec<_> = car
+            .blocks
+            .iter()
+            .map(|(cid, bytes)| (*cid.digest(), *bytes))
+            .collect();
         blocks.sort_unstable_by_key(|(digest, _)| *digest);
         Ok(Self { blocks })
     }
 
     fn get(&self, cid: &Cid) -> Option<&'a [u8]> {
-        let found = self.blocks.binary_search_by_key(cid.digest(), |(digest, _)| *digest);
+        let found = self
+            .blocks
+            .binary_search_by_key(cid.digest(), |(digest, _)| *digest);
         found.ok().map(|index| self.blocks[index].1)
     }
 
@@ -296,13 +321,21 @@ impl<'a> Slice<'a> {
         let verified = |op: &FrameOp<'_>| {
             let path: RepoPath = op.path.parse().map_err(|_| RejectReason::Field)?;
             let Some(cid) = op.cid else {
-                return Ok(VerifiedOp::Delete { path, prev: op.prev.ok_or(RejectReason::Legacy)? });
+                return Ok(VerifiedOp::Delete {
+                    path,
+                    prev: op.prev.ok_or(RejectReason::Legacy)?,
+                });
             };
             let bytes = self.get(&cid).ok_or(RejectReason::RecordMissing)?;
             if bytes.len() > RECORD_BYTES_MAX {
                 return Err(RejectReason::RecordTooLarge);
             }
-            Ok(VerifiedOp::Put { path, cid, prev: op.prev, bytes: Bytes::copy_from_slice(bytes) })
+            Ok(VerifiedOp::Put {
+                path,
+                cid,
+                prev: op.prev,
+                bytes: Bytes::copy_from_slice(bytes),
+            })
         };
         ops.iter().map(verified).collect()
     }
@@ -316,10 +349,11 @@ impl BlockSource for Slice<'_> {
 
 /// Checks a commit's signature, telling high-S from a wrong key.
 pub(super) fn check_signature(commit: &Commit, key: &SigningKey) -> Result<(), RejectReason> {
-    key.verify(commit.unsigned_bytes(), &commit.sig).map_err(|error| match error {
-        SignatureError::HighS => RejectReason::HighS,
-        _ => RejectReason::BadSignature,
-    })
+    key.verify(commit.unsigned_bytes(), &commit.sig)
+        .map_err(|error| match error {
+            SignatureError::HighS => RejectReason::HighS,
+            _ => RejectReason::BadSignature,
+        })
 }
 
 const fn car_reason(error: &CarError) -> RejectReason {

@@ -126,24 +126,53 @@ pub fn check_frame(
     let frame = match decode_frame(bytes) {
         Ok(frame) => frame,
         Err(FrameError::Event(bad)) => {
-            let Some(seq) = bad.seq else { return Ok(FrameContent::Ignored) };
+            let Some(seq) = bad.seq else {
+                return Ok(FrameContent::Ignored);
+            };
             return Ok(event(seq, None, EventBody::Malformed { did: bad.did }));
         }
         Err(error) => return Err(error),
     };
     Ok(match frame {
         Frame::Commit(frame) => {
-            let checked = judge(key_of(&frame.did), |key| check_commit(&frame, key, now).map(Box::new));
-            event(frame.seq, frame.time, EventBody::Commit { did: frame.did, rev: frame.rev, checked })
+            let checked = judge(key_of(&frame.did), |key| {
+                check_commit(&frame, key, now).map(Box::new)
+            });
+            event(
+                frame.seq,
+                frame.time,
+                EventBody::Commit {
+                    did: frame.did,
+                    rev: frame.rev,
+                    checked,
+                },
+            )
         }
         Frame::Sync(frame) => {
-            let checked = judge(key_of(&frame.did), |key| check_sync(&frame, key, now).map(Box::new));
-            event(frame.seq, frame.time, EventBody::Sync { did: frame.did, rev: frame.rev, checked })
+            let checked = judge(key_of(&frame.did), |key| {
+                check_sync(&frame, key, now).map(Box::new)
+            });
+            event(
+                frame.seq,
+                frame.time,
+                EventBody::Sync {
+                    did: frame.did,
+                    rev: frame.rev,
+                    checked,
+                },
+            )
         }
         Frame::Identity(frame) => event(frame.seq, frame.time, EventBody::Identity { did: frame.did }),
         Frame::Account(frame) => {
             let status = AccountStatus::from_wire(frame.active, frame.status);
-            event(frame.seq, frame.time, EventBody::Account { did: frame.did, status })
+            event(
+                frame.seq,
+                frame.time,
+                EventBody::Account {
+                    did: frame.did,
+                    status,
+                },
+            )
         }
         Frame::Info(info) => FrameContent::Notice(Notice::Info {
             name: info.name.to_owned(),
@@ -158,10 +187,7 @@ pub fn check_frame(
     })
 }
 
-fn judge<T>(
-    lookup: KeyLookup,
-    check: impl FnOnce(&SigningKey) -> Result<T, RejectReason>,
-) -> Checked<T> {
+fn judge<T>(lookup: KeyLookup, check: impl FnOnce(&SigningKey) -> Result<T, RejectReason>) -> Checked<T> {
     match lookup {
         KeyLookup::Unknown => Checked::NoKey,
         KeyLookup::NotThisHost => Checked::Rejected(RejectReason::WrongHost),

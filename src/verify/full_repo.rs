@@ -106,7 +106,10 @@ pub fn check_repo<S: BlockSource, E>(
     mut visit: impl FnMut(&[u8], Cid, &[u8]) -> Result<(), E>,
 ) -> Result<VerifiedRepo, RepoFault<E>> {
     let head = RepoFault::Head;
-    let block = source.block(&root).map_err(RepoFault::Read)?.ok_or(head(RejectReason::CommitMissing))?;
+    let block = source
+        .block(&root)
+        .map_err(RepoFault::Read)?
+        .ok_or(head(RejectReason::CommitMissing))?;
     let commit = Commit::decode(&block).map_err(|_| head(RejectReason::CommitMalformed))?;
     if commit.did != *did {
         return Err(head(RejectReason::DidMismatch));

@@ -2,8 +2,8 @@
 
 use super::super::input::{BlobKey, BlobMention};
 use super::super::keyspace::Task;
-use super::super::rows::{BlobFailure, BlobState};
 use super::super::reader::Mirror;
+use super::super::rows::{BlobFailure, BlobState};
 use super::super::store::StoreError;
 use super::{Applier, Group};
 use crate::types::{Did, Digest, Timestamp};
@@ -22,7 +22,9 @@ impl Applier {
         task: &[u8],
     ) -> Result<(), StoreError> {
         group.stage.delete_task(task);
-        let Some(mut row) = group.stage.blob(blob.did_number, &blob.digest)? else { return Ok(()) };
+        let Some(mut row) = group.stage.blob(blob.did_number, &blob.digest)? else {
+            return Ok(());
+        };
         if row.state == BlobState::Archived {
             return Ok(());
         }
@@ -30,7 +32,9 @@ impl Applier {
         row.size = Some(size);
         row.mime = row.mime.or(mime);
         group.stage.put_blob(blob.did_number, &blob.digest, row);
-        group.stage.put_task(group.now, &Task::ArchiveBlob(blob.did.clone(), blob.digest));
+        group
+            .stage
+            .put_task(group.now, &Task::ArchiveBlob(blob.did.clone(), blob.digest));
         Ok(())
     }
 
@@ -45,7 +49,9 @@ impl Applier {
         retry_at: Timestamp,
     ) -> Result<(), StoreError> {
         group.stage.delete_task(task);
-        let Some(mut row) = group.stage.blob(blob.did_number, &blob.digest)? else { return Ok(()) };
+        let Some(mut row) = group.stage.blob(blob.did_number, &blob.digest)? else {
+            return Ok(());
+        };
         if row.state.is_stored() {
             return Ok(());
         }
@@ -55,17 +61,26 @@ impl Applier {
         if gone && !self.is_referenced(group, blob)? {
             row.state = BlobState::Withdrawn;
         } else if passing && row.tries < PASSING_TRIES {
-            group.stage.put_task(retry_at, &Task::FetchBlob(blob.did.clone(), blob.digest));
+            group
+                .stage
+                .put_task(retry_at, &Task::FetchBlob(blob.did.clone(), blob.digest));
         } else {
-            row.state = BlobState::Missing { reason: failure, tries: row.tries };
-            group.stage.put_task(retry_at, &Task::FetchBlob(blob.did.clone(), blob.digest));
+            row.state = BlobState::Missing {
+                reason: failure,
+                tries: row.tries,
+            };
+            group
+                .stage
+                .put_task(retry_at, &Task::FetchBlob(blob.did.clone(), blob.digest));
         }
         group.stage.put_blob(blob.did_number, &blob.digest, row);
         Ok(())
     }
 
     fn is_referenced(&self, group: &mut Group<'_>, blob: &BlobKey) -> Result<bool, StoreError> {
-        let Some(account) = self.account(group, &blob.did)? else { return Ok(false) };
+        let Some(account) = self.account(group, &blob.did)? else {
+            return Ok(false);
+        };
         Mirror::new(group.stage.store()).blob_is_referenced(account.account_number, &blob.digest)
     }
 
@@ -77,12 +92,16 @@ impl Applier {
         task: &[u8],
     ) -> Result<(), StoreError> {
         group.stage.delete_task(task);
-        let Some(mut row) = group.stage.blob(blob.did_number, &blob.digest)? else { return Ok(()) };
+        let Some(mut row) = group.stage.blob(blob.did_number, &blob.digest)? else {
+            return Ok(());
+        };
         if row.state == BlobState::Held {
             row.state = BlobState::Wanted;
             row.tries = 0;
             group.stage.put_blob(blob.did_number, &blob.digest, row);
-            group.stage.put_task(group.now, &Task::FetchBlob(blob.did.clone(), blob.digest));
+            group
+                .stage
+                .put_task(group.now, &Task::FetchBlob(blob.did.clone(), blob.digest));
         }
         Ok(())
     }
@@ -95,7 +114,9 @@ impl Applier {
         task: &[u8],
     ) -> Result<(), StoreError> {
         group.stage.delete_task(task);
-        let Some(mut row) = group.stage.blob(blob.did_number, &blob.digest)? else { return Ok(()) };
+        let Some(mut row) = group.stage.blob(blob.did_number, &blob.digest)? else {
+            return Ok(());
+        };
         if row.state == BlobState::Held {
             row.state = BlobState::Archived;
             group.stage.put_blob(blob.did_number, &blob.digest, row);
@@ -115,10 +136,16 @@ impl Applier {
         if let Some(task) = task {
             group.stage.delete_task(task);
         }
-        let Some(account) = self.account(group, did)? else { return Ok(()) };
+        let Some(account) = self.account(group, did)? else {
+            return Ok(());
+        };
         for digest in digests {
             if group.stage.blob(account.did_number, digest)?.is_none() {
-                let mention = BlobMention { digest: *digest, mime: None, size: None };
+                let mention = BlobMention {
+                    digest: *digest,
+                    mime: None,
+                    size: None,
+                };
                 Self::want_blob(group, did, account.did_number, &mention)?;
             }
         }

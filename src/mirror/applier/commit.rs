@@ -43,16 +43,32 @@ impl Applier {
                     row.record_bytes += bytes.len() as u64;
                     for blob in scan_record(bytes).blobs {
                         group.stage.put_blob_ref(number, blob.cid.digest(), path);
-                        let mention = BlobMention { digest: *blob.cid.digest(), mime: blob.mime, size: blob.size };
+                        let mention = BlobMention {
+                            digest: *blob.cid.digest(),
+                            mime: blob.mime,
+                            size: blob.size,
+                        };
                         Self::want_blob(group, did, row.did_number, &mention)?;
                     }
-                    let record = Record { rev: commit.rev(), cid: *cid, bytes: bytes.to_vec() };
+                    let record = Record {
+                        rev: commit.rev(),
+                        cid: *cid,
+                        bytes: bytes.to_vec(),
+                    };
                     group.stage.put_record(number, path, record);
-                    journal_ops.push(JournalOp { path: path.clone(), cid: Some(*cid), bytes: Some(bytes.to_vec()) });
+                    journal_ops.push(JournalOp {
+                        path: path.clone(),
+                        cid: Some(*cid),
+                        bytes: Some(bytes.to_vec()),
+                    });
                 }
                 VerifiedOp::Delete { path, .. } => {
                     group.stage.delete_record(number, path);
-                    journal_ops.push(JournalOp { path: path.clone(), cid: None, bytes: None });
+                    journal_ops.push(JournalOp {
+                        path: path.clone(),
+                        cid: None,
+                        bytes: None,
+                    });
                 }
             }
         }
@@ -73,7 +89,11 @@ impl Applier {
         });
         self.schedule_snapshot(group, did, &mut row);
         group.stage.put_account(did, row);
-        group.notes.push(Note::Applied { host: arrival.host.clone() });
+        group.notes.push(Note::Applied {
+            host: arrival.host.clone(),
+            seq: arrival.seq,
+            time: arrival.time,
+        });
         Ok(())
     }
 
@@ -95,7 +115,9 @@ impl Applier {
             Some(_) => return Ok(()),
         };
         group.stage.put_blob(did_number, &blob.digest, row);
-        group.stage.put_task(group.now, &Task::FetchBlob(did.clone(), blob.digest));
+        group
+            .stage
+            .put_task(group.now, &Task::FetchBlob(did.clone(), blob.digest));
         Ok(())
     }
 }

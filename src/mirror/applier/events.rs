@@ -42,7 +42,12 @@ pub(super) enum Fate {
 
 impl Applier {
     pub(super) fn on_event(&mut self, group: &mut Group<'_>, event: HostEvent) -> Result<(), StoreError> {
-        let HostEvent { host, received, frame, event } = event;
+        let HostEvent {
+            host,
+            received,
+            frame,
+            event,
+        } = event;
         let mut row = group.stage.host(&host)?.unwrap_or_else(|| HostRow::new(""));
         if row.cursor.is_some_and(|cursor| event.seq <= cursor) {
             group.notes.push(Note::Replayed { host });
@@ -54,7 +59,12 @@ impl Applier {
         let epoch = row.epoch;
         group.stage.put_host(&host, row);
 
-        let arrival = Arrival { host: host.clone(), seq: event.seq, received, time: event.time };
+        let arrival = Arrival {
+            host: host.clone(),
+            seq: event.seq,
+            received,
+            time: event.time,
+        };
         match event.body {
             EventBody::Commit { did, rev, checked } => {
                 let account = self.account_or_new(group, &did, &host)?;
@@ -67,12 +77,17 @@ impl Applier {
                 self.settle(group, &did, fate, &arrival, epoch, rev, &frame)
             }
             EventBody::Identity { did } => self.on_identity_event(group, &did, &host),
-            EventBody::Account { did, status } => self.on_account_event(group, &did, &host, event.seq, status),
+            EventBody::Account { did, status } => {
+                self.on_account_event(group, &did, &host, event.seq, status)
+            }
             EventBody::Malformed { did } => self.on_malformed(group, did, &host),
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one event and its account: a struct would only rename them")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one event and its account: a struct would only rename them"
+    )]
     fn settle(
         &mut self,
         group: &mut Group<'_>,
@@ -105,7 +120,10 @@ impl Applier {
         matches!(row.sync, SyncState::Wanted { .. }) || row.awaiting_identity
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one event and its account: a struct would only rename them")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one event and its account: a struct would only rename them"
+    )]
     pub(super) fn judge_commit(
         &mut self,
         group: &mut Group<'_>,
@@ -126,25 +144,43 @@ impl Applier {
             return Ok(Fate::Done);
         }
         if let Checked::Rejected(RejectReason::FutureRev) = checked {
-            return Ok(Self::reject(group, did, row, &arrival.host, RejectReason::FutureRev, turn));
+            return Ok(Self::reject(
+                group,
+                did,
+                row,
+                &arrival.host,
+                RejectReason::FutureRev,
+                turn,
+            ));
         }
         if !row.upstream.is_active() {
             // The host says that the account is off, so it should not speak. When it comes back it is compared.
+            group.notes.push(Note::Inactive {
+                host: arrival.host.clone(),
+            });
             return Ok(Fate::Done);
         }
         if turn == Turn::Live && Self::must_wait(&row) {
             return Ok(Fate::Park);
         }
         if row.head.as_ref().is_some_and(|head| rev <= head.rev) {
-            group.notes.push(Note::Replayed { host: arrival.host.clone() });
+            group.notes.push(Note::Replayed {
+                host: arrival.host.clone(),
+            });
             return Ok(Fate::Done);
         }
         let commit = match checked {
             Checked::Verified(commit) => commit,
             Checked::NoKey => return Ok(Self::await_identity(group, did, row, false)),
-            Checked::Rejected(reason) => return Ok(Self::reject(group, did, row, &arrival.host, reason, turn)),
+            Checked::Rejected(reason) => {
+                return Ok(Self::reject(group, did, row, &arrival.host, reason, turn));
+            }
         };
-        if row.head.as_ref().is_none_or(|head| head.data != commit.prev_data()) {
+        if row
+            .head
+            .as_ref()
+            .is_none_or(|head| head.data != commit.prev_data())
+        {
             group.notes.push(Note::Rejected {
                 host: arrival.host.clone(),
                 did: Some(did.clone()),
@@ -158,7 +194,10 @@ impl Applier {
         Ok(Fate::Done)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one event and its account: a struct would only rename them")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one event and its account: a struct would only rename them"
+    )]
     pub(super) fn judge_sync(
         &mut self,
         group: &mut Group<'_>,
@@ -179,22 +218,36 @@ impl Applier {
             return Ok(Fate::Done);
         }
         if let Checked::Rejected(RejectReason::FutureRev) = checked {
-            return Ok(Self::reject(group, did, row, &arrival.host, RejectReason::FutureRev, turn));
+            return Ok(Self::reject(
+                group,
+                did,
+                row,
+                &arrival.host,
+                RejectReason::FutureRev,
+                turn,
+            ));
         }
         if !row.upstream.is_active() {
+            group.notes.push(Note::Inactive {
+                host: arrival.host.clone(),
+            });
             return Ok(Fate::Done);
         }
         if turn == Turn::Live && Self::must_wait(&row) {
             return Ok(Fate::Park);
         }
         if row.head.as_ref().is_some_and(|head| rev <= head.rev) {
-            group.notes.push(Note::Replayed { host: arrival.host.clone() });
+            group.notes.push(Note::Replayed {
+                host: arrival.host.clone(),
+            });
             return Ok(Fate::Done);
         }
         let sync = match checked {
             Checked::Verified(sync) => sync,
             Checked::NoKey => return Ok(Self::await_identity(group, did, row, false)),
-            Checked::Rejected(reason) => return Ok(Self::reject(group, did, row, &arrival.host, reason, turn)),
+            Checked::Rejected(reason) => {
+                return Ok(Self::reject(group, did, row, &arrival.host, reason, turn));
+            }
         };
         if row.head.as_ref().is_some_and(|head| head.commit == sync.cid()) {
             return Ok(Fate::Done);
@@ -212,7 +265,10 @@ impl Applier {
         reason: RejectReason,
         turn: Turn,
     ) -> Fate {
-        let aged = row.identity.as_ref().is_some_and(|read| group.now.since(read.read_at) > IDENTITY_TRUSTED_FOR);
+        let aged = row
+            .identity
+            .as_ref()
+            .is_some_and(|read| group.now.since(read.read_at) > IDENTITY_TRUSTED_FOR);
         let remedy = match (reason, reason.remedy(), turn) {
             (_, Remedy::RefreshIdentity, Turn::Replayed) => Remedy::Resync,
             // It may have moved here since its document was read.
@@ -222,7 +278,11 @@ impl Applier {
         if remedy == Remedy::RefreshIdentity {
             return Self::await_identity(group, did, row, true);
         }
-        group.notes.push(Note::Rejected { host: host.clone(), did: Some(did.clone()), reason });
+        group.notes.push(Note::Rejected {
+            host: host.clone(),
+            did: Some(did.clone()),
+            reason,
+        });
         if remedy == Remedy::Resync {
             Self::want(group, did, &mut row, reason.into(), None);
             group.stage.put_account(did, row);
@@ -237,7 +297,9 @@ impl Applier {
         }
         if !row.awaiting_identity {
             row.awaiting_identity = true;
-            group.stage.put_task(group.now, &Task::ResolveIdentity(did.clone()));
+            group
+                .stage
+                .put_task(group.now, &Task::ResolveIdentity(did.clone()));
         }
         group.stage.put_account(did, row);
         Fate::Park
@@ -246,16 +308,29 @@ impl Applier {
     /// Puts a frame into the account's queue; past its bound the queue is dropped, and the fetch has to
     /// reach at least the newest rev that was in it.
     fn park(&mut self, group: &mut Group<'_>, did: &Did, frame: &ParkedFrame) -> Result<(), StoreError> {
-        let Some(mut row) = self.account(group, did)? else { return Ok(()) };
+        let Some(mut row) = self.account(group, did)? else {
+            return Ok(());
+        };
         let value = frame.encode();
         let bytes = value.len() as u64;
-        if row.parked >= self.limits.parked_frames_max || row.parked_bytes + bytes > self.limits.parked_bytes_max {
+        if row.parked >= self.limits.parked_frames_max
+            || row.parked_bytes + bytes > self.limits.parked_bytes_max
+        {
             let (from, to) = keyspace::number_bounds(row.did_number);
-            group.stage.batch().delete_range(Family::Parked, from.to_vec(), to.to_vec());
+            group
+                .stage
+                .batch()
+                .delete_range(Family::Parked, from.to_vec(), to.to_vec());
             (row.parked, row.parked_bytes) = (0, 0);
             row.awaiting_identity = false;
             group.notes.push(Note::ParkedDropped { did: did.clone() });
-            Self::want(group, did, &mut row, DesyncReason::ParkedOverflow, Some(frame.rev));
+            Self::want(
+                group,
+                did,
+                &mut row,
+                DesyncReason::ParkedOverflow,
+                Some(frame.rev),
+            );
             group.stage.put_account(did, row);
             return Ok(());
         }
@@ -265,18 +340,28 @@ impl Applier {
         row.parked += 1;
         row.parked_bytes += bytes;
         group.stage.put_account(did, row);
-        group.notes.push(Note::Parked { host: frame.host.clone(), did: did.clone() });
+        group.notes.push(Note::Parked {
+            host: frame.host.clone(),
+            did: did.clone(),
+        });
         Ok(())
     }
 
-    fn on_identity_event(&mut self, group: &mut Group<'_>, did: &Did, host: &HostName) -> Result<(), StoreError> {
+    fn on_identity_event(
+        &mut self,
+        group: &mut Group<'_>,
+        did: &Did,
+        host: &HostName,
+    ) -> Result<(), StoreError> {
         let mut row = self.account_or_new(group, did, host)?;
         // The key on file may be the one of before: no commit is judged by it any more. An account that is
         // to be fetched gets its identity with the fetch.
         row.identity = None;
         if !row.awaiting_identity && !matches!(row.sync, SyncState::Wanted { .. }) {
             row.awaiting_identity = true;
-            group.stage.put_task(group.now, &Task::ResolveIdentity(did.clone()));
+            group
+                .stage
+                .put_task(group.now, &Task::ResolveIdentity(did.clone()));
         }
         group.stage.put_account(did, row);
         Ok(())
@@ -302,7 +387,10 @@ impl Applier {
     /// Takes over what the host says of the account's standing. Nothing is deleted by it.
     fn set_status(group: &mut Group<'_>, did: &Did, mut row: AccountRow, status: AccountStatus) {
         if row.upstream != status {
-            group.notes.push(Note::Status { did: did.clone(), status: status.label() });
+            group.notes.push(Note::Status {
+                did: did.clone(),
+                status: status.label(),
+            });
             let returns = status.is_active() && !row.upstream.is_active();
             row.upstream = status;
             if returns {
@@ -316,9 +404,18 @@ impl Applier {
         group.stage.put_account(did, row);
     }
 
-    fn on_malformed(&mut self, group: &mut Group<'_>, did: Option<Did>, host: &HostName) -> Result<(), StoreError> {
+    fn on_malformed(
+        &mut self,
+        group: &mut Group<'_>,
+        did: Option<Did>,
+        host: &HostName,
+    ) -> Result<(), StoreError> {
         let Some(did) = did else {
-            group.notes.push(Note::Rejected { host: host.clone(), did: None, reason: RejectReason::Field });
+            group.notes.push(Note::Rejected {
+                host: host.clone(),
+                did: None,
+                reason: RejectReason::Field,
+            });
             return Ok(());
         };
         let row = self.account_or_new(group, &did, host)?;
@@ -336,8 +433,15 @@ impl Applier {
     }
 
     /// Events were lost: every account of the host has to be compared, so it is listed again.
-    pub(super) fn on_gap(&mut self, group: &mut Group<'_>, host: &HostName, gap: Gap) -> Result<(), StoreError> {
-        let Some(mut row) = group.stage.host(host)? else { return Ok(()) };
+    pub(super) fn on_gap(
+        &mut self,
+        group: &mut Group<'_>,
+        host: &HostName,
+        gap: Gap,
+    ) -> Result<(), StoreError> {
+        let Some(mut row) = group.stage.host(host)? else {
+            return Ok(());
+        };
         let first_contact = row.cursor.is_none();
         if gap == Gap::CursorFromFuture {
             row.epoch += 1;
@@ -359,7 +463,9 @@ impl Applier {
         }
         if let Some(mut row) = group.stage.host(&page.host)? {
             if let Listing::Finished { .. } = page.listing {
-                group.notes.push(Note::Listed { host: page.host.clone() });
+                group.notes.push(Note::Listed {
+                    host: page.host.clone(),
+                });
             }
             row.listing = page.listing;
             group.stage.put_host(&page.host, row);
@@ -370,7 +476,12 @@ impl Applier {
         Ok(())
     }
 
-    fn on_listed_repo(&mut self, group: &mut Group<'_>, host: &HostName, repo: ListedRepo) -> Result<(), StoreError> {
+    fn on_listed_repo(
+        &mut self,
+        group: &mut Group<'_>,
+        host: &HostName,
+        repo: ListedRepo,
+    ) -> Result<(), StoreError> {
         let Some(mut row) = self.account(group, &repo.did)? else {
             let mut row = self.account_or_new(group, &repo.did, host)?;
             row.upstream = repo.status;

@@ -7,9 +7,7 @@
 use super::super::input::{BlobMention, FetchFailure, Fetched, FetchedContent};
 use super::super::keyspace::{self, NO_NUMBER, Task};
 use super::super::reader::Mirror;
-use super::super::rows::{
-    AccountRow, DesyncReason, Head, Row as _, StoredIdentity, SyncState,
-};
+use super::super::rows::{AccountRow, DesyncReason, Head, Row as _, StoredIdentity, SyncState};
 use super::super::store::{Family, StoreError};
 use super::events::{Arrival, Fate, Turn};
 use super::{Applier, Group, Note};
@@ -19,7 +17,13 @@ use crate::verify::{EventBody, FrameContent, KeyLookup, VerifiedRepo, check_fram
 
 impl Applier {
     pub(super) fn on_fetched(&mut self, group: &mut Group<'_>, fetched: Fetched) -> Result<(), StoreError> {
-        let Fetched { did, from_number, identity, content, task } = fetched;
+        let Fetched {
+            did,
+            from_number,
+            identity,
+            content,
+            task,
+        } = fetched;
         group.stage.delete_task(&task);
         let loaded_number = match &content {
             FetchedContent::Loaded { account_number, .. } => *account_number,
@@ -29,15 +33,18 @@ impl Applier {
             drop_generation(group, loaded_number);
             return Ok(());
         };
-        let wanted = matches!(row.sync, SyncState::Wanted { .. });
-        if !wanted || row.account_number != from_number {
+        let wanted = match row.sync {
+            SyncState::Wanted { reason, .. } => Some(reason),
+            _ => None,
+        };
+        let Some(reason) = wanted.filter(|_| row.account_number == from_number) else {
             // Something else settled it while the fetch was under way.
             drop_generation(group, loaded_number);
-            if wanted {
+            if wanted.is_some() {
                 group.stage.put_task(group.now, &Task::FetchRepo(did));
             }
             return Ok(());
-        }
+        };
         row.identity = Some(identity);
         row.awaiting_identity = false;
         match content {
@@ -49,10 +56,19 @@ impl Applier {
                 }
                 row.sync = SyncState::Live;
                 row.min_rev = None;
+                group.notes.push(Note::Unchanged {
+                    host: row.host.clone(),
+                    did: did.clone(),
+                    reason,
+                });
             }
             FetchedContent::Loaded { repo, blobs, .. } => {
                 if let Some(head) = row.head.as_ref().filter(|head| repo.rev() < head.rev) {
-                    group.notes.push(Note::HostBehind { did: did.clone(), ours: head.rev, theirs: repo.rev() });
+                    group.notes.push(Note::HostBehind {
+                        did: did.clone(),
+                        ours: head.rev,
+                        theirs: repo.rev(),
+                    });
                     drop_generation(group, loaded_number);
                     Self::retry_fetch(group, &did, row, group.now.plus(HOST_BEHIND_RETRY));
                     return Ok(());
@@ -64,6 +80,13 @@ impl Applier {
                     return Ok(());
                 }
                 self.swap(group, &did, &mut row, loaded_number, &repo, &blobs)?;
+                group.notes.push(Note::Swapped {
+                    host: row.host.clone(),
+                    did: did.clone(),
+                    reason,
+                    rev: repo.rev(),
+                    records: repo.records(),
+                });
             }
         }
         group.stage.put_account(&did, row);
@@ -104,7 +127,6 @@ impl Applier {
         if first {
             group.stage.put_task(group.now, &Task::AuditBlobs(did.clone()));
         }
-        group.notes.push(Note::Swapped { did: did.clone(), rev: repo.rev(), records: repo.records() });
         Ok(())
     }
 
@@ -117,14 +139,25 @@ impl Applier {
         retry_at: Timestamp,
     ) -> Result<(), StoreError> {
         group.stage.delete_task(task);
-        let Some(mut row) = self.account(group, did)? else { return Ok(()) };
+        let Some(mut row) = self.account(group, did)? else {
+            return Ok(());
+        };
         if let FetchFailure::Inactive(status) = failure
             && row.upstream.is_active()
         {
-            group.notes.push(Note::Status { did: did.clone(), status: status.label() });
+            group.notes.push(Note::Status {
+                did: did.clone(),
+                status: status.label(),
+            });
             row.upstream = status.clone();
         }
-        if matches!(row.sync, SyncState::Wanted { .. }) {
+        if let SyncState::Wanted { reason, .. } = row.sync {
+            group.notes.push(Note::FetchFailed {
+                host: row.host.clone(),
+                did: did.clone(),
+                reason,
+                failure: failure.clone(),
+            });
             Self::retry_fetch(group, did, row, retry_at);
         }
         Ok(())
@@ -147,10 +180,14 @@ impl Applier {
         retry_at: Timestamp,
     ) -> Result<(), StoreError> {
         group.stage.delete_task(task);
-        let Some(mut row) = self.account(group, did)? else { return Ok(()) };
+        let Some(mut row) = self.account(group, did)? else {
+            return Ok(());
+        };
         let Some(identity) = resolved else {
             if row.awaiting_identity {
-                group.stage.put_task(retry_at, &Task::ResolveIdentity(did.clone()));
+                group
+                    .stage
+                    .put_task(retry_at, &Task::ResolveIdentity(did.clone()));
             }
             return Ok(());
         };
@@ -158,30 +195,46 @@ impl Applier {
         row.awaiting_identity = false;
         let live = row.sync == SyncState::Live;
         group.stage.put_account(did, row);
-        if live { self.replay_parked(group, did) } else { Ok(()) }
+        if live {
+            self.replay_parked(group, did)
+        } else {
+            Ok(())
+        }
     }
 
     /// Judges the frames that were parked, in the order of their arrival, as if they came now; stops when
     /// the account has to be fetched again.
     fn replay_parked(&mut self, group: &mut Group<'_>, did: &Did) -> Result<(), StoreError> {
-        let Some(row) = self.account(group, did)? else { return Ok(()) };
+        let Some(row) = self.account(group, did)? else {
+            return Ok(());
+        };
         if row.parked == 0 {
             return Ok(());
         }
         let key = row.identity.as_ref().and_then(|identity| identity.key.as_deref());
-        let key = key.and_then(|text| SigningKey::from_did_key(text).ok()).map(std::sync::Arc::new);
+        let key = key
+            .and_then(|text| SigningKey::from_did_key(text).ok())
+            .map(std::sync::Arc::new);
         let parked = Mirror::new(group.stage.store()).parked(row.did_number, usize::MAX)?;
         for (at, frame) in parked {
-            let Some(mut row) = self.account(group, did)? else { return Ok(()) };
+            let Some(mut row) = self.account(group, did)? else {
+                return Ok(());
+            };
             if matches!(row.sync, SyncState::Wanted { .. }) {
                 return Ok(());
             }
             row.parked = row.parked.saturating_sub(1);
             row.parked_bytes = row.parked_bytes.saturating_sub(frame.encode().len() as u64);
             group.stage.put_account(did, row.clone());
-            group.stage.batch().delete(Family::Parked, keyspace::encode_parked(row.did_number, at).to_vec());
+            group.stage.batch().delete(
+                Family::Parked,
+                keyspace::encode_parked(row.did_number, at).to_vec(),
+            );
 
-            let ours = row.identity.as_ref().is_some_and(|identity| identity.speaks_at(&frame.host));
+            let ours = row
+                .identity
+                .as_ref()
+                .is_some_and(|identity| identity.speaks_at(&frame.host));
             let lookup = |_: &Did| match &key {
                 Some(key) if ours => KeyLookup::Key(std::sync::Arc::clone(key)),
                 _ => KeyLookup::NotThisHost,
@@ -194,7 +247,12 @@ impl Applier {
                 group.stage.put_account(did, row);
                 return Ok(());
             };
-            let arrival = Arrival { host: frame.host, seq: frame.seq, received: frame.received, time: event.time };
+            let arrival = Arrival {
+                host: frame.host,
+                seq: frame.seq,
+                received: frame.received,
+                time: event.time,
+            };
             let fate = match event.body {
                 EventBody::Commit { rev, checked, .. } => {
                     self.judge_commit(group, did, row, &arrival, rev, checked, Turn::Replayed)?
@@ -204,7 +262,10 @@ impl Applier {
                 }
                 _ => Fate::Done,
             };
-            debug_assert!(matches!(fate, Fate::Done), "a replayed frame has its key, so it never waits again");
+            debug_assert!(
+                matches!(fate, Fate::Done),
+                "a replayed frame has its key, so it never waits again"
+            );
         }
         Ok(())
     }
@@ -222,6 +283,9 @@ fn drop_generation(group: &mut Group<'_>, number: u64) {
     }
     let (from, to) = keyspace::number_bounds(number);
     for family in [Family::Records, Family::BlobRefs, Family::Journal] {
-        group.stage.batch().delete_range(family, from.to_vec(), to.to_vec());
+        group
+            .stage
+            .batch()
+            .delete_range(family, from.to_vec(), to.to_vec());
     }
 }

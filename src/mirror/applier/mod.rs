@@ -26,7 +26,7 @@ use std::time::Duration;
 pub use totals::Totals;
 
 use self::stage::Stage;
-use super::input::Input;
+use super::input::{FetchFailure, Input};
 use super::keyspace::{self, Task};
 use super::numbers::Numbers;
 use super::reader::Mirror;
@@ -69,9 +69,18 @@ pub enum Note {
     Applied {
         /// From which host.
         host: HostName,
+        /// Its sequence number.
+        seq: u64,
+        /// When the host says that it happened.
+        time: Option<Timestamp>,
     },
     /// An event changed nothing because it was seen before.
     Replayed {
+        /// From which host.
+        host: HostName,
+    },
+    /// An event of an account that its host says is not active.
+    Inactive {
         /// From which host.
         host: HostName,
     },
@@ -105,12 +114,36 @@ pub enum Note {
     },
     /// A fetched repository became the account's head.
     Swapped {
+        /// From which host.
+        host: HostName,
         /// Whose.
         did: Did,
+        /// Why it was fetched.
+        reason: DesyncReason,
         /// Its rev.
         rev: Rev,
         /// How many records it has.
         records: u64,
+    },
+    /// The host's head is the one that we hold.
+    Unchanged {
+        /// From which host.
+        host: HostName,
+        /// Whose.
+        did: Did,
+        /// Why it was compared.
+        reason: DesyncReason,
+    },
+    /// A repository could not be fetched.
+    FetchFailed {
+        /// From which host.
+        host: HostName,
+        /// Whose.
+        did: Did,
+        /// Why it was to be fetched.
+        reason: DesyncReason,
+        /// Why it was not.
+        failure: FetchFailure,
     },
     /// An account's standing at its host changed.
     Status {
@@ -171,10 +204,21 @@ impl Applier {
     ///
     /// # Errors
     /// When the store cannot be read, or a row cannot.
-    pub fn open(store: Arc<dyn Store>, numbers: Arc<Numbers>, limits: ApplierLimits) -> Result<Self, StoreError> {
+    pub fn open(
+        store: Arc<dyn Store>,
+        numbers: Arc<Numbers>,
+        limits: ApplierLimits,
+    ) -> Result<Self, StoreError> {
         let totals = count_totals(&*store)?;
         let next_arrival = next_arrival(&*store)?;
-        Ok(Self { store, numbers, limits, cache: HashMap::new(), totals, next_arrival })
+        Ok(Self {
+            store,
+            numbers,
+            limits,
+            cache: HashMap::new(),
+            totals,
+            next_arrival,
+        })
     }
 
     /// Totals over all rows, as of the last durable batch.
@@ -210,7 +254,11 @@ impl Applier {
     /// be used again.
     pub fn apply(&mut self, inputs: Vec<Input>, now: Timestamp) -> Result<Outcome, StoreError> {
         let store = Arc::clone(&self.store);
-        let mut group = Group { stage: Stage::new(&*store), now, notes: Vec::new() };
+        let mut group = Group {
+            stage: Stage::new(&*store),
+            now,
+            notes: Vec::new(),
+        };
         let mut tasks = false;
         for input in inputs {
             // Inputs that read ranges must not miss what this group has staged.
@@ -221,7 +269,10 @@ impl Applier {
             self.step(&mut group, input)?;
         }
         tasks |= self.write(group.stage)?;
-        Ok(Outcome { notes: group.notes, tasks })
+        Ok(Outcome {
+            notes: group.notes,
+            tasks,
+        })
     }
 
     fn step(&mut self, group: &mut Group<'_>, input: Input) -> Result<(), StoreError> {
@@ -230,25 +281,43 @@ impl Applier {
             Input::Gap { host, gap } => self.on_gap(group, &host, gap),
             Input::Listed(page) => self.on_listed(group, page),
             Input::Fetched(fetched) => self.on_fetched(group, *fetched),
-            Input::FetchFailed { did, failure, task, retry_at } => {
-                self.on_fetch_failed(group, &did, &failure, &task, retry_at)
-            }
-            Input::Identity { did, resolved, task, retry_at } => {
-                self.on_identity(group, &did, resolved, &task, retry_at)
-            }
-            Input::BlobStored { blob, size, mime, task } => self.on_blob_stored(group, &blob, size, mime, &task),
-            Input::BlobFailed { blob, failure, task, retry_at } => {
-                self.on_blob_failed(group, &blob, failure, &task, retry_at)
-            }
+            Input::FetchFailed {
+                did,
+                failure,
+                task,
+                retry_at,
+            } => self.on_fetch_failed(group, &did, &failure, &task, retry_at),
+            Input::Identity {
+                did,
+                resolved,
+                task,
+                retry_at,
+            } => self.on_identity(group, &did, resolved, &task, retry_at),
+            Input::BlobStored {
+                blob,
+                size,
+                mime,
+                task,
+            } => self.on_blob_stored(group, &blob, size, mime, &task),
+            Input::BlobFailed {
+                blob,
+                failure,
+                task,
+                retry_at,
+            } => self.on_blob_failed(group, &blob, failure, &task, retry_at),
             Input::BlobLost { blob, task } => self.on_blob_lost(group, &blob, &task),
             Input::BlobArchived { blob, task } => self.on_blob_archived(group, &blob, &task),
-            Input::BlobsListed { did, digests, task } => self.on_blobs_listed(group, &did, &digests, task.as_deref()),
+            Input::BlobsListed { did, digests, task } => {
+                self.on_blobs_listed(group, &did, &digests, task.as_deref())
+            }
             Input::Connected { host } => Self::on_connected(group, &host),
             Input::SnapshotStored(stored) => self.on_snapshot_stored(group, &stored),
             Input::SnapshotAll => self.on_snapshot_all(group),
-            Input::Damaged { did, account_number, task } => {
-                self.on_damaged(group, &did, account_number, &task)
-            }
+            Input::Damaged {
+                did,
+                account_number,
+                task,
+            } => self.on_damaged(group, &did, account_number, &task),
             Input::TaskDone { task } => {
                 group.stage.delete_task(&task);
                 Ok(())
@@ -297,14 +366,27 @@ impl Applier {
     }
 
     /// Marks an account as one to be fetched, unless it is already.
-    fn want(group: &mut Group<'_>, did: &Did, row: &mut AccountRow, reason: DesyncReason, least_rev: Option<Rev>) {
+    fn want(
+        group: &mut Group<'_>,
+        did: &Did,
+        row: &mut AccountRow,
+        reason: DesyncReason,
+        least_rev: Option<Rev>,
+    ) {
         row.min_rev = row.min_rev.max(least_rev);
         if let SyncState::Wanted { .. } = row.sync {
             return;
         }
-        row.sync = SyncState::Wanted { reason, since: group.now, tries: 0 };
+        row.sync = SyncState::Wanted {
+            reason,
+            since: group.now,
+            tries: 0,
+        };
         group.stage.put_task(group.now, &Task::FetchRepo(did.clone()));
-        group.notes.push(Note::Desynchronized { did: did.clone(), reason });
+        group.notes.push(Note::Desynchronized {
+            did: did.clone(),
+            reason,
+        });
     }
 }
 
@@ -338,15 +420,19 @@ fn count_totals(store: &dyn Store) -> Result<Totals, StoreError> {
 fn next_arrival(store: &dyn Store) -> Result<u64, StoreError> {
     let mut next = 1;
     let mut bad = None;
-    store.scan(Family::Parked, &KeyRange::all(), &mut |key, _| match keyspace::decode_parked(key) {
-        Ok((_, arrival)) => {
-            next = next.max(arrival.saturating_add(1));
-            ControlFlow::Continue(())
-        }
-        Err(error) => {
-            bad = Some(StoreError::bad_row(Family::Parked, key, error));
-            ControlFlow::Break(())
-        }
-    })?;
+    store.scan(
+        Family::Parked,
+        &KeyRange::all(),
+        &mut |key, _| match keyspace::decode_parked(key) {
+            Ok((_, arrival)) => {
+                next = next.max(arrival.saturating_add(1));
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                bad = Some(StoreError::bad_row(Family::Parked, key, error));
+                ControlFlow::Break(())
+            }
+        },
+    )?;
     bad.map_or(Ok(next), Err)
 }

@@ -17,8 +17,12 @@ impl Applier {
         if row.snapshot_due {
             return;
         }
-        let due = row.snapshot.map_or(group.now, |last| last.at.plus(self.limits.snapshot_interval));
-        group.stage.put_task(due.max(group.now), &Task::Snapshot(did.clone()));
+        let due = row
+            .snapshot
+            .map_or(group.now, |last| last.at.plus(self.limits.snapshot_interval));
+        group
+            .stage
+            .put_task(due.max(group.now), &Task::Snapshot(did.clone()));
         row.snapshot_due = true;
     }
 
@@ -29,22 +33,34 @@ impl Applier {
         stored: &SnapshotStored,
     ) -> Result<(), StoreError> {
         group.stage.delete_task(&stored.task);
-        let Some(mut row) = self.account(group, &stored.did)? else { return Ok(()) };
-        row.snapshot =
-            Some(SnapshotMark { rev: stored.rev, commit: stored.commit, at: group.now, bytes: stored.bytes });
+        let Some(mut row) = self.account(group, &stored.did)? else {
+            return Ok(());
+        };
+        row.snapshot = Some(SnapshotMark {
+            rev: stored.rev,
+            commit: stored.commit,
+            at: group.now,
+            bytes: stored.bytes,
+        });
         row.snapshot_due = false;
         if row.account_number == stored.account_number {
             let mut covered_to = keyspace::encode_journal(row.account_number, stored.rev).to_vec();
             covered_to.push(0);
             let from = keyspace::encode_number(row.account_number);
-            group.stage.batch().delete_range(Family::Journal, from, covered_to.clone());
+            group
+                .stage
+                .batch()
+                .delete_range(Family::Journal, from, covered_to.clone());
             let (mut commits, mut bytes) = (0, 0);
             let rest = keyspace::number_range(row.account_number).starting_at(&covered_to);
-            group.stage.store().scan(Family::Journal, &rest, &mut |_, value| {
-                commits += 1;
-                bytes += value.len() as u64;
-                ControlFlow::Continue(())
-            })?;
+            group
+                .stage
+                .store()
+                .scan(Family::Journal, &rest, &mut |_, value| {
+                    commits += 1;
+                    bytes += value.len() as u64;
+                    ControlFlow::Continue(())
+                })?;
             (row.journal_commits, row.journal_bytes) = (commits, bytes);
         }
         if !row.is_snapshotted() {
@@ -82,7 +98,9 @@ impl Applier {
         task: &[u8],
     ) -> Result<(), StoreError> {
         group.stage.delete_task(task);
-        let Some(mut row) = self.account(group, did)? else { return Ok(()) };
+        let Some(mut row) = self.account(group, did)? else {
+            return Ok(());
+        };
         if row.account_number == account_number {
             row.snapshot_due = false;
             Self::want(group, did, &mut row, DesyncReason::CopyDamaged, None);

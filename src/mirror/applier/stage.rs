@@ -8,7 +8,9 @@ use std::collections::btree_map::Entry;
 
 use super::super::keyspace::{self, Task};
 use super::super::reader::{Mirror, Record};
-use super::super::rows::{AccountRow, BlobRow, BlobState, HostRow, JournalEntry, RecordValue, Row as _, TaskRow};
+use super::super::rows::{
+    AccountRow, BlobRow, BlobState, HostRow, JournalEntry, RecordValue, Row as _, TaskRow,
+};
 use super::super::store::{Batch, Family, Store, StoreError};
 use super::totals::Totals;
 use crate::types::{Did, Digest, HostName, RepoPath, Rev, Timestamp};
@@ -33,7 +35,11 @@ struct Loaded<R> {
 
 impl<R: Clone> Loaded<R> {
     fn read(row: Option<R>) -> Self {
-        Self { now: row.clone(), before: row, dirty: false }
+        Self {
+            now: row.clone(),
+            before: row,
+            dirty: false,
+        }
     }
 }
 
@@ -99,7 +105,10 @@ impl<'s> Stage<'s> {
 
     /// Writes an account's row. It must have been read through [`Stage::account`] before.
     pub(super) fn put_account(&mut self, did: &Did, row: AccountRow) {
-        let loaded = self.accounts.entry(did.clone()).or_insert_with(|| Loaded::read(None));
+        let loaded = self
+            .accounts
+            .entry(did.clone())
+            .or_insert_with(|| Loaded::read(None));
         loaded.now = Some(row);
         loaded.dirty = true;
     }
@@ -118,7 +127,10 @@ impl<'s> Stage<'s> {
     }
 
     pub(super) fn put_host(&mut self, host: &HostName, row: HostRow) {
-        let loaded = self.hosts.entry(host.clone()).or_insert_with(|| Loaded::read(None));
+        let loaded = self
+            .hosts
+            .entry(host.clone())
+            .or_insert_with(|| Loaded::read(None));
         loaded.now = Some(row);
         loaded.dirty = true;
     }
@@ -137,7 +149,10 @@ impl<'s> Stage<'s> {
     }
 
     pub(super) fn put_blob(&mut self, did_number: u64, digest: &Digest, row: BlobRow) {
-        let loaded = self.blobs.entry((did_number, *digest)).or_insert_with(|| Loaded::read(None));
+        let loaded = self
+            .blobs
+            .entry((did_number, *digest))
+            .or_insert_with(|| Loaded::read(None));
         loaded.now = Some(row);
         loaded.dirty = true;
     }
@@ -154,7 +169,11 @@ impl<'s> Stage<'s> {
 
     pub(super) fn put_record(&mut self, account_number: u64, path: &RepoPath, row: Record) {
         let key = keyspace::encode_record(account_number, path.as_bytes());
-        let value = RecordValue { rev: row.rev, digest: *row.cid.digest(), bytes: &row.bytes };
+        let value = RecordValue {
+            rev: row.rev,
+            digest: *row.cid.digest(),
+            bytes: &row.bytes,
+        };
         self.batch.put(Family::Records, key.clone(), value.encode());
         self.records.insert(key, Some(row));
     }
@@ -171,20 +190,31 @@ impl<'s> Stage<'s> {
     }
 
     pub(super) fn delete_blob_ref(&mut self, account_number: u64, digest: &Digest, path: &RepoPath) {
-        self.batch.delete(Family::BlobRefs, keyspace::encode_blob_ref(account_number, digest, path.as_bytes()));
+        self.batch.delete(
+            Family::BlobRefs,
+            keyspace::encode_blob_ref(account_number, digest, path.as_bytes()),
+        );
     }
 
     pub(super) fn put_journal(&mut self, account_number: u64, rev: Rev, entry: &JournalEntry) -> usize {
         let value = entry.encode();
         let bytes = value.len();
-        self.batch.put(Family::Journal, keyspace::encode_journal(account_number, rev), value);
+        self.batch.put(
+            Family::Journal,
+            keyspace::encode_journal(account_number, rev),
+            value,
+        );
         bytes
     }
 
     // tasks
 
     pub(super) fn put_task(&mut self, due: Timestamp, task: &Task) {
-        self.batch.put(Family::Tasks, keyspace::encode_task(due.millis(), task), TaskRow::default().encode());
+        self.batch.put(
+            Family::Tasks,
+            keyspace::encode_task(due.millis(), task),
+            TaskRow::default().encode(),
+        );
         self.tasks = true;
     }
 
@@ -199,13 +229,15 @@ impl<'s> Stage<'s> {
             let Some(row) = loaded.now else { continue };
             if loaded.dirty {
                 totals.account_changed(loaded.before.as_ref(), &row);
-                self.batch.put(Family::Accounts, keyspace::encode_account(&did), row.encode());
+                self.batch
+                    .put(Family::Accounts, keyspace::encode_account(&did), row.encode());
             }
             accounts.push((did, row));
         }
         for (host, loaded) in self.hosts {
             if let (true, Some(row)) = (loaded.dirty, loaded.now) {
-                self.batch.put(Family::Hosts, keyspace::encode_host(&host), row.encode());
+                self.batch
+                    .put(Family::Hosts, keyspace::encode_host(&host), row.encode());
             }
         }
         for ((did_number, digest), loaded) in self.blobs {
@@ -214,13 +246,22 @@ impl<'s> Stage<'s> {
                 if row.state == BlobState::Archived {
                     let range = keyspace::blob_data_range(did_number, &digest);
                     if let Some(to) = range.to() {
-                        self.batch.delete_range(Family::BlobData, range.from().to_vec(), to.to_vec());
+                        self.batch
+                            .delete_range(Family::BlobData, range.from().to_vec(), to.to_vec());
                     }
                 }
-                self.batch.put(Family::Blobs, keyspace::encode_blob(did_number, &digest), row.encode());
+                self.batch.put(
+                    Family::Blobs,
+                    keyspace::encode_blob(did_number, &digest),
+                    row.encode(),
+                );
             }
         }
-        Finished { batch: self.batch, totals, tasks: self.tasks, accounts }
+        Finished {
+            batch: self.batch,
+            totals,
+            tasks: self.tasks,
+            accounts,
+        }
     }
 }
-

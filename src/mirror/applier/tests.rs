@@ -31,11 +31,20 @@ impl World {
         let store = Arc::new(MemoryStore::default());
         let shared: Arc<dyn Store> = Arc::clone(&store) as _;
         let numbers = Arc::new(Numbers::open(Arc::clone(&shared)).expect("empty store"));
-        let limits = ApplierLimits { parked_frames_max: 5, ..ApplierLimits::default() };
+        let limits = ApplierLimits {
+            parked_frames_max: 5,
+            ..ApplierLimits::default()
+        };
         let mut applier = Applier::open(shared, Arc::clone(&numbers), limits).expect("empty store");
         let host: HostName = "pds.test".parse().expect("valid");
         applier.ensure_host(&host, "https://pds.test").expect("writes");
-        Self { store, numbers, applier, host, seq: 0 }
+        Self {
+            store,
+            numbers,
+            applier,
+            host,
+            seq: 0,
+        }
     }
 
     fn seq(&mut self) -> u64 {
@@ -44,14 +53,22 @@ impl World {
     }
 
     fn apply(&mut self, input: Input) -> Vec<Note> {
-        self.applier.apply(vec![input], NOW).expect("the model store does not fail").notes
+        self.applier
+            .apply(vec![input], NOW)
+            .expect("the model store does not fail")
+            .notes
     }
 
     /// The key that the verifier would use: what the account's row says.
     fn lookup(&self, did: &Did) -> KeyLookup {
         let row = self.row(did);
-        let Some(identity) = row.and_then(|row| row.identity) else { return KeyLookup::Unknown };
-        let key = identity.key.as_deref().map(crate::repo::signing_key::SigningKey::from_did_key);
+        let Some(identity) = row.and_then(|row| row.identity) else {
+            return KeyLookup::Unknown;
+        };
+        let key = identity
+            .key
+            .as_deref()
+            .map(crate::repo::signing_key::SigningKey::from_did_key);
         match key {
             Some(Ok(key)) if identity.speaks_at(&self.host) => KeyLookup::Key(Arc::new(key)),
             _ => KeyLookup::NotThisHost,
@@ -60,8 +77,15 @@ impl World {
 
     fn frame(&mut self, frame: Vec<u8>) -> Vec<Note> {
         let content = check_frame(&frame, |did| self.lookup(did), NOW).expect("well-formed");
-        let FrameContent::Event(event) = content else { panic!("an event") };
-        let event = HostEvent { host: self.host.clone(), received: NOW, frame: frame.into(), event };
+        let FrameContent::Event(event) = content else {
+            panic!("an event")
+        };
+        let event = HostEvent {
+            host: self.host.clone(),
+            received: NOW,
+            frame: frame.into(),
+            event,
+        };
         self.apply(Input::Event(event))
     }
 
@@ -88,39 +112,75 @@ impl World {
     fn load(&mut self, account: &SimAccount) -> Input {
         let car = account.export();
         let parsed = parse_car(&car).expect("a CAR");
-        let blocks: std::collections::BTreeMap<Digest, &[u8]> =
-            parsed.blocks.iter().map(|(cid, bytes)| (*cid.digest(), *bytes)).collect();
+        let blocks: std::collections::BTreeMap<Digest, &[u8]> = parsed
+            .blocks
+            .iter()
+            .map(|(cid, bytes)| (*cid.digest(), *bytes))
+            .collect();
         let number = self.numbers.next().expect("numbers");
         let mut blobs = Vec::new();
         let mut batch = super::super::store::Batch::new();
-        let repo = check_repo(&blocks, parsed.roots[0], account.did(), &account.key(), NOW, |path, cid, bytes| {
-            let value = super::super::rows::RecordValue { rev: account.rev(), digest: *cid.digest(), bytes };
-            batch.put(Family::Records, keyspace::encode_record(number, path), value.encode());
-            for blob in scan_record(bytes).blobs {
-                batch.put(Family::BlobRefs, keyspace::encode_blob_ref(number, blob.cid.digest(), path), Vec::new());
-                blobs.push(BlobMention { digest: *blob.cid.digest(), mime: blob.mime, size: blob.size });
-            }
-            Ok::<(), std::convert::Infallible>(())
-        })
+        let repo = check_repo(
+            &blocks,
+            parsed.roots[0],
+            account.did(),
+            &account.key(),
+            NOW,
+            |path, cid, bytes| {
+                let value = super::super::rows::RecordValue {
+                    rev: account.rev(),
+                    digest: *cid.digest(),
+                    bytes,
+                };
+                batch.put(
+                    Family::Records,
+                    keyspace::encode_record(number, path),
+                    value.encode(),
+                );
+                for blob in scan_record(bytes).blobs {
+                    batch.put(
+                        Family::BlobRefs,
+                        keyspace::encode_blob_ref(number, blob.cid.digest(), path),
+                        Vec::new(),
+                    );
+                    blobs.push(BlobMention {
+                        digest: *blob.cid.digest(),
+                        mime: blob.mime,
+                        size: blob.size,
+                    });
+                }
+                Ok::<(), std::convert::Infallible>(())
+            },
+        )
         .expect("a proven repository");
         self.store.write(batch).expect("writes");
         Input::Fetched(Box::new(Fetched {
             did: account.did().clone(),
             from_number: self.row(account.did()).map_or(0, |row| row.account_number),
             identity: self.identity(account),
-            content: FetchedContent::Loaded { account_number: number, repo, blobs },
+            content: FetchedContent::Loaded {
+                account_number: number,
+                repo,
+                blobs,
+            },
             task: self.fetch_task(account.did()),
         }))
     }
 
     fn fetch_task(&self, did: &Did) -> Vec<u8> {
-        let tasks = Mirror::new(&*self.store).due_tasks(u64::MAX - 1, 1000).expect("reads");
-        let task = tasks.into_iter().find(|((_, task), _)| *task == Task::FetchRepo(did.clone()));
+        let tasks = Mirror::new(&*self.store)
+            .due_tasks(u64::MAX - 1, 1000)
+            .expect("reads");
+        let task = tasks
+            .into_iter()
+            .find(|((_, task), _)| *task == Task::FetchRepo(did.clone()));
         task.map_or_else(Vec::new, |((due, task), _)| keyspace::encode_task(due, &task))
     }
 
     fn tasks(&self) -> Vec<Task> {
-        let tasks = Mirror::new(&*self.store).due_tasks(u64::MAX - 1, 1000).expect("reads");
+        let tasks = Mirror::new(&*self.store)
+            .due_tasks(u64::MAX - 1, 1000)
+            .expect("reads");
         tasks.into_iter().map(|((_, task), _)| task).collect()
     }
 
@@ -129,14 +189,20 @@ impl World {
     }
 
     fn cursor(&self) -> Option<u64> {
-        Mirror::new(&*self.store).host(&self.host).expect("reads").and_then(|row| row.cursor)
+        Mirror::new(&*self.store)
+            .host(&self.host)
+            .expect("reads")
+            .and_then(|row| row.cursor)
     }
 
     /// The mirror holds exactly what the account holds, and proves it.
     fn check_equal(&self, account: &SimAccount) {
         let row = self.row(account.did()).expect("known");
         let head = row.head.as_ref().expect("loaded");
-        assert_eq!((head.rev, head.commit, head.data), (account.rev(), account.head(), account.data()));
+        assert_eq!(
+            (head.rev, head.commit, head.data),
+            (account.rev(), account.head(), account.data())
+        );
         let mirror = Mirror::new(&*self.store);
         let rows = mirror.rows(row.account_number);
         let proven = prove(&rows, head.data).expect("proves");
@@ -148,7 +214,10 @@ impl World {
         })
         .expect("scans");
         assert_eq!(&held, account.records());
-        assert_eq!(row.record_bytes, held.values().map(|bytes| bytes.len() as u64).sum::<u64>());
+        assert_eq!(
+            row.record_bytes,
+            held.values().map(|bytes| bytes.len() as u64).sum::<u64>()
+        );
     }
 
     /// An account that was fetched and is live.
@@ -227,8 +296,15 @@ fn a_swallowed_commit_breaks_the_chain_and_is_healed_by_a_fetch() {
     account.commit(1, &[write("lost", "nobody saw this")], NOW);
     let before = world.row(account.did()).and_then(|row| row.head);
     let notes = world.commit(&mut account, &[write("b", "second")]);
-    assert!(notes.contains(&Note::Desynchronized { did: account.did().clone(), reason: DesyncReason::ChainBroken }));
-    assert_eq!(world.row(account.did()).and_then(|row| row.head), before, "nothing of it was applied");
+    assert!(notes.contains(&Note::Desynchronized {
+        did: account.did().clone(),
+        reason: DesyncReason::ChainBroken
+    }));
+    assert_eq!(
+        world.row(account.did()).and_then(|row| row.head),
+        before,
+        "nothing of it was applied"
+    );
     // What comes meanwhile waits, and is applied in the step of the swap.
     let fetched = world.load(&account);
     let notes = world.commit(&mut account, &[write("c", "third")]);
@@ -263,12 +339,17 @@ fn too_many_parked_frames_are_dropped_and_the_fetch_must_reach_them() {
     let mut dropped = false;
     for i in 1..8 {
         let notes = world.commit(&mut account, &[write(&format!("r{i}"), "x")]);
-        dropped |= notes.iter().any(|note| matches!(note, Note::ParkedDropped { .. }));
+        dropped |= notes
+            .iter()
+            .any(|note| matches!(note, Note::ParkedDropped { .. }));
     }
     assert!(dropped, "the bound of 5 frames was passed");
     world.apply(early);
     let row = world.row(account.did()).expect("known");
-    assert!(row.head.is_none(), "a fetch from before the dropped frames is not enough");
+    assert!(
+        row.head.is_none(),
+        "a fetch from before the dropped frames is not enough"
+    );
     assert!(matches!(row.sync, SyncState::Wanted { .. }));
     world.fetch(&account);
     world.check_equal(&account);
@@ -281,11 +362,20 @@ fn a_wrong_signature_refreshes_the_identity_once_then_asks_for_the_repository() 
     account.rotate_key(99);
     let notes = world.commit(&mut account, &[write("b", "second")]);
     assert!(matches!(notes[..], [Note::Parked { .. }]), "{notes:?}");
-    assert!(world.tasks().contains(&Task::ResolveIdentity(account.did().clone())));
+    assert!(
+        world
+            .tasks()
+            .contains(&Task::ResolveIdentity(account.did().clone()))
+    );
     world.commit(&mut account, &[write("c", "third")]);
     // The directory has the new key: both are applied.
     let resolved = Some(world.identity(&account));
-    world.apply(Input::Identity { did: account.did().clone(), resolved, task: Vec::new(), retry_at: NOW });
+    world.apply(Input::Identity {
+        did: account.did().clone(),
+        resolved,
+        task: Vec::new(),
+        retry_at: NOW,
+    });
     world.check_equal(&account);
 
     // A forger's commit does not verify after the refresh either.
@@ -295,12 +385,27 @@ fn a_wrong_signature_refreshes_the_identity_once_then_asks_for_the_repository() 
         forger.commit(0, &[write(rkey, "forged")], NOW);
     }
     let seq = world.seq();
-    let forged = forger.commit(seq, &[write("d", "forged")], NOW.plus(std::time::Duration::from_secs(1)));
+    let forged = forger.commit(
+        seq,
+        &[write("d", "forged")],
+        NOW.plus(std::time::Duration::from_secs(1)),
+    );
     world.frame(forged);
     let resolved = Some(world.identity(&account));
     let did = account.did().clone();
-    let notes = world.apply(Input::Identity { did: did.clone(), resolved, task: Vec::new(), retry_at: NOW });
-    assert!(notes.contains(&Note::Desynchronized { did, reason: DesyncReason::BadSignature }), "{notes:?}");
+    let notes = world.apply(Input::Identity {
+        did: did.clone(),
+        resolved,
+        task: Vec::new(),
+        retry_at: NOW,
+    });
+    assert!(
+        notes.contains(&Note::Desynchronized {
+            did,
+            reason: DesyncReason::BadSignature
+        }),
+        "{notes:?}"
+    );
     world.fetch(&account);
     world.check_equal(&account);
 }
@@ -312,11 +417,22 @@ fn another_hosts_account_cannot_be_written_to() {
     let did = account.did().clone();
     let mut identity = world.identity(&account);
     identity.host = Some("elsewhere.test".to_owned());
-    world.apply(Input::Identity { did: did.clone(), resolved: Some(identity), task: Vec::new(), retry_at: NOW });
+    world.apply(Input::Identity {
+        did: did.clone(),
+        resolved: Some(identity),
+        task: Vec::new(),
+        retry_at: NOW,
+    });
     let before = world.row(&did).and_then(|row| row.head);
     let notes = world.commit(&mut account, &[write("b", "second")]);
     assert!(
-        matches!(&notes[..], [Note::Rejected { reason: RejectReason::WrongHost, .. }]),
+        matches!(
+            &notes[..],
+            [Note::Rejected {
+                reason: RejectReason::WrongHost,
+                ..
+            }]
+        ),
         "{notes:?}"
     );
     assert_eq!(world.row(&did).and_then(|row| row.head), before);
@@ -331,15 +447,24 @@ fn a_head_older_than_ours_never_replaces_it() {
     // The host asks to be fetched again, and then gives its old state.
     let frame = {
         let mut other = SimAccount::new(1, NOW);
-        other.commit(0, &[write("z", "other")], NOW.plus(std::time::Duration::from_secs(60)));
+        other.commit(
+            0,
+            &[write("z", "other")],
+            NOW.plus(std::time::Duration::from_secs(60)),
+        );
         let seq = world.seq();
         other.sync_frame(seq, NOW)
     };
     world.frame(frame);
-    let Input::Fetched(mut fetched) = stale else { panic!("a fetch") };
+    let Input::Fetched(mut fetched) = stale else {
+        panic!("a fetch")
+    };
     fetched.task = world.fetch_task(account.did());
     let notes = world.apply(Input::Fetched(fetched));
-    assert!(notes.iter().any(|note| matches!(note, Note::HostBehind { .. })), "{notes:?}");
+    assert!(
+        notes.iter().any(|note| matches!(note, Note::HostBehind { .. })),
+        "{notes:?}"
+    );
     world.check_equal(&account);
 }
 
@@ -349,10 +474,16 @@ fn rows_that_are_not_what_the_head_says_are_noticed() {
     let mut account = world.live(1);
     let number = world.row(account.did()).expect("known").account_number;
     let mut batch = super::super::store::Batch::new();
-    batch.delete(Family::Records, keyspace::encode_record(number, b"app.bsky.feed.post/a"));
+    batch.delete(
+        Family::Records,
+        keyspace::encode_record(number, b"app.bsky.feed.post/a"),
+    );
     world.store.write(batch).expect("writes");
     let notes = world.commit(&mut account, &[delete("a")]);
-    assert!(notes.contains(&Note::Desynchronized { did: account.did().clone(), reason: DesyncReason::CopyDamaged }));
+    assert!(notes.contains(&Note::Desynchronized {
+        did: account.did().clone(),
+        reason: DesyncReason::CopyDamaged
+    }));
     world.fetch(&account);
     world.check_equal(&account);
 }
@@ -367,19 +498,33 @@ fn an_inactive_account_keeps_its_data_and_is_compared_when_it_returns() {
     let did = account.did().clone();
     let standing = |world: &mut World, active, status| {
         let seq = world.seq();
-        world.frame(encode_frame(&Frame::Account(AccountFrame { seq, did: did.clone(), active, status, time: None })))
+        world.frame(encode_frame(&Frame::Account(AccountFrame {
+            seq,
+            did: did.clone(),
+            active,
+            status,
+            time: None,
+        })))
     };
     standing(&mut world, false, Some("deleted"));
     let row = world.row(&did).expect("known");
     assert_eq!(row.upstream, AccountStatus::Deleted);
     world.check_equal(&account);
     let notes = standing(&mut world, true, None);
-    assert!(notes.iter().any(|note| matches!(note, Note::Desynchronized { reason: DesyncReason::Reactivated, .. })));
+    assert!(notes.iter().any(|note| matches!(
+        note,
+        Note::Desynchronized {
+            reason: DesyncReason::Reactivated,
+            ..
+        }
+    )));
     let unchanged = Fetched {
         did: did.clone(),
         from_number: row.account_number,
         identity: world.identity(&account),
-        content: FetchedContent::Unchanged { commit: account.head() },
+        content: FetchedContent::Unchanged {
+            commit: account.head(),
+        },
         task: world.fetch_task(&did),
     };
     world.apply(Input::Fetched(Box::new(unchanged)));
@@ -399,24 +544,60 @@ fn blobs_are_wanted_held_archived_missing_or_withdrawn() {
     };
     let (one, two) = (blob(b"one"), blob(b"two"));
     let state = |world: &World, key: &BlobKey| {
-        Mirror::new(&*world.store).blob(did_number, &key.digest).expect("reads").map(|row| row.state)
+        Mirror::new(&*world.store)
+            .blob(did_number, &key.digest)
+            .expect("reads")
+            .map(|row| row.state)
     };
     let with = |rkey: &str, key: &BlobKey| {
-        (format!("app.bsky.feed.post/{rkey}"), Some(post_with_blob("picture", &key.cid(), 3)))
+        (
+            format!("app.bsky.feed.post/{rkey}"),
+            Some(post_with_blob("picture", &key.cid(), 3)),
+        )
     };
-    world.commit(&mut account, &[with("p1", &one), with("p2", &two), with("p3", &one)]);
+    world.commit(
+        &mut account,
+        &[with("p1", &one), with("p2", &two), with("p3", &one)],
+    );
     assert_eq!(state(&world, &one), Some(BlobState::Wanted));
-    assert!(world.tasks().contains(&Task::FetchBlob(account.did().clone(), one.digest)));
-    assert_eq!(world.tasks().iter().filter(|task| matches!(task, Task::FetchBlob(..))).count(), 2);
+    assert!(
+        world
+            .tasks()
+            .contains(&Task::FetchBlob(account.did().clone(), one.digest))
+    );
+    assert_eq!(
+        world
+            .tasks()
+            .iter()
+            .filter(|task| matches!(task, Task::FetchBlob(..)))
+            .count(),
+        2
+    );
 
-    world.apply(Input::BlobStored { blob: one.clone(), size: 3, mime: None, task: Vec::new() });
+    world.apply(Input::BlobStored {
+        blob: one.clone(),
+        size: 3,
+        mime: None,
+        task: Vec::new(),
+    });
     assert_eq!(state(&world, &one), Some(BlobState::Held));
-    world.apply(Input::BlobArchived { blob: one.clone(), task: Vec::new() });
+    world.apply(Input::BlobArchived {
+        blob: one.clone(),
+        task: Vec::new(),
+    });
     assert_eq!(state(&world, &one), Some(BlobState::Archived));
 
-    let failed = |failure| Input::BlobFailed { blob: two.clone(), failure, task: Vec::new(), retry_at: NOW };
+    let failed = |failure| Input::BlobFailed {
+        blob: two.clone(),
+        failure,
+        task: Vec::new(),
+        retry_at: NOW,
+    };
     world.apply(failed(BlobFailure::NotFound));
-    assert!(matches!(state(&world, &two), Some(BlobState::Missing { .. })), "a record refers to it");
+    assert!(
+        matches!(state(&world, &two), Some(BlobState::Missing { .. })),
+        "a record refers to it"
+    );
     world.commit(&mut account, &[delete("p2")]);
     world.apply(failed(BlobFailure::NotFound));
     assert_eq!(state(&world, &two), Some(BlobState::Withdrawn));
@@ -427,7 +608,9 @@ fn blobs_are_wanted_held_archived_missing_or_withdrawn() {
     // One of two references goes, then the other.
     let referenced = |world: &World| {
         let number = world.row(&one.did).expect("known").account_number;
-        Mirror::new(&*world.store).blob_is_referenced(number, &one.digest).expect("reads")
+        Mirror::new(&*world.store)
+            .blob_is_referenced(number, &one.digest)
+            .expect("reads")
     };
     world.commit(&mut account, &[delete("p1")]);
     assert!(referenced(&world));
@@ -462,15 +645,33 @@ fn a_snapshot_covers_the_journal_up_to_its_rev() {
 fn a_gap_lists_the_host_again_and_an_outdated_first_cursor_does_not() {
     let mut world = World::new();
     let host = world.host.clone();
-    let listing = |world: &World| Mirror::new(&*world.store).host(&host).expect("reads").map(|row| row.listing);
+    let listing = |world: &World| {
+        Mirror::new(&*world.store)
+            .host(&host)
+            .expect("reads")
+            .map(|row| row.listing)
+    };
     let mut account = world.live(1);
-    world.apply(Input::Gap { host: host.clone(), gap: Gap::CursorOutdated });
-    assert_eq!(listing(&world), Some(Listing::Finished { at: NOW }), "no cursor yet, so nothing was lost");
+    world.apply(Input::Gap {
+        host: host.clone(),
+        gap: Gap::CursorOutdated,
+    });
+    assert_eq!(
+        listing(&world),
+        Some(Listing::Finished { at: NOW }),
+        "no cursor yet, so nothing was lost"
+    );
     world.commit(&mut account, &[write("b", "second")]);
-    world.apply(Input::Gap { host: host.clone(), gap: Gap::CursorOutdated });
+    world.apply(Input::Gap {
+        host: host.clone(),
+        gap: Gap::CursorOutdated,
+    });
     assert_eq!(listing(&world), Some(Listing::Unfinished { cursor: None }));
     assert_eq!(world.cursor(), Some(1));
-    world.apply(Input::Gap { host: host.clone(), gap: Gap::CursorFromFuture });
+    world.apply(Input::Gap {
+        host: host.clone(),
+        gap: Gap::CursorFromFuture,
+    });
     assert_eq!(world.cursor(), None);
 }
 
@@ -482,14 +683,29 @@ fn a_failed_fetch_keeps_what_we_hold_and_is_tried_again() {
     world.commit(&mut account, &[write("b", "second")]);
     let before = world.row(account.did()).and_then(|row| row.head);
     let retry_at = NOW.plus(std::time::Duration::from_secs(60));
-    for failure in [FetchFailure::NotFound, FetchFailure::Unreachable("down".to_owned())] {
+    for failure in [
+        FetchFailure::NotFound,
+        FetchFailure::Unreachable("down".to_owned()),
+    ] {
         let task = world.fetch_task(account.did());
-        world.apply(Input::FetchFailed { did: account.did().clone(), failure, task, retry_at });
+        world.apply(Input::FetchFailed {
+            did: account.did().clone(),
+            failure,
+            task,
+            retry_at,
+        });
     }
     let row = world.row(account.did()).expect("known");
     assert_eq!(row.head, before);
     assert!(matches!(row.sync, SyncState::Wanted { tries: 2, .. }));
-    assert_eq!(world.tasks().iter().filter(|task| matches!(task, Task::FetchRepo(_))).count(), 1);
+    assert_eq!(
+        world
+            .tasks()
+            .iter()
+            .filter(|task| matches!(task, Task::FetchRepo(_)))
+            .count(),
+        1
+    );
 }
 
 #[test]

@@ -74,5 +74,9 @@ impl Totals {
 
 /// Counts never go below zero: a total that would is a bug, and shows as a wrong count, not as a crash.
 fn step(value: &mut u64, by: u64, plus: bool) {
-    *value = if plus { value.saturating_add(by) } else { value.saturating_sub(by) };
+    *value = if plus {
+        value.saturating_add(by)
+    } else {
+        value.saturating_sub(by)
+    };
 }

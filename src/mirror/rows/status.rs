@@ -74,6 +74,23 @@ pub enum DesyncReason {
 }
 
 impl DesyncReason {
+    /// Every reason, for metrics.
+    pub const ALL: [Self; 13] = [
+        Self::New,
+        Self::ChainBroken,
+        Self::Unproven,
+        Self::ProofFailed,
+        Self::BadSignature,
+        Self::SyncEvent,
+        Self::ParkedOverflow,
+        Self::StreamGap,
+        Self::HeadDiffers,
+        Self::Reactivated,
+        Self::Moved,
+        Self::CopyDamaged,
+        Self::Requested,
+    ];
+
     /// The name, for metrics and people.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -100,7 +117,9 @@ impl From<RejectReason> for DesyncReason {
         match reason {
             RejectReason::BadSignature | RejectReason::HighS => Self::BadSignature,
             RejectReason::ChainBroken => Self::ChainBroken,
-            RejectReason::Legacy | RejectReason::ProofIncomplete | RejectReason::RecordMissing => Self::Unproven,
+            RejectReason::Legacy | RejectReason::ProofIncomplete | RejectReason::RecordMissing => {
+                Self::Unproven
+            }
             _ => Self::ProofFailed,
         }
     }
