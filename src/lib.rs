@@ -6,3 +6,5 @@ pub mod repo;
 #[cfg(feature = "daemon")]
 pub mod serve;
 pub mod types;
+
+pub mod archive;
