@@ -1,4 +1,5 @@
 //! Firekeep.
+pub mod archive;
 #[cfg(feature = "daemon")]
 pub mod metrics;
 pub mod mirror;
@@ -6,5 +7,3 @@ pub mod repo;
 #[cfg(feature = "daemon")]
 pub mod serve;
 pub mod types;
-
-pub mod archive;
