@@ -1,21 +1,21 @@
 //! Firekeep.
-pub mod archive;
-#[cfg(feature = "daemon")]
-pub mod cli;
+pub mod types;
 #[cfg(feature = "daemon")]
 pub mod clock;
 #[cfg(feature = "daemon")]
-pub mod config;
+pub mod metrics;
+pub mod repo;
 pub mod http;
 pub mod identity;
-#[cfg(feature = "daemon")]
-pub mod metrics;
+pub mod stream;
+pub mod verify;
 pub mod mirror;
-pub mod repo;
+pub mod archive;
 #[cfg(feature = "daemon")]
 pub mod serve;
+#[cfg(feature = "daemon")]
+pub mod config;
+#[cfg(feature = "daemon")]
+pub mod cli;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
-pub mod stream;
-pub mod types;
-pub mod verify;

@@ -1,11 +1,22 @@
 //! The archive: what has left the mirror, as plain objects in a local folder or an S3 bucket.
 //!
 //! Every object is written once, under a name that says what it is ([`names`]); nothing here needs a
-//! database to be read again.
+//! database to be read again. [`bucket`] is the one door to the store, and both kinds of store pass the same
+//! contract tests. A bucket belongs to one archive, told by its `v1/archive.json` ([`identity`]).
 //!
-//! Pure: [`names`], [`content_type`], [`settings`], [`snapshot_file`].
+//! Pure: [`names`], [`content_type`], [`settings`], [`snapshot_file`]. Shell: [`bucket`], [`folder`], [`s3`],
+//! [`identity`].
 
 pub mod content_type;
 pub mod names;
 pub mod settings;
 pub mod snapshot_file;
+
+#[cfg(feature = "daemon")]
+pub mod bucket;
+#[cfg(feature = "daemon")]
+pub mod folder;
+#[cfg(feature = "daemon")]
+pub mod identity;
+#[cfg(feature = "daemon")]
+pub mod s3;

@@ -27,6 +27,8 @@ use super::lookup;
 use super::params::{ParamError, Params};
 use super::response::{self, Body, Piece, XrpcError};
 use super::xrpc::Xrpc;
+use crate::archive::bucket::Bucket;
+use crate::archive::names::{BlobName, DidFolder};
 use crate::mirror::reader::Mirror;
 use crate::mirror::rows::BlobState;
 use crate::mirror::{Store, StoreError};
@@ -52,6 +54,26 @@ pub struct ArchivedBlob {
     pub size: u64,
     /// Its bytes, in order. They need not be checked.
     pub chunks: BoxStream<'static, io::Result<Bytes>>,
+}
+
+impl BlobArchive for Bucket {
+    fn open<'a>(&'a self, did: &'a Did, cid: &'a Cid) -> OpenBlob<'a> {
+        Box::pin(async move {
+            // A DID that no folder can be named after was never archived.
+            let Ok(did) = DidFolder::try_from(did) else {
+                return Ok(None);
+            };
+            let name = BlobName {
+                did,
+                blob: *cid.digest(),
+            };
+            let object = self.get(&name.to_string()).await.map_err(io::Error::other)?;
+            Ok(object.map(|object| ArchivedBlob {
+                size: object.size,
+                chunks: object.stream.map(|chunk| chunk.map_err(io::Error::other)).boxed(),
+            }))
+        })
+    }
 }
 
 /// An archive that holds no blob.

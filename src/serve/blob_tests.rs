@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::archive::bucket::{Body as ObjectBytes, PutOptions, PutOutcome};
+use crate::archive::content_type::ContentType;
+use crate::archive::folder::FolderBucket;
 use crate::mirror::memory::MemoryStore;
 use crate::mirror::reader::BLOB_CHUNK_BYTES;
 use crate::mirror::rows::{AccountStatus, BlobFailure};
@@ -362,4 +365,38 @@ async fn blobs_at_once_are_limited_and_a_caller_that_leaves_makes_room() {
         third = server.get(&uri(&account, &cid)).await;
     }
     assert!(third.is_whole() && third.body == blob);
+}
+
+#[tokio::test]
+async fn a_folder_archive_gives_its_blobs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bucket = Bucket::Folder(FolderBucket::open(folder.path()).await.expect("opened"));
+    let (store, blob) = (MemoryStore::new(), bytes(300_000));
+    let (here, lost) = (Cid::of_blob(&blob), Cid::of_blob(b"lost"));
+    let account = Account::new("alice", 1)
+        .blob("a", 1, &blob, "image/png", BlobState::Archived)
+        .blob_without_bytes("b", 1, lost, "image/png", BlobState::Archived);
+    account.save(&store);
+    let did = DidFolder::try_from(&account.did).expect("short");
+    let name = BlobName {
+        did,
+        blob: *here.digest(),
+    }
+    .to_string();
+    let options = PutOptions::create(ContentType::or_binary(Some("image/png")));
+    let stored = bucket
+        .put(&name, ObjectBytes::Bytes(blob.clone().into()), &options)
+        .await
+        .expect("stored");
+    assert_eq!(stored, PutOutcome::Created);
+    let server = Server::start_with(&store, bucket, ServeLimits::default()).await;
+    let answer = server.get(&uri(&account, &here)).await;
+    assert!(answer.is_whole() && answer.body == blob);
+    assert_eq!(
+        server.get(&uri(&account, &lost)).await.error(),
+        (400, "BlobNotFound".to_owned())
+    );
+    std::fs::write(folder.path().join(&name), &blob[..299_999]).expect("damaged");
+    let answer = server.get(&uri(&account, &here)).await;
+    assert!(answer.status == 200 && !answer.is_whole());
 }

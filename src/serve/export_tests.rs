@@ -132,7 +132,7 @@ fn with_head(store: &MemoryStore, account: &Account, change: impl FnOnce(&mut He
     );
 }
 
-const DAMAGES: [(&str, Damage); 9] = [
+const DAMAGES: [(&str, Damage); 10] = [
     ("one bit of a record", |store, account| {
         let key = record_key(account, "many000150");
         let mut value = store.get(Family::Records, &key).expect("read").expect("there");
@@ -178,8 +178,24 @@ const DAMAGES: [(&str, Damage); 9] = [
     ("another root in the row", |store, account| {
         with_head(store, account, |head| head.data = Cid::of_block(b"other"));
     }),
-    ("a flipped bit in the commit block", |store, account| {
-        with_head(store, account, |head| head.commit_block[20] ^= 1);
+    (
+        "rows and root of one repository, the commit of another",
+        |store, account| {
+            let other = small().record("one", 9, &record("forged"));
+            other.save(store);
+            with_head(store, account, |head| head.data = other.head().data);
+        },
+    ),
+    ("a flipped bit in the commit's signature", |store, account| {
+        with_head(store, account, |head| {
+            let sig = Commit::decode(&head.commit_block).expect("a commit").sig;
+            let at = head
+                .commit_block
+                .windows(64)
+                .position(|window| window == sig)
+                .expect("there");
+            head.commit_block[at] ^= 1;
+        });
     }),
     ("a commit block that is none", |store, account| {
         with_head(store, account, |head| {
