@@ -7,10 +7,12 @@
 //!   metadata and is compared when it is read.
 //! - **Read back.** After each write the store is asked what it holds: the length must be right, and the ETag must
 //!   be the MD5 where it can be one. Some stores' ETags only look like it; so on a difference the object is read and
-//!   hashed, and if it is sound, ETags are not believed again. What is not sound is removed, so that a retry can
-//!   create it.
+//!   hashed, and if it is sound, ETags are not believed again. What is not sound but surely ours is removed, so that
+//!   a retry can create it.
 //! - **Create only** is `If-None-Match: *`. A store that answers 501 is remembered: from then on we look first,
-//!   which is enough for one writer. A store that ignores the condition in silence cannot be told from here.
+//!   which is enough for one writer. A store that ignores the condition, or checks it without a lock (as some do
+//!   for uploads in parts), cannot be told from here; but a writer whose object was replaced at once sees the other
+//!   one's digest when it reads back, and says that there was one already.
 //! - **409** means that another request for the same object was under way; it is tried again, an upload in parts
 //!   from its beginning.
 //! - **404** to a HEAD does not tell a missing object from a missing bucket, so until the bucket has been seen once
@@ -43,10 +45,12 @@ use super::content_type::ContentType;
 use super::settings::S3Settings;
 use crate::types::cid::sha256;
 use crate::types::{Digest, Timestamp};
+use read_back::{Expected, Stored};
 
 mod client;
 mod error;
 mod multipart;
+mod read_back;
 
 /// Up to this length an object is sent in one request, in bytes.
 const WHOLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -54,8 +58,6 @@ const WHOLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const SHA256_KEY: &str = "sha256";
 /// As often a write is tried that meets another one.
 const CONFLICTS_MAX: usize = 5;
-/// As often a store is asked for an object that it has just taken.
-const READ_BACKS_MAX: usize = 4;
 
 /// A bucket that is open. Cheap to clone.
 #[derive(Clone)]
@@ -81,14 +83,6 @@ struct Stat {
     head: ObjectHead,
     /// Its MD5 (or that of its parts' MD5s), if the ETag can be that.
     md5: Option<String>,
-}
-
-/// What is to be stored, as the store is asked to show it afterwards.
-struct Expected {
-    size: u64,
-    sha256: Digest,
-    /// In the form of an ETag: `hex`, or `hex-parts`.
-    md5: String,
 }
 
 impl S3Bucket {
@@ -329,23 +323,25 @@ impl S3 {
                 self.put_parts(name, &source, options, conditional).await?
             }
         };
-        if outcome == PutOutcome::Created
-            && let Err(error) = self.read_back(name, &expected).await
-        {
-            if error.kind == BucketErrorKind::Corrupt {
+        if outcome == PutOutcome::AlreadyThere {
+            return Ok(outcome);
+        }
+        match self.read_back(name, &expected).await? {
+            Stored::Ours => Ok(PutOutcome::Created),
+            Stored::Another if options.create_only => Ok(PutOutcome::AlreadyThere),
+            Stored::Another => Err(error::overwritten(self.place(name))),
+            Stored::Damaged(detail) => {
                 // We made it a moment ago, and nobody can have use for it.
-                let removed = self
+                let request = self
                     .client
                     .delete_object()
                     .bucket(&self.bucket)
-                    .key(self.key(name))
-                    .send()
-                    .await;
-                tracing::warn!(object = %self.place(name), removed = removed.is_ok(), "stored object is damaged");
+                    .key(self.key(name));
+                let removed = request.send().await.is_ok();
+                tracing::warn!(object = %self.place(name), removed, detail, "a stored object is damaged");
+                Err(error::corrupt("write", self.place(name), &detail))
             }
-            return Err(error);
         }
-        Ok(outcome)
     }
 
     async fn put_whole(
@@ -373,54 +369,6 @@ impl S3 {
         Ok((outcome, Expected { size, sha256, md5 }))
     }
 
-    /// Asks the store what it holds, and compares.
-    async fn read_back(&self, name: &str, expected: &Expected) -> Result<(), BucketError> {
-        let corrupt = |detail: String| Err(error::corrupt("write", self.place(name), &detail));
-        let look = || async {
-            let found = self.stat(name).await?;
-            found.ok_or_else(|| {
-                error::corrupt(
-                    "write",
-                    self.place(name),
-                    "the store took it, but does not have it",
-                )
-            })
-        };
-        // A store may take a moment to show what it took.
-        let stat = look
-            .retry(backoff().with_max_times(READ_BACKS_MAX))
-            .when(|error| error.kind == BucketErrorKind::Corrupt)
-            .await?;
-        if stat.head.size != expected.size {
-            let (found, sent) = (stat.head.size, expected.size);
-            return corrupt(format!("{sent} bytes were sent, and the store has {found}"));
-        }
-        let differs = stat.md5.is_some_and(|md5| md5 != expected.md5);
-        if !differs || !self.etags_are_md5.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        if self.hash_object(name).await? != Some(expected.sha256) {
-            return corrupt("the store has other bytes than were sent".to_owned());
-        }
-        tracing::info!(bucket = %self.bucket, "this store's ETags are not MD5s: they are not compared any more");
-        self.etags_are_md5.store(false, Ordering::Relaxed);
-        Ok(())
-    }
-
-    async fn hash_object(&self, name: &str) -> Result<Option<Digest>, BucketError> {
-        let request = self.client.get_object().bucket(&self.bucket).key(self.key(name));
-        let answer = request
-            .send()
-            .await
-            .map_err(|failed| error::of("read back", self.place(name), &failed))?;
-        let mut hash = Sha256::new();
-        let mut chunks = std::pin::pin!(chunks(answer.body, self.place(name), self.idle));
-        while let Some(chunk) = futures_util::StreamExt::next(&mut chunks).await {
-            hash.update(&chunk?);
-        }
-        Ok(Some(hash.finalize().into()))
-    }
-
     async fn stat(&self, name: &str) -> Result<Option<Stat>, BucketError> {
         let request = self.client.head_object().bucket(&self.bucket).key(self.key(name));
         let answer = match request.send().await {
@@ -440,7 +388,10 @@ impl S3 {
             || answer
                 .server_side_encryption
                 .is_some_and(|kind| kind != ServerSideEncryption::Aes256);
-        let md5 = answer.e_tag.filter(|_| !encrypted).and_then(|etag| md5_of(&etag));
+        let md5 = answer
+            .e_tag
+            .filter(|_| !encrypted)
+            .and_then(|etag| read_back::md5_of(&etag));
         let head = ObjectHead {
             size,
             content_type: ContentType::or_binary(answer.content_type.as_deref()),
@@ -480,17 +431,6 @@ fn chunks(
             Err(_) => Some((Err(error::stalled(place, idle)), None)),
         }
     })
-}
-
-/// What an ETag would be if it is made of MD5s: 32 hexadecimal digits, perhaps with the number of parts.
-fn md5_of(etag: &str) -> Option<String> {
-    let etag = etag.trim_matches('"').to_ascii_lowercase();
-    let (hex, parts) = etag.split_once('-').unwrap_or((&etag, "1"));
-    let ok = hex.len() == 32
-        && hex.bytes().all(|b| b.is_ascii_hexdigit())
-        && !parts.is_empty()
-        && parts.bytes().all(|b| b.is_ascii_digit());
-    ok.then(|| etag.clone())
 }
 
 fn digest_of(metadata: Option<&std::collections::HashMap<String, String>>) -> Option<Digest> {

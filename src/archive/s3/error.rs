@@ -132,6 +132,16 @@ pub(super) fn corrupt(action: &'static str, place: String, detail: &str) -> Buck
     }
 }
 
+/// Another writer's object stands where ours was written a moment ago.
+pub(super) fn overwritten(place: String) -> BucketError {
+    BucketError {
+        kind: BucketErrorKind::Conflict,
+        action: "write",
+        place,
+        detail: "another writer has replaced it at once".into(),
+    }
+}
+
 /// An error of the file that is to be sent.
 pub(super) fn of_file(path: &Path, error: &io::Error) -> BucketError {
     BucketError {

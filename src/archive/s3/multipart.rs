@@ -14,7 +14,8 @@ use tokio::fs::File;
 use tokio::io::AsyncReadExt as _;
 
 use super::super::bucket::{BucketError, BucketErrorKind, PutOptions, PutOutcome};
-use super::{Expected, S3, SHA256_KEY, error};
+use super::read_back::Expected;
+use super::{S3, SHA256_KEY, error};
 use crate::types::{Digest, Timestamp};
 
 /// Length of a part, in bytes, unless there would be too many (S3 wants at least 5 MiB).

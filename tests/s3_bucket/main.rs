@@ -1,0 +1,61 @@
+//! The archive's store against the real thing: one contract, kept by a folder and by a real S3 server (moto, which
+//! the sandbox starts on a free port of the loopback interface).
+//!
+//! Without the sandbox the S3 half says that it is skipped; with `FIREKEEP_REQUIRE_SANDBOX=1` that is a failure.
+//! `FIREKEEP_SANDBOX` names the sandbox's script where it is not `deploy/sandbox/sandbox`.
+
+mod contract;
+mod own;
+mod server;
+
+use firekeep::archive::bucket::Bucket;
+use firekeep::archive::settings::{ArchiveConfig, S3Input};
+
+/// Each check of the contract, for both kinds of store.
+macro_rules! for_both {
+    ($($check:ident),* $(,)?) => {
+        mod folder {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $check() {
+                    let keep = tempfile::tempdir().expect("a temporary folder");
+                    super::contract::$check(&super::open_folder(keep.path()).await).await;
+                }
+            )*
+        }
+
+        mod s3 {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $check() {
+                    let Some(server) = super::server::running() else { return };
+                    super::contract::$check(&server.open(stringify!($check)).await).await;
+                }
+            )*
+        }
+    };
+}
+
+for_both! {
+    what_is_put_can_be_read,
+    created_objects_are_never_replaced,
+    others_are_replaced_whole,
+    odd_names_are_kept,
+    empty_objects_are_objects,
+    large_files_go_whole,
+    files_of_any_length_go_whole,
+    lists_page_in_byte_order,
+    deletes_are_final_and_may_be_repeated,
+    of_racing_creators_one_wins,
+    of_racing_large_creators_one_wins,
+    other_bytes_than_announced_are_refused,
+    names_that_could_be_tricks_are_refused,
+    an_empty_bucket_becomes_an_archive,
+    snapshots_stream_through,
+}
+
+async fn open_folder(path: &std::path::Path) -> Bucket {
+    let url = format!("file://{}", path.display());
+    let config = ArchiveConfig::parse(&url, &S3Input::default()).expect("valid");
+    Bucket::open(&config).await.expect("opens")
+}
