@@ -10,8 +10,6 @@
 //! written up to the moment it was opened, while a daemon runs or not.
 //!
 //! Gotchas
-//! - A flipped bit that makes one of the last entries of the log look longer than the log is indistinguishable
-//!   from a torn end. What is lost by that is noticed when the mirror's head is compared with the archive's.
 //! - After a power cut (not after a kill) in the moment in which RocksDB changes to a new log file, a batch
 //!   that was not synced may survive although an older one, not synced either, is lost.
 //! - Blobs live in blob files that accounts share, so [`Store::compact_range`] on `blob_data` rewrites the
@@ -28,6 +26,7 @@ use rocksdb::{
 use super::store::{Batch, Durable, Family, KeyRange, Op, Store, StoreError, StoreStats, View, Visit};
 
 mod bulk;
+mod log_tail;
 mod open;
 mod options;
 

@@ -3,7 +3,7 @@
 //! Nothing is changed in a store before its format is known to be ours.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _, Seek as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -11,11 +11,10 @@ use rocksdb::{Cache, DB, Error, ErrorKind, WriteBufferManager};
 
 use crate::mirror::keyspace::encode_number;
 use crate::mirror::store::{
-    FORMAT_VERSION, Family, Format, KeyRange, META_VERSION, StoreError, check_format,
+    Batch, FORMAT_VERSION, Family, Format, KeyRange, META_VERSION, StoreError, check_format,
 };
 
-use super::{Engine, RocksOptions, options};
-use crate::mirror::store::Batch;
+use super::{Engine, RocksOptions, log_tail, options};
 
 /// Folder of the database inside the data directory.
 pub(super) const FOLDER: &str = "mirror";
@@ -32,6 +31,7 @@ pub(super) fn open(data_dir: &Path, options: &RocksOptions) -> Result<Engine, St
     if there.is_empty() {
         refuse_leftovers(&path)?;
     }
+    refuse_damaged_lengths(&path)?;
     let mut engine = Builder::new(path, options).open(&there, Access::Write)?;
     let format = engine.check_format(&there)?;
     let missing = Family::ALL.into_iter().filter(|family| !there.contains(family));
@@ -125,6 +125,38 @@ fn refuse_leftovers(path: &Path) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// Logs and manifests that RocksDB would cut off at a flipped bit: see [`log_tail`].
+fn refuse_damaged_lengths(path: &Path) -> Result<(), StoreError> {
+    for entry in fs::read_dir(path).map_err(|error| classify_io(path, &error))? {
+        let file = entry.map_err(|error| classify_io(path, &error))?.path();
+        let name = file.file_name().unwrap_or_default().display();
+        let is_log = file.extension().is_some_and(|extension| extension == "log");
+        if !is_log && !name.to_string().starts_with("MANIFEST-") {
+            continue;
+        }
+        let (at, block) = last_block(&file).map_err(|error| classify_io(&file, &error))?;
+        if let Some(offset) = log_tail::damaged_length(&block) {
+            let at = at + offset as u64;
+            let detail = format!("the entry at byte {at} of {name} has a wrong length");
+            return Err(StoreError::Corrupt {
+                path: path.to_owned(),
+                detail,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The last block of a log, and where it begins.
+fn last_block(file: &Path) -> io::Result<(u64, Vec<u8>)> {
+    let mut file = fs::File::open(file)?;
+    let at = file.metadata()?.len().saturating_sub(1) / log_tail::BLOCK_BYTES * log_tail::BLOCK_BYTES;
+    let mut block = Vec::new();
+    file.seek(io::SeekFrom::Start(at))?;
+    file.take(log_tail::BLOCK_BYTES).read_to_end(&mut block)?;
+    Ok((at, block))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
