@@ -22,7 +22,10 @@ fn suite(path: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    println!("conformance: {} is not there, nothing was checked", path.display());
+    println!(
+        "conformance: {} is not there, nothing was checked",
+        path.display()
+    );
     None
 }
 
@@ -101,7 +104,11 @@ fn synthetic_frames() {
 /// The event comes back from our own encoder, and its number follows or does not.
 fn check_event(id: &str, frame: &[u8], cursor: u64, then: &[u8]) {
     let decoded = decode_frame(frame).expect("an event");
-    assert_eq!(decode_frame(&encode_frame(&decoded)).as_ref(), Ok(&decoded), "{id}");
+    assert_eq!(
+        decode_frame(&encode_frame(&decoded)).as_ref(),
+        Ok(&decoded),
+        "{id}"
+    );
     let mut session = Session::new();
     session.dialing(Some(cursor));
     let seq = decoded.seq().expect("events have a number");

@@ -19,7 +19,10 @@ fn suite(path: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    println!("conformance: {} is not there, nothing was checked", path.display());
+    println!(
+        "conformance: {} is not there, nothing was checked",
+        path.display()
+    );
     None
 }
 
@@ -118,7 +121,8 @@ fn synthetic_documents() {
     for document in documents {
         let did = document["id"].as_str().expect("an id").parse().expect("a DID");
         let bytes = serde_json::to_vec(document).expect("JSON");
-        let identity = Identity::from_document(&did, &bytes, false, Timestamp::default()).expect("of this DID");
+        let identity =
+            Identity::from_document(&did, &bytes, false, Timestamp::default()).expect("of this DID");
         let key = identity.key.map(|key| key.to_multikey());
         let methods = &document["verificationMethod"][0]["publicKeyMultibase"];
         assert_eq!(key.as_deref(), methods.as_str());
