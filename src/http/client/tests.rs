@@ -213,7 +213,9 @@ async fn the_readers_own_slowness_does_not_count_against_the_host() {
 
 #[tokio::test]
 async fn a_body_over_the_limit_is_refused_as_announced_and_as_it_comes() {
-    let announced = serve(|_| answer("200 OK", &[], &[b'a'; 1001])).await;
+    // Announced and never sent: refused without waiting for it.
+    let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1001\r\n\r\n".to_vec();
+    let announced = serve(move |_| vec![Step::Send(head.clone()), Step::Hang]).await;
     let endless = serve(|_| {
         let mut steps = vec![chunked()];
         steps.extend((0..1001).map(|_| chunk(b"a")));
@@ -366,6 +368,35 @@ async fn a_redirect_obeys_the_same_rules_as_the_first_request() {
     let outcome = fetch(&client, &trusted.url("/"), &one).await;
     assert!(matches!(outcome, Err(FetchError::Refused(_))), "{outcome:?}");
     assert_eq!((trusted.requests(), private.requests()), (1, 0));
+}
+
+#[test]
+fn a_redirect_never_leaves_tls_nor_the_host_by_accident() {
+    let target = |url: &str| Target::parse(url).ok().expect("a URL");
+    let next = |url: &str, location: &str| {
+        let next = target(url).redirected(location);
+        next.map(|next| (next.https, next.authority)).ok()
+    };
+    let from = "https://pds.example.com:8443/a";
+    let same = Some((true, "pds.example.com:8443".to_owned()));
+    assert_eq!(next(from, "/b"), same);
+    assert_eq!(
+        next(from, "https://Other.example.com:443/"),
+        Some((true, "other.example.com".to_owned()))
+    );
+    for location in [
+        "http://pds.example.com:8443/b",
+        "//evil.example.com/",
+        "b",
+        "",
+        "https://a@b/",
+    ] {
+        assert_eq!(next(from, location), None, "{location}");
+    }
+    assert_eq!(
+        next("http://localhost/", "/b"),
+        Some((false, "localhost".to_owned()))
+    );
 }
 
 #[tokio::test]
