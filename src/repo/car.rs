@@ -310,14 +310,24 @@ impl<R: Read> CarReader<R> {
             return Ok(false);
         };
         let length = check_length(length, at)?;
-        section.clear();
-        // Grows with what arrives, not with what was declared.
-        let read = (&mut self.source).take(length as u64).read_to_end(section)?;
-        self.at += read as u64;
-        if read < length {
+        self.read_up_to(length, section)?;
+        if section.len() < length {
             return Err(CarError::Truncated { part, at });
         }
         Ok(true)
+    }
+
+    /// Replaces `section` with the next bytes of the stream: `length` of them, or fewer at its end. Memory
+    /// grows with what arrives, not with what was declared.
+    fn read_up_to(&mut self, length: usize, section: &mut Vec<u8>) -> Result<(), CarError> {
+        section.clear();
+        while section.len() < length && self.fill()? {
+            let buffer = self.source.buffer();
+            let taken = buffer.len().min(length - section.len());
+            section.extend_from_slice(&buffer[..taken]);
+            self.consume(taken);
+        }
+        Ok(())
     }
 
     fn next_varint(&mut self) -> Result<Option<u64>, CarError> {
@@ -337,18 +347,28 @@ impl<R: Read> CarReader<R> {
     }
 
     fn next_byte(&mut self) -> Result<Option<u8>, CarError> {
-        loop {
-            let byte = match self.source.fill_buf() {
-                Ok(buffer) => buffer.first().copied(),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error.into()),
-            };
-            if byte.is_some() {
-                self.source.consume(1);
-                self.at += 1;
-            }
-            return Ok(byte);
+        if !self.fill()? {
+            return Ok(None);
         }
+        let byte = self.source.buffer()[0];
+        self.consume(1);
+        Ok(Some(byte))
+    }
+
+    /// Sees to it that the buffer holds something; `false` at the end of the stream.
+    fn fill(&mut self) -> Result<bool, CarError> {
+        loop {
+            match self.source.fill_buf() {
+                Ok(buffer) => return Ok(!buffer.is_empty()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.source.consume(bytes);
+        self.at += bytes as u64;
     }
 }
 

@@ -109,7 +109,7 @@ impl<'a> Scan<'a> {
         let mut tokens = Tokens::new(bytes);
         let mut tag = None;
         loop {
-            let token = tokens.next()?;
+            let token = tokens.read()?;
             if let Token::Tag(number) = token {
                 tag = Some(number);
                 continue;

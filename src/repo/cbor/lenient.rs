@@ -49,7 +49,7 @@ impl<'a> Tokens<'a> {
     ///
     /// # Errors
     /// When the bytes end or are not well-formed here.
-    pub fn next(&mut self) -> Result<Token<'a>, Malformed> {
+    pub fn read(&mut self) -> Result<Token<'a>, Malformed> {
         let (major, value) = self.head()?;
         Ok(match (major, value) {
             (0, Some(value)) => Token::Unsigned(value),
