@@ -67,7 +67,7 @@ impl AddressPolicy {
     }
 
     /// The same without the demand for TLS, so that tests can show the other rules.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "daemon"))]
     pub(crate) fn with_plain_http(mut self) -> Self {
         self.plain_http = true;
         self

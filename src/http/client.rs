@@ -247,6 +247,7 @@ impl Upstream {
 pub const USER_AGENT: &str = concat!("firekeep/", env!("CARGO_PKG_VERSION"));
 
 /// A URL that may be asked, if the policy agrees.
+#[derive(Debug)]
 struct Target {
     uri: Uri,
     https: bool,

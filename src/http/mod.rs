@@ -11,4 +11,6 @@ pub mod client;
 #[cfg(feature = "daemon")]
 pub mod connect;
 pub mod request;
+#[cfg(all(test, feature = "daemon"))]
+pub(crate) mod test_server;
 pub mod text;

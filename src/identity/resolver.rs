@@ -144,6 +144,7 @@ fn count(counter: &AtomicU64) {
 
 type Outcome = Result<Arc<Identity>, ResolveError>;
 type Flight = Shared<BoxFuture<'static, Outcome>>;
+type WeakFlight = WeakShared<BoxFuture<'static, Outcome>>;
 
 /// Looks DIDs up. Cheap to clone; clones share the cache.
 #[derive(Clone)]
@@ -154,8 +155,10 @@ struct Inner {
     clock: Clock,
     config: ResolverConfig,
     cache: moka::sync::Cache<Did, Arc<Entry>>,
-    /// Weak, so that a fetch for which nobody waits any more ends and frees its place.
-    flights: Mutex<HashMap<Did, WeakShared<BoxFuture<'static, Outcome>>>>,
+    /// The fetches under way, each with its number. Weak, so that a fetch for which nobody waits any more ends
+    /// and frees its place.
+    flights: Mutex<HashMap<Did, (u64, WeakFlight)>>,
+    next_flight: AtomicU64,
     plc_places: Semaphore,
     web_places: Semaphore,
     /// Until when the directory wants no request, in microseconds.
@@ -196,6 +199,7 @@ impl Resolver {
                 .time_to_live(config.kept_for)
                 .build(),
             flights: Mutex::default(),
+            next_flight: AtomicU64::new(0),
             plc_places: Semaphore::new(config.plc_requests_max),
             web_places: Semaphore::new(config.web_requests_max),
             plc_paused_until: AtomicU64::new(0),
@@ -238,12 +242,17 @@ impl Resolver {
     /// Looks a DID up, in the cache unless `refresh` is set, else at its source.
     ///
     /// # Errors
-    /// When there is none, or it cannot be fetched now; [`ResolveError::TooSoon`] when the last refresh was less
-    /// than [`ResolverConfig::refresh_interval`] ago, so that what the cache holds is as good as it gets.
+    /// When there is none, or it cannot be fetched now; a failure answers for a while without another try.
+    /// [`ResolveError::TooSoon`] when the last refresh was less than [`ResolverConfig::refresh_interval`] ago, so
+    /// that what the cache holds is as good as it gets.
     pub async fn resolve(&self, did: &Did, refresh: bool) -> Outcome {
         let now = self.0.clock.now();
         let entry = self.0.cache.get(did).unwrap_or_default();
+        let failure = entry.failure.as_ref().filter(|(_, until)| now < *until);
         if refresh {
+            if let Some((error, _)) = failure {
+                return Err(error.clone());
+            }
             if let Some(last) = entry.refreshed_at {
                 let interval = self.0.config.refresh_interval;
                 let age = now.since(last);
@@ -257,9 +266,8 @@ impl Resolver {
             if let Some(identity) = self.get(did) {
                 return Ok(identity);
             }
-            match &entry.failure {
-                Some((error, until)) if now < *until => return Err(error.clone()),
-                _ => {}
+            if let Some((error, _)) = failure {
+                return Err(error.clone());
             }
         }
         self.flight(did, refresh).await
@@ -294,22 +302,47 @@ impl Resolver {
     /// The fetch of this DID that is under way, or a new one.
     fn flight(&self, did: &Did, refresh: bool) -> Flight {
         let mut flights = lock(&self.0.flights);
-        if let Some(flight) = flights.get(did).and_then(WeakShared::upgrade) {
+        let under_way = flights.get(did).and_then(|(_, flight)| flight.upgrade());
+        if let Some(flight) = under_way {
             return flight;
         }
-        let (inner, key) = (Arc::clone(&self.0), did.clone());
+        let landing = Landing {
+            inner: Arc::clone(&self.0),
+            did: did.clone(),
+            number: self.0.next_flight.fetch_add(1, Ordering::Relaxed),
+        };
+        let number = landing.number;
         let flight = async move {
-            let outcome = inner.fetch_and_remember(&key, refresh).await;
-            lock(&inner.flights).remove(&key);
-            outcome
+            let landing = landing;
+            landing.inner.fetch_and_remember(&landing.did, refresh).await
         }
         .boxed()
         .shared();
-        if let Some(weak) = flight.downgrade() {
-            flights.retain(|_, flight| flight.upgrade().is_some());
-            flights.insert(did.clone(), weak);
-        }
+        let weak = flight
+            .downgrade()
+            .expect("a flight that was never polled is not over");
+        flights.insert(did.clone(), (number, weak));
         flight
+    }
+}
+
+/// Takes a fetch off the list when it ends or is given up.
+struct Landing {
+    inner: Arc<Inner>,
+    did: Did,
+    number: u64,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        let mut flights = lock(&self.inner.flights);
+        // Its place may be another's already, begun when nobody waited for this one any more.
+        if flights
+            .get(&self.did)
+            .is_some_and(|(number, _)| *number == self.number)
+        {
+            flights.remove(&self.did);
+        }
     }
 }
 
@@ -344,7 +377,8 @@ impl Inner {
                 Entry {
                     identity: before.identity.clone(),
                     failure: Some((error.clone(), now.plus(self.config.transient_failure_for))),
-                    refreshed_at,
+                    // Nothing was refreshed: it may be tried again when the failure is forgotten.
+                    refreshed_at: before.refreshed_at,
                 }
             }
             Err(error) => {

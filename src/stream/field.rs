@@ -1,4 +1,4 @@
-//! The loosely typed half of a frame: what stands in a field, before anybody says what it must be.
+//! The fields of a frame: read as whatever stands there, then checked for what must.
 //!
 //! Decoding straight into the final types would fail the whole frame for one bad field, and with it the
 //! `seq` and the DID that are needed to go on. So every field is first read as a [`Field`], whatever it is,
@@ -6,8 +6,10 @@
 //! bytes themselves are wrong, not their meaning.
 
 use crate::repo::cbor::{CborError, Decoder, Kind};
+use crate::types::{Cid, Codec, Did, Rev, Timestamp};
 
-use super::frame::OPS_MAX;
+use super::frame::error::FieldError;
+use super::frame::{OPS_MAX, SEQ_MAX};
 
 /// Bytes before the CID in an encoded link: the tag, the head of the byte string, and a zero.
 const LINK_HEAD_BYTES: usize = 5;
@@ -206,4 +208,101 @@ fn read_map<'a>(
         entry(key, decoder)?;
     }
     Ok(true)
+}
+
+pub(super) fn required<'a>(name: &'static str, field: Field<'a>) -> Result<Field<'a>, FieldError> {
+    match field {
+        Field::Absent => Err(FieldError::Missing(name)),
+        present => Ok(present),
+    }
+}
+
+pub(super) fn optional<'a, T>(
+    field: Field<'a>,
+    check: impl FnOnce(Field<'a>) -> Result<T, FieldError>,
+) -> Result<Option<T>, FieldError> {
+    match field {
+        Field::Absent | Field::Null => Ok(None),
+        present => check(present).map(Some),
+    }
+}
+
+pub(super) fn seq(field: Field<'_>) -> Result<u64, FieldError> {
+    match required("seq", field)? {
+        Field::Int(seq) => match u64::try_from(seq) {
+            Ok(seq @ 1..=SEQ_MAX) => Ok(seq),
+            _ => Err(FieldError::SeqRange(seq)),
+        },
+        _ => Err(FieldError::Type("seq", "an integer")),
+    }
+}
+
+pub(super) fn text<'a>(
+    name: &'static str,
+    field: Field<'a>,
+    bytes_max: usize,
+) -> Result<&'a str, FieldError> {
+    match required(name, field)? {
+        Field::Text(text) if text.len() > bytes_max => Err(FieldError::TooLong {
+            field: name,
+            bytes: text.len(),
+            bytes_max,
+        }),
+        Field::Text(text) => Ok(text),
+        _ => Err(FieldError::Type(name, "a text")),
+    }
+}
+
+pub(super) fn bytes<'a>(
+    name: &'static str,
+    field: Field<'a>,
+    bytes_max: usize,
+) -> Result<&'a [u8], FieldError> {
+    match required(name, field)? {
+        Field::Bytes(bytes) if bytes.len() > bytes_max => Err(FieldError::TooLong {
+            field: name,
+            bytes: bytes.len(),
+            bytes_max,
+        }),
+        Field::Bytes(bytes) => Ok(bytes),
+        _ => Err(FieldError::Type(name, "a byte string")),
+    }
+}
+
+pub(super) fn did(name: &'static str, field: Field<'_>) -> Result<Did, FieldError> {
+    text(name, field, usize::MAX)?
+        .parse()
+        .map_err(|error| FieldError::Syntax(name, error))
+}
+
+pub(super) fn rev(name: &'static str, field: Field<'_>) -> Result<Rev, FieldError> {
+    text(name, field, usize::MAX)?
+        .parse()
+        .map_err(|error| FieldError::Syntax(name, error))
+}
+
+pub(super) fn block_link(name: &'static str, field: Field<'_>) -> Result<Cid, FieldError> {
+    let Field::Link(link) = required(name, field)? else {
+        return Err(FieldError::Type(name, "a link"));
+    };
+    let cid = Cid::from_bytes(link).map_err(|error| FieldError::Syntax(name, error))?;
+    match cid.codec() {
+        Codec::DagCbor => Ok(cid),
+        Codec::Raw => Err(FieldError::NotABlock(name)),
+    }
+}
+
+/// The time is a hint; one that cannot be read is no reason to lose an event.
+pub(super) fn time(field: Field<'_>) -> Option<Timestamp> {
+    match field {
+        Field::Text(text) => text.parse().ok(),
+        _ => None,
+    }
+}
+
+pub(super) fn message(field: Field<'_>) -> Option<&str> {
+    match field {
+        Field::Text(text) => Some(text),
+        _ => None,
+    }
 }

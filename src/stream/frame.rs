@@ -9,11 +9,17 @@
 //! Sources: <https://atproto.com/specs/event-stream>, <https://atproto.com/specs/sync>, lexicon
 //! `com.atproto.sync.subscribeRepos`.
 
-use crate::repo::cbor::{CborError, Decoder};
-use crate::types::repo_path::check_repo_path;
-use crate::types::{Cid, Codec, Did, Rev, SyntaxError, Timestamp};
+pub mod error;
 
-use super::field::{Body, Field, Header, Op, Ops};
+use crate::repo::cbor::Decoder;
+use crate::types::repo_path::check_repo_path;
+use crate::types::{Cid, Did, Rev, Timestamp};
+
+use super::field::{
+    Body, Field, Header, Op, Ops, block_link, bytes, did, message, optional, required, rev, seq, text, time,
+};
+
+pub use error::{BadEvent, FieldError, FrameError, Severity};
 
 /// Longest frame, in bytes (sync specification: 5 MB).
 pub const FRAME_BYTES_MAX: usize = 5_000_000;
@@ -261,123 +267,6 @@ pub struct UnknownFrame<'a> {
     pub seq: Option<u64>,
 }
 
-/// What a [`FrameError`] means for the connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Severity {
-    /// The two sides no longer agree on the bytes: close, and begin again from the cursor.
-    DropConnection,
-    /// This one event is refused; the stream goes on.
-    RejectEvent,
-}
-
-/// Why a frame is not a frame.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum FrameError {
-    /// Over [`FRAME_BYTES_MAX`].
-    #[error("frame is {0} bytes long; at most {FRAME_BYTES_MAX} are allowed")]
-    TooLong(usize),
-    /// The first item is not strict DAG-CBOR.
-    #[error("frame header is not strict DAG-CBOR: {0}")]
-    HeaderCbor(CborError),
-    /// The first item is not a map.
-    #[error("frame header is not a map")]
-    HeaderNotMap,
-    /// `op` is absent or not an integer.
-    #[error("frame header has no integer \"op\"")]
-    HeaderOp,
-    /// `op` is 1, and `t` is absent or not a text.
-    #[error("frame header has no text \"t\"")]
-    HeaderType,
-    /// Nothing follows the header.
-    #[error("frame ends after its header")]
-    NoBody,
-    /// The second item is not strict DAG-CBOR.
-    #[error("frame payload is not strict DAG-CBOR: {0}")]
-    BodyCbor(CborError),
-    /// The second item is not a map.
-    #[error("frame payload is not a map")]
-    BodyNotMap,
-    /// Something follows the payload.
-    #[error("{0} bytes follow the frame's payload")]
-    TrailingBytes(usize),
-    /// The payload breaks a rule of the lexicon.
-    #[error("{0}")]
-    Event(Box<BadEvent>),
-}
-
-impl FrameError {
-    /// What it means for the connection.
-    #[must_use]
-    pub const fn severity(&self) -> Severity {
-        match self {
-            Self::Event(_) => Severity::RejectEvent,
-            _ => Severity::DropConnection,
-        }
-    }
-}
-
-/// An event that breaks a rule of the lexicon, and what could still be read of it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("#{} event refused: {error}", kind.as_str())]
-pub struct BadEvent {
-    /// What kind of event.
-    pub kind: FrameKind,
-    /// Its place in the stream, if that is readable.
-    pub seq: Option<u64>,
-    /// Whose event, if that is readable.
-    pub did: Option<Did>,
-    /// The rule.
-    pub error: FieldError,
-}
-
-/// The rule of the lexicon that a payload breaks.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum FieldError {
-    /// A required field is not there.
-    #[error("field \"{0}\" is missing")]
-    Missing(&'static str),
-    /// A field is of another type.
-    #[error("field \"{0}\" must be {1}")]
-    Type(&'static str, &'static str),
-    /// `seq` is not in 1..=2^53.
-    #[error("seq {0} is out of range")]
-    SeqRange(i64),
-    /// An identifier is malformed.
-    #[error("field \"{0}\": {1}")]
-    Syntax(&'static str, SyntaxError),
-    /// A link is not to a DAG-CBOR block.
-    #[error("field \"{0}\" must link to a DAG-CBOR block")]
-    NotABlock(&'static str),
-    /// A text or byte string is too long.
-    #[error("field \"{field}\" has {bytes} bytes; at most {bytes_max} are allowed")]
-    TooLong {
-        /// Which field.
-        field: &'static str,
-        /// How long it is.
-        bytes: usize,
-        /// How long it may be.
-        bytes_max: usize,
-    },
-    /// Over [`OPS_MAX`].
-    #[error("{0} operations; at most {OPS_MAX} are allowed")]
-    TooManyOps(usize),
-    /// An entry of `ops` is no map.
-    #[error("an operation is not a map")]
-    OpNotMap,
-    /// An action that we do not know, and so cannot apply.
-    #[error("an operation's action is none of create, update, delete")]
-    UnknownAction,
-    /// A creation or an update without the record's CID.
-    #[error("a {0} has no cid")]
-    OpCidMissing(&'static str),
-    /// A deletion with a CID.
-    #[error("a delete has a cid")]
-    DeleteWithCid,
-    /// A creation of a record that was there before.
-    #[error("a create has a prev")]
-    CreateWithPrev,
-}
-
 /// Decodes one WebSocket message.
 ///
 /// # Errors
@@ -539,95 +428,6 @@ fn op<'a>(op: &Op<'a>) -> Result<FrameOp<'a>, FieldError> {
             cid,
             prev,
         }),
-    }
-}
-
-fn required<'a>(name: &'static str, field: Field<'a>) -> Result<Field<'a>, FieldError> {
-    match field {
-        Field::Absent => Err(FieldError::Missing(name)),
-        present => Ok(present),
-    }
-}
-
-fn optional<'a, T>(
-    field: Field<'a>,
-    check: impl FnOnce(Field<'a>) -> Result<T, FieldError>,
-) -> Result<Option<T>, FieldError> {
-    match field {
-        Field::Absent | Field::Null => Ok(None),
-        present => check(present).map(Some),
-    }
-}
-
-fn seq(field: Field<'_>) -> Result<u64, FieldError> {
-    match required("seq", field)? {
-        Field::Int(seq) => match u64::try_from(seq) {
-            Ok(seq @ 1..=SEQ_MAX) => Ok(seq),
-            _ => Err(FieldError::SeqRange(seq)),
-        },
-        _ => Err(FieldError::Type("seq", "an integer")),
-    }
-}
-
-fn text<'a>(name: &'static str, field: Field<'a>, bytes_max: usize) -> Result<&'a str, FieldError> {
-    match required(name, field)? {
-        Field::Text(text) if text.len() > bytes_max => Err(FieldError::TooLong {
-            field: name,
-            bytes: text.len(),
-            bytes_max,
-        }),
-        Field::Text(text) => Ok(text),
-        _ => Err(FieldError::Type(name, "a text")),
-    }
-}
-
-fn bytes<'a>(name: &'static str, field: Field<'a>, bytes_max: usize) -> Result<&'a [u8], FieldError> {
-    match required(name, field)? {
-        Field::Bytes(bytes) if bytes.len() > bytes_max => Err(FieldError::TooLong {
-            field: name,
-            bytes: bytes.len(),
-            bytes_max,
-        }),
-        Field::Bytes(bytes) => Ok(bytes),
-        _ => Err(FieldError::Type(name, "a byte string")),
-    }
-}
-
-fn did(name: &'static str, field: Field<'_>) -> Result<Did, FieldError> {
-    text(name, field, usize::MAX)?
-        .parse()
-        .map_err(|error| FieldError::Syntax(name, error))
-}
-
-fn rev(name: &'static str, field: Field<'_>) -> Result<Rev, FieldError> {
-    text(name, field, usize::MAX)?
-        .parse()
-        .map_err(|error| FieldError::Syntax(name, error))
-}
-
-fn block_link(name: &'static str, field: Field<'_>) -> Result<Cid, FieldError> {
-    let Field::Link(link) = required(name, field)? else {
-        return Err(FieldError::Type(name, "a link"));
-    };
-    let cid = Cid::from_bytes(link).map_err(|error| FieldError::Syntax(name, error))?;
-    match cid.codec() {
-        Codec::DagCbor => Ok(cid),
-        Codec::Raw => Err(FieldError::NotABlock(name)),
-    }
-}
-
-/// The time is a hint; one that cannot be read is no reason to lose an event.
-fn time(field: Field<'_>) -> Option<Timestamp> {
-    match field {
-        Field::Text(text) => text.parse().ok(),
-        _ => None,
-    }
-}
-
-fn message(field: Field<'_>) -> Option<&str> {
-    match field {
-        Field::Text(text) => Some(text),
-        _ => None,
     }
 }
 

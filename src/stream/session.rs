@@ -28,6 +28,9 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// A connection that held this long counts as progress: on a quiet host days may pass without an event.
 pub const STABLE_AFTER: Duration = Duration::from_secs(60);
 
+/// Failures in a row after which the same reason is logged once more.
+const FAILURES_SAID_AGAIN: u32 = 5;
+
 /// Why there is no connection: it was never made, or it ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Loss {
@@ -234,6 +237,34 @@ impl Session {
     #[must_use]
     pub const fn failures(&self) -> u32 {
         self.failures
+    }
+}
+
+/// What the log said last about a subscription, so that it says each thing once and not at each try.
+#[derive(Debug, Clone, Default)]
+pub struct Said {
+    reason: Option<&'static str>,
+    /// Whether the last thing said was that we are connected.
+    connected: bool,
+}
+
+impl Said {
+    /// Whether to say that the stream is open: unless that was the last thing said.
+    pub const fn connected(&mut self) -> bool {
+        let is_news = !self.connected;
+        self.connected = true;
+        is_news
+    }
+
+    /// Whether to say why it was lost: a new reason, a loss after progress, or one that persists. `failures` is
+    /// [`Session::failures`] after the loss.
+    pub fn lost(&mut self, reason: &'static str, failures: u32) -> bool {
+        let is_news = self.reason != Some(reason) || failures == 1 || failures == FAILURES_SAID_AGAIN;
+        self.reason = Some(reason);
+        if is_news {
+            self.connected = false;
+        }
+        is_news
     }
 }
 

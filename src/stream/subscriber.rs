@@ -33,7 +33,7 @@ use crate::identity::document::PdsEndpoint;
 use crate::types::{HostName, Timestamp};
 
 use super::frame::{FRAME_BYTES_MAX, Frame, FrameError, Severity, decode_frame};
-use super::session::{Loss, Session};
+use super::session::{Loss, Said, Session};
 
 /// Characters of a foreign text that are kept.
 const TEXT_CHARS_MAX: usize = 200;
@@ -43,8 +43,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 const WRITE_BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// Bytes read from the socket at once.
 const READ_BUFFER_BYTES: usize = 32 * 1024;
-/// Failures in a row after which the same reason is logged once more.
-const FAILURES_LOGGED_AGAIN: u32 = 5;
 
 /// The limits of a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,14 +136,6 @@ pub struct Subscriber {
     places: Arc<Semaphore>,
     session: Session,
     said: Said,
-}
-
-/// What the log said last, so that it says each thing once.
-#[derive(Debug, Default)]
-struct Said {
-    loss: Option<&'static str>,
-    loss_since_connect: bool,
-    connected_once: bool,
 }
 
 /// Why reading ended.
@@ -422,27 +412,22 @@ impl Subscriber {
 
     fn log_connected(&mut self, cursor: Option<u64>) {
         let host = self.endpoint.host();
-        if self.said.loss_since_connect || !self.said.connected_once {
+        if self.said.connected() {
             tracing::info!(%host, ?cursor, "connected to the stream");
         } else {
             tracing::debug!(%host, ?cursor, "connected to the stream again");
         }
-        self.said.connected_once = true;
-        self.said.loss_since_connect = false;
     }
 
-    /// One line for a new reason or after a connection that worked; the tries in between are silent.
     fn log_loss(&mut self, loss: &Loss, wait: Duration) {
         let host = self.endpoint.host();
-        let retry_in_s = wait.as_secs_f32();
+        let (reason, retry_in_s) = (loss.label(), wait.as_secs_f32());
         let failures = self.session.failures();
-        if self.said.loss != Some(loss.label()) || failures == 1 || failures == FAILURES_LOGGED_AGAIN {
-            tracing::warn!(%host, reason = loss.label(), retry_in_s, failures, "no stream: {loss}");
-            self.said.loss_since_connect = true;
+        if self.said.lost(reason, failures) {
+            tracing::warn!(%host, reason, retry_in_s, failures, "no stream: {loss}");
         } else {
-            tracing::debug!(%host, reason = loss.label(), retry_in_s, failures, "no stream: {loss}");
+            tracing::debug!(%host, reason, retry_in_s, failures, "no stream: {loss}");
         }
-        self.said.loss = Some(loss.label());
     }
 }
 

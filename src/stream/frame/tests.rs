@@ -132,7 +132,8 @@ fn a_broken_frame_drops_the_connection() {
     let header = &good[..cbor::item_len(&good).expect("strict")];
     let body = &good[header.len()..];
     let trailing = [&good, &[0xa0][..]].concat();
-    let cases: Vec<(Vec<u8>, fn(&FrameError) -> bool)> = vec![
+    type Case = (Vec<u8>, fn(&FrameError) -> bool);
+    let cases: Vec<Case> = vec![
         (vec![0; FRAME_BYTES_MAX + 1], |e| {
             matches!(e, FrameError::TooLong(_))
         }),
@@ -242,19 +243,35 @@ fn byte_string(len: u32) -> Vec<u8> {
     out
 }
 
+/// A commit with this field in place of the good one is refused for this, and its seq and DID are known.
+fn check_refused(key: &str, value: Option<Vec<u8>>, expected: &FieldError) {
+    let frame = commit_with(key, value);
+    let error = decode_frame(&frame).expect_err("bad field");
+    assert_eq!(error.severity(), Severity::RejectEvent);
+    let FrameError::Event(event) = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(event.error, *expected);
+    assert_eq!(event.seq, Some(99), "{expected:?}");
+    assert_eq!(event.did, Some(a_commit().did), "{expected:?}");
+}
+
 #[test]
 fn a_bad_field_rejects_the_event_and_keeps_seq_and_did() {
-    let path = ("path", text("com.example.thing/a"));
-    let bad_path = ("path", text("com.example.thing/../a"));
-    let action = |action: &str| ("action", text(action));
-    let new = ("cid", link(&cid("new")));
-    let op = |fields: &[(&'static str, Vec<u8>)]| Some(one_op(fields));
-    let syntax = |field, text: &str| FieldError::Syntax(field, text.parse::<Rev>().expect_err("bad"));
-    let cases = vec![
+    assert!(decode_frame(&commit_with("none", Some(Vec::new()))).is_ok());
+    let blake3 = [&[0xd8, 42, 0x58, 37, 0, 1, 0x71, 0x1e, 0x20][..], &[7; 32]].concat();
+    let bad_cid = Cid::from_bytes(&blake3[5..]).expect_err("not SHA-256");
+    let bad_rev = "nope".parse::<Rev>().expect_err("no rev");
+    let too_long = FieldError::TooLong {
+        field: "blocks",
+        bytes: 2_000_001,
+        bytes_max: 2_000_000,
+    };
+    for (key, value, expected) in [
         ("rev", None, FieldError::Missing("rev")),
         ("rev", Some(vec![5]), FieldError::Type("rev", "a text")),
-        ("rev", Some(text("nope")), syntax("rev", "nope")),
-        ("since", Some(text("nope")), syntax("since", "nope")),
+        ("rev", Some(text("nope")), FieldError::Syntax("rev", bad_rev)),
+        ("since", Some(text("nope")), FieldError::Syntax("since", bad_rev)),
         ("commit", None, FieldError::Missing("commit")),
         ("commit", Some(vec![0x40]), FieldError::Type("commit", "a link")),
         (
@@ -262,81 +279,80 @@ fn a_bad_field_rejects_the_event_and_keeps_seq_and_did() {
             Some(link(&Cid::of_blob(b"x"))),
             FieldError::NotABlock("commit"),
         ),
+        ("commit", Some(blake3), FieldError::Syntax("commit", bad_cid)),
+        ("prevData", Some(vec![0]), FieldError::Type("prevData", "a link")),
         (
             "blocks",
             Some(vec![0xf6]),
             FieldError::Type("blocks", "a byte string"),
         ),
+        ("blocks", Some(byte_string(2_000_001)), too_long),
+    ] {
+        check_refused(key, value, &expected);
+    }
+    assert!(decode_frame(&commit_with("blocks", Some(byte_string(2_000_000)))).is_ok());
+}
+
+#[test]
+fn a_bad_list_of_operations_rejects_the_event() {
+    for (ops, expected) in [
+        (None, FieldError::Missing("ops")),
+        (Some(vec![0xa0]), FieldError::Type("ops", "a list")),
+        (Some(vec![0xf4]), FieldError::Type("ops", "a list")),
+        (Some(link(&cid("x"))), FieldError::Type("ops", "a list")),
+        (Some(vec![0x81, 0x00]), FieldError::OpNotMap),
+        (Some(vec![0x81, 0x81, 0xa0]), FieldError::OpNotMap),
         (
-            "blocks",
-            Some(byte_string(2_000_001)),
-            FieldError::TooLong {
-                field: "blocks",
-                bytes: 2_000_001,
-                bytes_max: 2_000_000,
-            },
-        ),
-        ("ops", None, FieldError::Missing("ops")),
-        ("ops", Some(vec![0xa0]), FieldError::Type("ops", "a list")),
-        ("ops", Some(vec![0xf4]), FieldError::Type("ops", "a list")),
-        ("ops", Some(link(&cid("x"))), FieldError::Type("ops", "a list")),
-        ("ops", Some(vec![0x81, 0x00]), FieldError::OpNotMap),
-        ("ops", Some(vec![0x81, 0x81, 0xa0]), FieldError::OpNotMap),
-        (
-            "ops",
             Some([&[0x98, 201][..], &[0xa0; 201]].concat()),
             FieldError::TooManyOps(201),
         ),
-        ("ops", op(&[path.clone()]), FieldError::Missing("action")),
+    ] {
+        check_refused("ops", ops, &expected);
+    }
+}
+
+#[test]
+fn a_bad_operation_rejects_the_event() {
+    let path = ("path", text("com.example.thing/a"));
+    let action = |action: &str| ("action", text(action));
+    let new = ("cid", link(&cid("new")));
+    let old = ("prev", link(&cid("old")));
+    let traversal = "com.example.thing/../a";
+    let bad_path = traversal.parse::<crate::types::RepoPath>().expect_err("bad");
+    for (op, expected) in [
+        (vec![path.clone()], FieldError::Missing("action")),
         (
-            "ops",
-            op(&[path.clone(), action("move")]),
-            FieldError::UnknownAction,
+            vec![path.clone(), ("action", vec![1])],
+            FieldError::Type("action", "a text"),
         ),
-        ("ops", op(&[action("delete")]), FieldError::Missing("path")),
+        (vec![path.clone(), action("move")], FieldError::UnknownAction),
+        (vec![action("delete")], FieldError::Missing("path")),
         (
-            "ops",
-            op(&[bad_path, action("delete")]),
-            FieldError::Syntax(
-                "path",
-                "com.example.thing/../a"
-                    .parse::<crate::types::RepoPath>()
-                    .expect_err("bad"),
-            ),
+            vec![("path", text(traversal)), action("delete")],
+            FieldError::Syntax("path", bad_path),
         ),
         (
-            "ops",
-            op(&[path.clone(), action("create")]),
+            vec![path.clone(), action("create")],
             FieldError::OpCidMissing("create"),
         ),
         (
-            "ops",
-            op(&[("cid", vec![0xf6]), path.clone(), action("update")]),
+            vec![("cid", vec![0xf6]), path.clone(), action("update")],
             FieldError::OpCidMissing("update"),
         ),
         (
-            "ops",
-            op(&[new.clone(), path.clone(), action("delete")]),
+            vec![new.clone(), path.clone(), action("delete")],
             FieldError::DeleteWithCid,
         ),
         (
-            "ops",
-            op(&[new, path, ("prev", link(&cid("old"))), action("create")]),
+            vec![new.clone(), path.clone(), old.clone(), action("create")],
             FieldError::CreateWithPrev,
         ),
-    ];
-    assert!(decode_frame(&commit_with("none", Some(Vec::new()))).is_ok());
-    for (key, value, expected) in cases {
-        let frame = commit_with(key, value);
-        let error = decode_frame(&frame).expect_err("bad field");
-        assert_eq!(error.severity(), Severity::RejectEvent);
-        let FrameError::Event(event) = error else {
-            panic!("{error:?}");
-        };
-        assert_eq!(event.error, expected);
-        assert_eq!(event.seq, Some(99), "{expected:?}");
-        assert_eq!(event.did, Some(a_commit().did), "{expected:?}");
+    ] {
+        check_refused("ops", Some(one_op(&op)), &expected);
     }
+    // Hosts older than sync 1.1 do not say what was there before.
+    let legacy = one_op(&[new, path, action("update")]);
+    assert!(decode_frame(&commit_with("ops", Some(legacy))).is_ok());
 }
 
 #[test]

@@ -191,3 +191,24 @@ fn reasons_have_labels_and_words() {
         }
     }
 }
+
+#[test]
+fn the_log_says_each_thing_once() {
+    let mut said = Said::default();
+    assert!(said.lost("unreachable", 1), "the first try");
+    assert!(!said.lost("unreachable", 2));
+    assert!(said.lost("tls", 3), "another reason");
+    assert!(!said.lost("tls", 4));
+    assert!(said.lost("tls", 5), "it persists");
+    assert!(!said.lost("tls", 6));
+    assert!(said.connected());
+    assert!(said.lost("closed", 1), "after progress");
+    assert!(said.connected());
+    assert!(said.lost("closed", 1), "after progress again");
+    // A host that opens the stream and hangs up at once, over and over.
+    assert!(said.connected());
+    for failures in 2..=4 {
+        assert!(!said.lost("closed", failures));
+        assert!(!said.connected());
+    }
+}
