@@ -4,6 +4,7 @@
 //! that partial tree, last one first, must lead to the root before: then the operations are all that
 //! changed. Nodes are decoded when they are needed; a subtree that nothing touches stays a link.
 //! A node that is needed and not there makes the answer [`ProofError::Incomplete`], never another root.
+//! Paths are checked for their shape only, as in the tree; that they are record paths is the caller's to see.
 //!
 //! Source: <https://atproto.com/specs/sync#commit-validation-mst-operation-inversion>.
 

@@ -161,6 +161,11 @@ impl Kept {
         self.root_layer
     }
 
+    #[cfg(test)]
+    pub(super) const fn lowest_layer(&self) -> u32 {
+        self.from_layer
+    }
+
     pub(super) const fn bytes(&self) -> usize {
         self.bytes
     }

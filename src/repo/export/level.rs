@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::types::Cid;
 
-use super::super::mst::{NODE_ENTRIES_MAX, Node, NodeEncoder, TreeBuilder};
+use super::super::mst::{Node, NodeEncoder, TreeBuilder};
 use super::kept::{Kept, Range};
 use super::{ExportError, ExportLimits, RecordRows, car, show};
 
@@ -134,11 +134,7 @@ impl Level {
         match (failed, large) {
             (Some(error), _) => Err(error),
             (None, Some(run)) => {
-                if let Some(until) = &run.range.until
-                    && !self.range.ends_before(until)
-                {
-                    self.place = Place::Resume(until.clone());
-                }
+                self.place = run.range.until.clone().map_or(Place::End, Place::Resume);
                 Ok(Some(run))
             }
             (None, None) => self.end(writer).map(|()| None),
@@ -222,10 +218,7 @@ impl Level {
         cid: Cid,
         bytes: &[u8],
     ) -> Result<Step, ExportError<E>> {
-        let Some(hanging) = self.hanging else {
-            return Err(changed(path));
-        };
-        if hanging.layer == 0 && self.run.rows.len() >= NODE_ENTRIES_MAX {
+        if self.hanging.is_none() {
             return Err(changed(path));
         }
         let size = self.run.size() + path.len() + bytes.len() + ROW_OVERHEAD_BYTES;

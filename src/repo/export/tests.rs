@@ -332,6 +332,30 @@ fn a_run_too_large_to_buffer_is_scanned_again() {
 }
 
 #[test]
+fn rows_that_change_in_a_run_of_several_layers_stop_the_export() {
+    let paths = (0..3).flat_map(|layer| keys_on_layer(layer, 40));
+    let mut rows = Rows::new(paths, 30);
+    // Only nodes of layer 2 are kept, so that the runs below are small trees.
+    let limits = ExportLimits {
+        kept_bytes_max: 6_000,
+        run_bytes_max: 1 << 20,
+    };
+    let kept = Kept::build(&rows, &Range::default(), 1, limits.kept_bytes_max).unwrap();
+    assert_eq!((kept.root_layer(), kept.lowest_layer()), (2, 2));
+    assert_eq!(export(&rows, limits).unwrap(), expected(&rows));
+    for path in keys_on_layer(0, 40).into_iter().chain(keys_on_layer(1, 40)) {
+        let mut changed = rows.rows.clone();
+        changed.remove(&path);
+        rows.scans.set(0);
+        rows.changed = Some((1, changed));
+        assert!(
+            matches!(export(&rows, limits), Err(ExportError::Changed { .. })),
+            "{path}"
+        );
+    }
+}
+
+#[test]
 fn memory_does_not_grow_with_the_repository() {
     let numbers = |count: u32| (0..count).map(|number| format!("app.bsky.feed.like/{number:013}"));
     let rows = Rows::new(numbers(100_000), 200);

@@ -270,7 +270,9 @@ proptest! {
     }
 
     #[test]
-    fn a_tree_without_one_of_its_nodes_is_never_whole(map in any_map(100), which in any::<prop::sample::Index>()) {
+    fn a_tree_without_one_of_its_nodes_is_never_whole(
+        map in any_map(100), which in any::<prop::sample::Index>()
+    ) {
         let (root, mut nodes) = build(&map);
         let missing = *which.get(&nodes.keys().copied().collect::<Vec<_>>());
         nodes.remove(&missing);

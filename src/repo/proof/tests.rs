@@ -61,7 +61,9 @@ proptest! {
 
     #[test]
     fn whatever_is_missing_the_answer_is_the_right_root_or_incomplete(
-        map in any_map(60), wishes in any_wishes(6), missing in proptest::collection::vec(any::<prop::sample::Index>(), 1..8)
+        map in any_map(60),
+        wishes in any_wishes(6),
+        missing in proptest::collection::vec(any::<prop::sample::Index>(), 1..8)
     ) {
         let (before, _) = build(&map);
         let mut after = map;
@@ -243,4 +245,20 @@ fn nodes_in_the_wrong_place_are_refused_when_they_are_needed() {
     malformed(&blocks, below, &zero[1]);
     let root = node(&mut blocks, Some(below), &one, None);
     malformed(&blocks, root, &zero[1]);
+}
+
+#[test]
+fn absence_is_proven_without_the_nodes_below_the_key_s_layer() {
+    let (low, one) = (keys_on_layer(0, 3), keys_on_layer(1, 3));
+    let keys = [&low[0], &one[0], &one[2]].map(String::as_str);
+    let (data, mut nodes) = build(&map(&keys));
+    nodes.retain(|digest, _| digest == data.digest());
+    // Its place is in the root, which does not have it; what hangs there is no matter.
+    let absent = "com.example.fon/000003";
+    assert_eq!((layer_of(absent.as_bytes()), layer_of(one[1].as_bytes())), (1, 1));
+    assert!(absent < low[0].as_str());
+    assert_eq!(prove_record(&nodes, data, absent.as_bytes()).unwrap(), None);
+    assert_eq!(prove_record(&nodes, data, one[1].as_bytes()).unwrap(), None);
+    let below = prove_record(&nodes, data, low[0].as_bytes());
+    assert!(matches!(below, Err(ProofError::Incomplete(_))), "{below:?}");
 }
