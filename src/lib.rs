@@ -2,14 +2,14 @@
 pub mod types;
 #[cfg(feature = "daemon")]
 pub mod clock;
-#[cfg(feature = "daemon")]
-pub mod metrics;
 pub mod repo;
 pub mod http;
 pub mod identity;
 pub mod stream;
 pub mod verify;
 pub mod mirror;
+#[cfg(feature = "daemon")]
+pub mod metrics;
 pub mod archive;
 #[cfg(feature = "daemon")]
 pub mod serve;
@@ -17,5 +17,7 @@ pub mod serve;
 pub mod config;
 #[cfg(feature = "daemon")]
 pub mod cli;
+#[cfg(feature = "daemon")]
+pub mod daemon;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

@@ -20,3 +20,5 @@ pub mod folder;
 pub mod identity;
 #[cfg(feature = "daemon")]
 pub mod s3;
+#[cfg(feature = "daemon")]
+pub mod keeper;

@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::archive::keeper::Keeper;
 use crate::clock::Clock;
 use crate::identity::resolver::Resolver;
-use crate::mirror::blobs::BlobFetcher;
+use crate::http::request::FetchError;
+use crate::mirror::blobs::{BlobFetcher, LIST_PAGES_MAX};
 use crate::mirror::handle::ApplierHandle;
 use crate::mirror::input::{BlobKey, Input};
 use crate::mirror::keyspace::{self, Task, TaskKind};
@@ -251,17 +252,7 @@ impl Workshop {
         let Some(url) = self.url_of(&did)? else {
             return Ok(self.applier.apply(self.unfollowed(key, Task::AuditBlobs(did))).await?);
         };
-        let mut stopped = None;
-        let listed = self.blobs.list(&did, &url, async |digests| {
-            let page = Input::BlobsListed { did: did.clone(), digests, task: None };
-            if let Err(error) = self.applier.apply(page).await {
-                stopped = Some(error);
-            }
-        });
-        let listed = listed.await;
-        if let Some(error) = stopped {
-            return Err(error.into());
-        }
+        let listed = self.audit_pages(&did, &url).await?;
         let last = match listed {
             Ok(()) => Input::TaskDone { task: key },
             Err(error) if error.is_transient() => Input::TaskDelayed {
@@ -276,5 +267,21 @@ impl Workshop {
             }
         };
         Ok(self.applier.apply(last).await?)
+    }
+
+    async fn audit_pages(&self, did: &Did, url: &str) -> Result<Result<(), FetchError>, WorkError> {
+        let mut cursor: Option<String> = None;
+        for _ in 0..LIST_PAGES_MAX {
+            let (digests, next) = match self.blobs.list_page(did, url, cursor.as_deref()).await {
+                Ok(page) => page,
+                Err(error) => return Ok(Err(error)),
+            };
+            self.applier.apply(Input::BlobsListed { did: did.clone(), digests, task: None }).await?;
+            cursor = next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        Ok(Ok(()))
     }
 }

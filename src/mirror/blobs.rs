@@ -15,7 +15,7 @@ use super::store::{Batch, Family, Store, StoreError};
 use crate::clock::Clock;
 use crate::http::client::Upstream;
 use crate::http::request::{FetchError, Limits};
-use crate::types::{Cid, Codec, Did, Timestamp};
+use crate::types::{Cid, Codec, Did, Digest, Timestamp};
 
 /// Waits between tries; the last one repeats.
 const RETRIES: [Duration; 7] = [
@@ -29,8 +29,8 @@ const RETRIES: [Duration; 7] = [
 ];
 /// CIDs on a page of `listBlobs`.
 const LIST_LIMIT: usize = 1000;
-/// Pages of one account's `listBlobs`: a million blobs.
-const LIST_PAGES_MAX: usize = 1000;
+/// Pages of one account's `listBlobs` that are read: a million blobs.
+pub const LIST_PAGES_MAX: usize = 1000;
 /// Longest MIME type that is kept.
 const MIME_BYTES_MAX: usize = 255;
 
@@ -165,38 +165,27 @@ impl BlobFetcher {
         self.store.write(batch)
     }
 
-    /// Asks the host which blobs it holds for an account. `each` is given every page, the last one too.
+    /// Asks the host which blobs it holds for an account: one page, and where the next one begins.
     ///
     /// # Errors
     /// When the host does not answer as it should.
-    pub async fn list(
+    pub async fn list_page(
         &self,
         did: &Did,
         url: &str,
-        mut each: impl AsyncFnMut(Vec<crate::types::Digest>),
-    ) -> Result<(), FetchError> {
-        let mut cursor: Option<String> = None;
-        for _ in 0..LIST_PAGES_MAX {
-            let mut page_url = format!("{url}/xrpc/com.atproto.sync.listBlobs?did={did}&limit={LIST_LIMIT}");
-            if let Some(cursor) = &cursor {
-                page_url.push_str("&cursor=");
-                page_url.push_str(&percent_encode(cursor));
-            }
-            let page: BlobPage = self.upstream.get_json(&page_url, 1 << 20).await?;
-            let digests = page.cids.iter().filter_map(|text| text.parse::<Cid>().ok());
-            let digests: Vec<_> = digests
-                .filter(|cid| cid.codec() == Codec::Raw)
-                .map(|cid| *cid.digest())
-                .collect();
-            let empty = page.cids.is_empty();
-            each(digests).await;
-            // The reference PDS gives a cursor on the last page too; then an empty page follows.
-            if empty || page.cursor.is_none() || page.cursor == cursor {
-                return Ok(());
-            }
-            cursor = page.cursor;
+        cursor: Option<&str>,
+    ) -> Result<(Vec<Digest>, Option<String>), FetchError> {
+        let mut page_url = format!("{url}/xrpc/com.atproto.sync.listBlobs?did={did}&limit={LIST_LIMIT}");
+        if let Some(cursor) = cursor {
+            page_url.push_str("&cursor=");
+            page_url.extend(query_value(cursor));
         }
-        Ok(())
+        let page: BlobPage = self.upstream.get_json(&page_url, 1 << 20).await?;
+        let cids = page.cids.iter().filter_map(|text| text.parse::<Cid>().ok());
+        let digests = cids.filter(|cid| cid.codec() == Codec::Raw).map(|cid| *cid.digest()).collect();
+        // The reference PDS gives a cursor on the last page too; then an empty page follows.
+        let next = page.cursor.filter(|next| !page.cids.is_empty() && Some(next.as_str()) != cursor);
+        Ok((digests, next))
     }
 }
 
@@ -207,17 +196,13 @@ struct BlobPage {
 }
 
 /// A value of a query: everything but unreserved characters is escaped.
-#[must_use]
-pub fn percent_encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
+pub fn query_value(text: &str) -> percent_encoding::PercentEncode<'_> {
+    const RESERVED: percent_encoding::AsciiSet = percent_encoding::NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'_')
+        .remove(b'~');
+    percent_encoding::utf8_percent_encode(text, &RESERVED)
 }
 
 fn failure_of(error: &FetchError) -> BlobFailure {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::blobs::percent_encode;
+use super::blobs::query_value;
 use super::handle::{ApplierHandle, Stopped};
 use super::input::{Input, ListedPage, ListedRepo};
 use super::keyspace::Task;
@@ -63,7 +63,7 @@ pub async fn list_host(
         let mut page_url = format!("{url}/xrpc/com.atproto.sync.listRepos?limit={LIST_LIMIT}");
         if let Some(cursor) = &cursor {
             page_url.push_str("&cursor=");
-            page_url.push_str(&percent_encode(cursor));
+            page_url.extend(query_value(cursor));
         }
         let limits = Limits {
             total: PAGE_TIMEOUT,

@@ -21,6 +21,7 @@ pub mod response;
 pub mod service;
 mod xrpc;
 
+pub use admin::{CONTROL_HEADER, Control, Controlled};
 pub use blob::{ArchivedBlob, BlobArchive, NoBlobArchive};
 pub use health::{Health, Readiness};
 pub use limits::ServeLimits;

@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::admin::Admin;
+use super::admin::{Admin, Control};
 use super::blob::BlobArchive;
 use super::health::Health;
 use super::limits::ServeLimits;

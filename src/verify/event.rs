@@ -119,7 +119,7 @@ pub enum FrameContent {
 /// When the frame is not two strict DAG-CBOR objects: then the connection cannot be trusted any longer.
 pub fn check_frame(
     bytes: &[u8],
-    key_of: impl Fn(&Did) -> KeyLookup,
+    key_of: impl FnOnce(&Did) -> KeyLookup,
     now: Timestamp,
 ) -> Result<FrameContent, FrameError> {
     let event = |seq, time, body| FrameContent::Event(CheckedEvent { seq, time, body });

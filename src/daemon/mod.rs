@@ -1,0 +1,4 @@
+//! D.
+pub mod follow;
+pub mod observe;
+pub mod work;
