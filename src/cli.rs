@@ -137,6 +137,9 @@ pub struct RunArgs {
     /// File with the secret access key
     #[arg(long, value_name = "FILE")]
     pub s3_secret_access_key_file: Option<String>,
+    /// Archive everything again, though this is not the archive that the mirror was archived to before
+    #[arg(long)]
+    pub new_archive: bool,
 }
 
 impl SettingArgs {

@@ -1,1 +1,137 @@
-fn main() {}
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "shell: the command line"
+)]
+//! `firekeep`: parses the command line, reads the configuration, runs a command, and says how it went.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use firekeep::cli::{Cli, Command, ConfigCommand, RunArgs};
+use firekeep::commands;
+use firekeep::config::{Config, ConfigError, Layers, LogFormat};
+use firekeep::daemon::{self, DaemonError, exit};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(DaemonError { code, text }) => {
+            eprintln!("firekeep: {text}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
+    let (json, file) = (cli.json, cli.config);
+    match cli.command {
+        Command::Run(args) => {
+            let config = load(file, &args.settings())?.0;
+            start_log(&config);
+            block_on(daemon::run(config, args.new_archive)).map(|()| 0)
+        }
+        Command::Snapshot(args) => {
+            let config = load(file, &args.settings())?.0;
+            block_on(commands::snapshot(&config, json))
+        }
+        Command::Status(args) => {
+            let config = load(file, &args.settings())?.0;
+            block_on(commands::status(&config, json))
+        }
+        Command::Health(args) => {
+            let config = load(file, &args.settings())?.0;
+            block_on(commands::health(&config))
+        }
+        Command::Config(ConfigCommand::Example) => print(&firekeep::config::keys::example()),
+        Command::Config(ConfigCommand::Print(args)) => print_config(file, &args),
+        Command::Config(ConfigCommand::Check(args)) => {
+            load(file, &args.settings())?;
+            print("the configuration is valid\n")
+        }
+    }
+}
+
+fn print_config(file: Option<PathBuf>, args: &RunArgs) -> Result<u8, DaemonError> {
+    let (_, layers) = load(file, &args.settings())?;
+    print(&layers.shown())
+}
+
+fn print(text: &str) -> Result<u8, DaemonError> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(0),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(0),
+        Err(error) => Err(failed(format!("cannot write to stdout: {error}"))),
+    }
+}
+
+fn failed(text: String) -> DaemonError {
+    DaemonError {
+        code: exit::FAILED,
+        text,
+    }
+}
+
+/// Reads the file (named, or `firekeep.toml` here if it is there), the environment and the flags.
+fn load(file: Option<PathBuf>, flags: &[(&'static str, String)]) -> Result<(Config, Layers), DaemonError> {
+    let bad = |error: ConfigError| DaemonError {
+        code: exit::CONFIG,
+        text: error.to_string(),
+    };
+    let mut layers = Layers::default();
+    let default = PathBuf::from("firekeep.toml");
+    let path = file.or_else(|| default.is_file().then_some(default));
+    if let Some(path) = path {
+        let text = std::fs::read_to_string(&path);
+        let text = text.map_err(|error| {
+            bad(ConfigError::new(format!(
+                "cannot read {}: {error}",
+                path.display()
+            )))
+        })?;
+        layers.add_file(&path, &text).map_err(bad)?;
+    }
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    layers.add_env(variables).map_err(bad)?;
+    for (name, value) in flags {
+        layers.add_flag(name, value).map_err(bad)?;
+    }
+    let cwd = std::env::current_dir().map_err(|error| failed(format!("this folder is gone: {error}")))?;
+    let config = Config::check(&layers, &cwd).map_err(bad)?;
+    Ok((config, layers))
+}
+
+fn start_log(config: &Config) {
+    let text = match config.log_format {
+        LogFormat::Text => true,
+        LogFormat::Json => false,
+        LogFormat::Auto => std::io::stderr().is_terminal(),
+    };
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log_level);
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    if text {
+        log.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+            .init();
+    } else {
+        log.json().flatten_event(true).init();
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = Result<T, DaemonError>>) -> Result<T, DaemonError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| failed(format!("cannot start: {error}")))?;
+    let result = runtime.block_on(future);
+    // Blocking work that was given up must not hold the end up.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    result
+}

@@ -84,7 +84,14 @@ impl Keeper {
         temp_dir: PathBuf,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { store, bucket, clock, temp_dir, metrics, failures: AtomicU32::new(0) }
+        Self {
+            store,
+            bucket,
+            clock,
+            temp_dir,
+            metrics,
+            failures: AtomicU32::new(0),
+        }
     }
 
     /// Snapshots an account's head.
@@ -109,7 +116,11 @@ impl Keeper {
                 Err(Failed::Unproven(detail)) => {
                     self.metrics.snapshots.of(Outcome::Error).inc();
                     tracing::error!(%did, detail, "the mirror's copy of this account is damaged; it is fetched again");
-                    return Ok(Input::Damaged { did, account_number: number, task });
+                    return Ok(Input::Damaged {
+                        did,
+                        account_number: number,
+                        task,
+                    });
                 }
                 Err(failed) => {
                     self.metrics.snapshots.of(Outcome::Error).inc();
@@ -120,20 +131,41 @@ impl Keeper {
         };
         self.recovered();
         self.metrics.snapshots.of(Outcome::Ok).inc();
-        self.metrics.snapshot_duration.observe(began.elapsed().as_secs_f64());
+        self.metrics
+            .snapshot_duration
+            .observe(began.elapsed().as_secs_f64());
         self.metrics.last_snapshot.set(self.clock.now().seconds_f64());
         let (rev, commit, bytes) = stored;
-        Ok(Input::SnapshotStored(SnapshotStored { did, account_number: number, rev, commit, bytes, task }))
+        Ok(Input::SnapshotStored(SnapshotStored {
+            did,
+            account_number: number,
+            rev,
+            commit,
+            bytes,
+            task,
+        }))
     }
 
     async fn put_snapshot(self: &Arc<Self>, did: &Did) -> Result<(crate::types::Rev, Cid, u64), Failed> {
         let folder = DidFolder::try_from(did).map_err(|error| Failed::Name(error.to_string()))?;
         let (this, owner) = (Arc::clone(self), did.clone());
         let made = tokio::task::spawn_blocking(move || this.make_snapshot(&owner)).await;
-        let (file, stats, head) = made.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-        let name = SnapshotName { did: folder, rev: head.rev, commit: *head.commit.digest() }.to_string();
-        let options = PutOptions { sha256: Some(stats.sha256), ..PutOptions::create(ContentType::zstd()) };
-        let put = self.bucket.put(&name, Body::File(file.path().to_owned()), &options).await?;
+        let (file, stats, head) =
+            made.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        let name = SnapshotName {
+            did: folder,
+            rev: head.rev,
+            commit: *head.commit.digest(),
+        }
+        .to_string();
+        let options = PutOptions {
+            sha256: Some(stats.sha256),
+            ..PutOptions::create(ContentType::zstd())
+        };
+        let put = self
+            .bucket
+            .put(&name, Body::File(file.path().to_owned()), &options)
+            .await?;
         if put == PutOutcome::AlreadyThere {
             self.check_snapshot(&name, head.commit, &stats).await?;
         }
@@ -144,8 +176,15 @@ impl Keeper {
     fn make_snapshot(&self, did: &Did) -> Result<(tempfile::NamedTempFile, FileStats, Head), Failed> {
         let view = self.store.view();
         let mirror = Mirror::new(&*view);
-        let row = mirror.account(did)?.ok_or_else(|| Failed::Unproven("its row is gone".to_owned()))?;
-        let AccountRow { head: Some(head), account_number, .. } = row else {
+        let row = mirror
+            .account(did)?
+            .ok_or_else(|| Failed::Unproven("its row is gone".to_owned()))?;
+        let AccountRow {
+            head: Some(head),
+            account_number,
+            ..
+        } = row
+        else {
             return Err(Failed::Unproven("it has no head".to_owned()));
         };
         let rows = mirror.rows(account_number);
@@ -154,7 +193,9 @@ impl Keeper {
         let plain_bytes = proven.car_bytes(head.commit_block.len());
         let out = BufWriter::new(File::options().write(true).open(file.path())?);
         let mut encoder = SnapshotEncoder::new(out, Some(plain_bytes))?;
-        proven.write_car(&rows, head.commit, &head.commit_block, &mut encoder).map_err(unproven)?;
+        proven
+            .write_car(&rows, head.commit, &head.commit_block, &mut encoder)
+            .map_err(unproven)?;
         let (out, stats) = encoder.finish().map_err(std::io::Error::other)?;
         out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
         Ok((file, stats, head))
@@ -162,12 +203,23 @@ impl Keeper {
 
     /// An object of that name was there. It is an earlier try of ours, unless it is not: then it is read.
     async fn check_snapshot(&self, name: &str, commit: Cid, ours: &FileStats) -> Result<(), Failed> {
-        let foreign = |detail: String| Failed::Foreign { name: name.to_owned(), detail };
-        let head = self.bucket.head(name).await?.ok_or_else(|| foreign("it vanished".to_owned()))?;
+        let foreign = |detail: String| Failed::Foreign {
+            name: name.to_owned(),
+            detail,
+        };
+        let head = self
+            .bucket
+            .head(name)
+            .await?
+            .ok_or_else(|| foreign("it vanished".to_owned()))?;
         if head.sha256 == Some(ours.sha256) && head.size == ours.file_bytes {
             return Ok(());
         }
-        let body = self.bucket.get(name).await?.ok_or_else(|| foreign("it vanished".to_owned()))?;
+        let body = self
+            .bucket
+            .get(name)
+            .await?
+            .ok_or_else(|| foreign("it vanished".to_owned()))?;
         let reader = body.into_reader(tokio::runtime::Handle::current());
         let checked = tokio::task::spawn_blocking(move || {
             let decoder = SnapshotDecoder::new(reader, CAR_BYTES_MAX).map_err(|error| error.to_string())?;
@@ -176,10 +228,16 @@ impl Keeper {
                 return Err("its root is another commit".to_owned());
             }
             let mut block = Vec::new();
-            while car.next_block(&mut block).map_err(|error| error.to_string())?.is_some() {}
+            while car
+                .next_block(&mut block)
+                .map_err(|error| error.to_string())?
+                .is_some()
+            {}
             Ok(())
         });
-        let checked = checked.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        let checked = checked
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
         checked.map_err(foreign)
     }
 
@@ -212,13 +270,20 @@ impl Keeper {
 
     async fn put_blob(self: &Arc<Self>, blob: &BlobKey, row: &BlobRow) -> Result<(), Failed> {
         let did = DidFolder::try_from(&blob.did).map_err(|error| Failed::Name(error.to_string()))?;
-        let name = BlobName { did, blob: blob.digest }.to_string();
+        let name = BlobName {
+            did,
+            blob: blob.digest,
+        }
+        .to_string();
         let size = row.size.unwrap_or(u64::MAX);
         let (this, key) = (Arc::clone(self), blob.clone());
         let read = tokio::task::spawn_blocking(move || this.read_blob(&key, size)).await;
         let (body, _file) = read.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         let content_type = ContentType::or_binary(row.mime.as_deref());
-        let mut options = PutOptions { sha256: Some(blob.digest), ..PutOptions::create(content_type) };
+        let mut options = PutOptions {
+            sha256: Some(blob.digest),
+            ..PutOptions::create(content_type)
+        };
         if self.bucket.put(&name, body.clone(), &options).await? == PutOutcome::Created {
             return Ok(());
         }
@@ -234,7 +299,11 @@ impl Keeper {
     }
 
     /// The blob's bytes, hashed again: in memory, or in a file that lives as long as the second value.
-    fn read_blob(&self, blob: &BlobKey, size: u64) -> Result<(Body, Option<tempfile::NamedTempFile>), Failed> {
+    fn read_blob(
+        &self,
+        blob: &BlobKey,
+        size: u64,
+    ) -> Result<(Body, Option<tempfile::NamedTempFile>), Failed> {
         use std::io::Write as _;
 
         let mut file = match size > BLOB_MEMORY_BYTES_MAX {

@@ -19,6 +19,6 @@ pub mod folder;
 #[cfg(feature = "daemon")]
 pub mod identity;
 #[cfg(feature = "daemon")]
-pub mod s3;
-#[cfg(feature = "daemon")]
 pub mod keeper;
+#[cfg(feature = "daemon")]
+pub mod s3;

@@ -178,3 +178,27 @@ impl Key {
         format!("FIREKEEP_{}", self.name.replace('.', "__").to_ascii_uppercase())
     }
 }
+
+/// A complete configuration file, every key with its sentence and its default, commented out.
+#[must_use]
+pub fn example() -> String {
+    let mut text = String::from(
+        "# firekeep.toml: every key, with its default. Each can also be set in the environment (FIREKEEP_…, __ between\n\
+         # levels) or by a flag of `firekeep run`; flags win over the environment, the environment over this file.\n",
+    );
+    let mut section = "";
+    for key in &KEYS {
+        let (level, name) = key.name.split_once('.').unwrap_or(("", key.name));
+        if level != section {
+            text.push_str(&format!("\n[{level}]\n"));
+            section = level;
+        }
+        let value = match key.kind {
+            Kind::Text => format!("{:?}", key.default),
+            Kind::Boolean if key.default.is_empty() => "true".to_owned(),
+            Kind::Boolean | Kind::List => key.default.to_owned(),
+        };
+        text.push_str(&format!("\n# {}\n# {name} = {value}\n", key.help));
+    }
+    text
+}

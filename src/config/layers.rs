@@ -183,6 +183,23 @@ impl Layers {
             .collect()
     }
 
+    /// Every key with the value in force and where it stands, a line each. No value is a secret: those are in
+    /// files that these name.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let mut text = String::new();
+        for key in &KEYS {
+            let line = match self.settings.get(key.name) {
+                Some(setting) => format!("{} = {}  # {}", key.name, setting.value, setting.origin),
+                None if key.default.is_empty() => continue,
+                None => format!("{} = {}  # default", key.name, key.default),
+            };
+            text.push_str(&line);
+            text.push('\n');
+        }
+        text
+    }
+
     /// An error about the value of a key.
     #[must_use]
     pub fn error(&self, name: &'static str, remedy: &str) -> ConfigError {

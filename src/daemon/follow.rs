@@ -127,7 +127,9 @@ impl Follow {
                 SubscriberEvent::Frame(frame) => inputs.extend(self.verify_frame(frame)?),
                 SubscriberEvent::Connected { .. } => {
                     self.metrics.connected.set(1);
-                    inputs.push(Input::Connected { host: self.host.clone() });
+                    inputs.push(Input::Connected {
+                        host: self.host.clone(),
+                    });
                 }
                 SubscriberEvent::Lost { loss, .. } => {
                     self.metrics.connected.set(0);
@@ -136,7 +138,10 @@ impl Follow {
                         self.metrics.frames_rejected.of(FrameReason::Cbor).inc();
                     }
                     if loss.label() == "future_cursor" {
-                        inputs.push(Input::Gap { host: self.host.clone(), gap: Gap::CursorFromFuture });
+                        inputs.push(Input::Gap {
+                            host: self.host.clone(),
+                            gap: Gap::CursorFromFuture,
+                        });
                     }
                 }
             }
@@ -161,7 +166,10 @@ impl Follow {
             Ok(FrameContent::Notice(Notice::Info { name, message })) => {
                 self.metrics.events_received.of(EventKind::Info).inc();
                 tracing::info!(host = %self.host, name, message, "the host says");
-                let gap = Input::Gap { host: self.host.clone(), gap: Gap::CursorOutdated };
+                let gap = Input::Gap {
+                    host: self.host.clone(),
+                    gap: Gap::CursorOutdated,
+                };
                 return Ok((name == "OutdatedCursor").then_some(gap));
             }
             Ok(FrameContent::Notice(Notice::Error { .. }) | FrameContent::Ignored) => {
@@ -175,7 +183,10 @@ impl Follow {
             }
         };
         self.metrics.events_received.of(kind_of(&event.body)).inc();
-        self.metrics.last_seq.of(SeqStage::Received).set(i64::try_from(event.seq).unwrap_or(i64::MAX));
+        self.metrics
+            .last_seq
+            .of(SeqStage::Received)
+            .set(i64::try_from(event.seq).unwrap_or(i64::MAX));
         Ok(Some(Input::Event(HostEvent {
             host: self.host.clone(),
             received: frame.received,
@@ -187,7 +198,9 @@ impl Follow {
     /// Who may speak for an account, as the mirror knows it.
     fn key_of(&self, did: &Did) -> Result<KeyLookup, StoreError> {
         let row = Mirror::new(&*self.store).account(did)?;
-        let Some(identity) = row.and_then(|row| row.identity) else { return Ok(KeyLookup::Unknown) };
+        let Some(identity) = row.and_then(|row| row.identity) else {
+            return Ok(KeyLookup::Unknown);
+        };
         if !identity.speaks_at(&self.host) {
             return Ok(KeyLookup::NotThisHost);
         }

@@ -4,8 +4,10 @@
 
 use std::sync::Arc;
 
-use crate::metrics::labels::{AccountLabel, BlobLabel, EventKind, Label as _, ResyncResult, SkipReason, SyncLabel};
 use crate::metrics::Metrics;
+use crate::metrics::labels::{
+    AccountLabel, BlobLabel, EventKind, Label as _, ResyncResult, SkipReason, SyncLabel,
+};
 use crate::mirror::applier::{Note, Totals};
 
 /// Counts and logs the notes of one durable group.
@@ -17,10 +19,16 @@ pub fn observe(metrics: &Arc<Metrics>, notes: &[Note], totals: &Totals) {
         i64::try_from(map.get(name).copied().unwrap_or(0)).unwrap_or(i64::MAX)
     };
     for label in AccountLabel::ALL {
-        metrics.accounts.of(*label).set(count(&totals.accounts, label.text()));
+        metrics
+            .accounts
+            .of(*label)
+            .set(count(&totals.accounts, label.text()));
     }
     for label in SyncLabel::ALL {
-        metrics.account_sync.of(*label).set(count(&totals.sync, label.text()));
+        metrics
+            .account_sync
+            .of(*label)
+            .set(count(&totals.sync, label.text()));
     }
     for label in BlobLabel::ALL {
         metrics.blobs.of(*label).set(count(&totals.blobs, label.text()));
@@ -44,15 +52,30 @@ fn observe_note(metrics: &Metrics, note: &Note) {
         Note::Desynchronized { did, reason } => {
             tracing::info!(%did, reason = reason.as_str(), "this account has to be fetched");
         }
-        Note::Swapped { host, did, reason, rev, records } => {
+        Note::Swapped {
+            host,
+            did,
+            reason,
+            rev,
+            records,
+        } => {
             metrics.host(host).resyncs.of(*reason, ResyncResult::Loaded).inc();
             tracing::debug!(%did, %rev, records, "repository fetched and proven");
         }
         Note::Unchanged { host, did, reason } => {
-            metrics.host(host).resyncs.of(*reason, ResyncResult::Unchanged).inc();
+            metrics
+                .host(host)
+                .resyncs
+                .of(*reason, ResyncResult::Unchanged)
+                .inc();
             tracing::debug!(%did, "repository is as we hold it");
         }
-        Note::FetchFailed { host, did, reason, failure } => {
+        Note::FetchFailed {
+            host,
+            did,
+            reason,
+            failure,
+        } => {
             let result = match failure.label() {
                 "unproven" => ResyncResult::Refused,
                 "inactive" | "not_found" | "not_this_host" => ResyncResult::Gone,
@@ -67,6 +90,8 @@ fn observe_note(metrics: &Metrics, note: &Note) {
             "the host's copy of this account is older than ours: ours stays"
         ),
         Note::Listed { host } => tracing::debug!(%host, "listing finished"),
-        Note::Gap { host } => tracing::warn!(%host, "events of this host were lost; every account is compared"),
+        Note::Gap { host } => {
+            tracing::warn!(%host, "events of this host were lost; every account is compared")
+        }
     }
 }

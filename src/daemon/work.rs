@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::archive::keeper::Keeper;
 use crate::clock::Clock;
-use crate::identity::resolver::Resolver;
 use crate::http::request::FetchError;
+use crate::identity::resolver::{ResolveError, Resolver};
 use crate::mirror::blobs::{BlobFetcher, LIST_PAGES_MAX};
 use crate::mirror::handle::ApplierHandle;
 use crate::mirror::input::{BlobKey, Input};
@@ -64,8 +64,8 @@ pub struct Workshop {
     pub blobs: BlobFetcher,
     /// Reads DID documents.
     pub resolver: Resolver,
-    /// Writes the archive; none while it cannot be reached.
-    pub keeper: Option<Arc<Keeper>>,
+    /// Writes the archive; empty while it cannot be reached.
+    pub keeper: Arc<OnceLock<Arc<Keeper>>>,
     /// Base URLs of the followed hosts.
     pub urls: BTreeMap<HostName, String>,
     /// The clock.
@@ -126,17 +126,13 @@ pub async fn run(
 }
 
 /// What is due, not running, and within the limits.
-fn due(
-    shop: &Workshop,
-    busy: &HashSet<Task>,
-    draining: bool,
-) -> Result<Vec<(Vec<u8>, Task)>, StoreError> {
+fn due(shop: &Workshop, busy: &HashSet<Task>, draining: bool) -> Result<Vec<(Vec<u8>, Task)>, StoreError> {
     let mut free: BTreeMap<TaskKind, usize> = LIMITS.into_iter().collect();
     if draining {
         // What is open is shipped; nothing new is fetched.
         free.retain(|kind, _| matches!(kind, TaskKind::ArchiveBlob | TaskKind::Snapshot));
     }
-    if shop.keeper.is_none() {
+    if shop.keeper.get().is_none() {
         free.remove(&TaskKind::ArchiveBlob);
         free.remove(&TaskKind::Snapshot);
     }
@@ -162,7 +158,9 @@ fn due(
                 return ControlFlow::Break(());
             }
         };
-        let Some(slots) = free.get_mut(&task.kind()) else { return ControlFlow::Continue(()) };
+        let Some(slots) = free.get_mut(&task.kind()) else {
+            return ControlFlow::Continue(());
+        };
         if busy.contains(&task) || chosen.iter().any(|(_, other)| *other == task) {
             return ControlFlow::Continue(());
         }
@@ -193,11 +191,11 @@ impl Workshop {
             Task::ResolveIdentity(did) => self.resolve(did, key).await,
             Task::ListRepos(host) => return self.list(host, key).await,
             Task::AuditBlobs(did) => return self.audit(did, key).await,
-            Task::ArchiveBlob(did, digest) => match (&self.keeper, self.blob_key(&did, digest)?) {
+            Task::ArchiveBlob(did, digest) => match (self.keeper.get(), self.blob_key(&did, digest)?) {
                 (Some(keeper), Some(blob)) => keeper.blob(blob, key).await?,
                 _ => Input::TaskDone { task: key },
             },
-            Task::Snapshot(did) => match &self.keeper {
+            Task::Snapshot(did) => match self.keeper.get() {
                 Some(keeper) => keeper.snapshot(did, key).await?,
                 None => return Ok(()),
             },
@@ -215,42 +213,69 @@ impl Workshop {
 
     fn blob_key(&self, did: &Did, digest: crate::types::Digest) -> Result<Option<BlobKey>, StoreError> {
         let row = Mirror::new(&*self.store).account(did)?;
-        Ok(row.map(|row| BlobKey { did: did.clone(), did_number: row.did_number, digest }))
+        Ok(row.map(|row| BlobKey {
+            did: did.clone(),
+            did_number: row.did_number,
+            digest,
+        }))
     }
 
     fn unfollowed(&self, key: Vec<u8>, task: Task) -> Input {
-        Input::TaskDelayed { key, task, retry_at: self.clock.now().plus(UNFOLLOWED_RETRY) }
+        Input::TaskDelayed {
+            key,
+            task,
+            retry_at: self.clock.now().plus(UNFOLLOWED_RETRY),
+        }
     }
 
     async fn resolve(&self, did: Did, task: Vec<u8>) -> Input {
-        let retry_at = self.clock.now().plus(IDENTITY_RETRY).plus(self.clock.jitter(IDENTITY_RETRY));
+        let retry_at = self
+            .clock
+            .now()
+            .plus(IDENTITY_RETRY)
+            .plus(self.clock.jitter(IDENTITY_RETRY));
         let resolved = match self.resolver.resolve(&did, true).await {
             Ok(identity) => Some(stored_identity(&identity)),
+            // It was read less than a minute ago: that is fresh enough to judge by.
+            Err(ResolveError::TooSoon { .. }) => {
+                self.resolver.get(&did).map(|identity| stored_identity(&identity))
+            }
             Err(error) => {
                 tracing::debug!(%did, %error, "cannot resolve the account's identity");
                 None
             }
         };
-        Input::Identity { did, resolved, task, retry_at }
+        Input::Identity {
+            did,
+            resolved,
+            task,
+            retry_at,
+        }
     }
 
     async fn list(&self, host: HostName, key: Vec<u8>) -> Result<(), WorkError> {
         let row = Mirror::new(&*self.store).host(&host)?;
-        let (Some(url), Some(Listing::Unfinished { cursor })) = (self.urls.get(&host), row.map(|row| row.listing))
+        let (Some(url), Some(Listing::Unfinished { cursor })) =
+            (self.urls.get(&host), row.map(|row| row.listing))
         else {
             return Ok(self.applier.apply(Input::TaskDone { task: key }).await?);
         };
         let upstream = &self.fetcher.upstream;
         match list_host(upstream, &self.clock, &self.applier, &host, url, cursor, key).await? {
             Listed::Finished => tracing::info!(%host, "every account of this host is listed"),
-            Listed::Failed(error) => tracing::warn!(%host, %error, "cannot list the host's accounts; trying again"),
+            Listed::Failed(error) => {
+                tracing::warn!(%host, %error, "cannot list the host's accounts; trying again")
+            }
         }
         Ok(())
     }
 
     async fn audit(&self, did: Did, key: Vec<u8>) -> Result<(), WorkError> {
         let Some(url) = self.url_of(&did)? else {
-            return Ok(self.applier.apply(self.unfollowed(key, Task::AuditBlobs(did))).await?);
+            return Ok(self
+                .applier
+                .apply(self.unfollowed(key, Task::AuditBlobs(did)))
+                .await?);
         };
         let listed = self.audit_pages(&did, &url).await?;
         let last = match listed {
@@ -258,7 +283,10 @@ impl Workshop {
             Err(error) if error.is_transient() => Input::TaskDelayed {
                 key,
                 task: Task::AuditBlobs(did),
-                retry_at: self.clock.now().plus(error.wait().unwrap_or(AUDIT_RETRY).max(AUDIT_RETRY)),
+                retry_at: self
+                    .clock
+                    .now()
+                    .plus(error.wait().unwrap_or(AUDIT_RETRY).max(AUDIT_RETRY)),
             },
             // The host refuses (a deactivated account, say); a later fetch audits again.
             Err(error) => {
@@ -276,7 +304,13 @@ impl Workshop {
                 Ok(page) => page,
                 Err(error) => return Ok(Err(error)),
             };
-            self.applier.apply(Input::BlobsListed { did: did.clone(), digests, task: None }).await?;
+            self.applier
+                .apply(Input::BlobsListed {
+                    did: did.clone(),
+                    digests,
+                    task: None,
+                })
+                .await?;
             cursor = next;
             if cursor.is_none() {
                 break;

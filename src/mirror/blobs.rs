@@ -182,9 +182,14 @@ impl BlobFetcher {
         }
         let page: BlobPage = self.upstream.get_json(&page_url, 1 << 20).await?;
         let cids = page.cids.iter().filter_map(|text| text.parse::<Cid>().ok());
-        let digests = cids.filter(|cid| cid.codec() == Codec::Raw).map(|cid| *cid.digest()).collect();
+        let digests = cids
+            .filter(|cid| cid.codec() == Codec::Raw)
+            .map(|cid| *cid.digest())
+            .collect();
         // The reference PDS gives a cursor on the last page too; then an empty page follows.
-        let next = page.cursor.filter(|next| !page.cids.is_empty() && Some(next.as_str()) != cursor);
+        let next = page
+            .cursor
+            .filter(|next| !page.cids.is_empty() && Some(next.as_str()) != cursor);
         Ok((digests, next))
     }
 }

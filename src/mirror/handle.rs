@@ -11,7 +11,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::applier::{Applier, Note, Totals};
 use super::input::Input;
@@ -20,12 +20,16 @@ use crate::clock::Clock;
 
 /// Inputs that may wait for the applier.
 pub const QUEUE_INPUTS_MAX: usize = 4096;
+/// Bytes of frames that may wait for the applier.
+pub const QUEUE_BYTES_MAX: u32 = 64 << 20;
 /// Inputs that share one sync, at most.
 const GROUP_INPUTS_MAX: usize = 1024;
 
 struct Message {
     input: Input,
     durable: Option<oneshot::Sender<()>>,
+    /// Counts against [`QUEUE_BYTES_MAX`] until the input is durable.
+    place: OwnedSemaphorePermit,
 }
 
 /// The applier is gone: the process is ending.
@@ -37,6 +41,7 @@ pub struct Stopped;
 #[derive(Clone)]
 pub struct ApplierHandle {
     inputs: mpsc::Sender<Message>,
+    places: Arc<Semaphore>,
     shared: Arc<Shared>,
 }
 
@@ -53,10 +58,7 @@ impl ApplierHandle {
     /// # Errors
     /// When the applier is gone.
     pub async fn send(&self, input: Input) -> Result<(), Stopped> {
-        self.inputs
-            .send(Message { input, durable: None })
-            .await
-            .map_err(|_| Stopped)
+        self.enqueue(input, None).await
     }
 
     /// Queues an input and waits until it is durable.
@@ -65,14 +67,27 @@ impl ApplierHandle {
     /// When the applier is gone: then nobody knows whether it is.
     pub async fn apply(&self, input: Input) -> Result<(), Stopped> {
         let (durable, done) = oneshot::channel();
+        self.enqueue(input, Some(durable)).await?;
+        done.await.map_err(|_| Stopped)
+    }
+
+    async fn enqueue(&self, input: Input, durable: Option<oneshot::Sender<()>>) -> Result<(), Stopped> {
+        let bytes = match &input {
+            Input::Event(event) => u32::try_from(event.frame.len()).unwrap_or(QUEUE_BYTES_MAX),
+            _ => 0,
+        };
+        let places = Arc::clone(&self.places)
+            .acquire_many_owned(bytes.min(QUEUE_BYTES_MAX))
+            .await;
+        let place = places.map_err(|_| Stopped)?;
         self.inputs
             .send(Message {
                 input,
-                durable: Some(durable),
+                durable,
+                place: place,
             })
             .await
-            .map_err(|_| Stopped)?;
-        done.await.map_err(|_| Stopped)
+            .map_err(|_| Stopped)
     }
 
     /// Totals over all rows, as of the last durable batch.
@@ -109,16 +124,22 @@ pub fn start(
     let thread = thread::Builder::new().name("applier".to_owned()).spawn(move || {
         let mut group = Vec::new();
         while receiver.blocking_recv_many(&mut group, GROUP_INPUTS_MAX) > 0 {
-            let (inputs, durable): (Vec<_>, Vec<_>) = group
-                .drain(..)
-                .map(|message| (message.input, message.durable))
-                .unzip();
+            let (mut inputs, mut waiting) = (Vec::new(), Vec::new());
+            for Message {
+                input,
+                durable,
+                place,
+            } in group.drain(..)
+            {
+                inputs.push(input);
+                waiting.push((durable, place));
+            }
             let outcome = applier.apply(inputs, clock.now())?;
             *seen.totals.lock().unwrap_or_else(PoisonError::into_inner) = applier.totals().clone();
             watch(&outcome.notes, applier.totals());
-            for waiting in durable.into_iter().flatten() {
+            for durable in waiting.into_iter().filter_map(|(durable, _)| durable) {
                 // Whoever asked may have given up; the input is applied all the same.
-                drop(waiting.send(()));
+                let _gone = durable.send(());
             }
             if outcome.tasks {
                 seen.tasks.notify_one();
@@ -126,9 +147,11 @@ pub fn start(
         }
         Ok(())
     })?;
+    let places = Arc::new(Semaphore::new(QUEUE_BYTES_MAX as usize));
     Ok((
         ApplierHandle {
             inputs: sender,
+            places,
             shared,
         },
         thread,

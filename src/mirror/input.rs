@@ -95,6 +95,11 @@ pub enum Input {
         /// Which host.
         host: HostName,
     },
+    /// The archive is open. If it is another than the one that "archived" marks belong to, they all go.
+    ArchiveLinked {
+        /// Its id.
+        id: String,
+    },
     /// A snapshot stands in the archive.
     SnapshotStored(SnapshotStored),
     /// Every account whose head is not in the archive is to be snapshotted at once.

@@ -12,6 +12,7 @@ mod blobs;
 mod commit;
 mod events;
 mod fetched;
+mod generations;
 mod snapshots;
 mod stage;
 #[cfg(test)]
@@ -311,6 +312,7 @@ impl Applier {
                 self.on_blobs_listed(group, &did, &digests, task.as_deref())
             }
             Input::Connected { host } => Self::on_connected(group, &host),
+            Input::ArchiveLinked { id } => self.on_archive_linked(group, &id),
             Input::SnapshotStored(stored) => self.on_snapshot_stored(group, &stored),
             Input::SnapshotAll => self.on_snapshot_all(group),
             Input::Damaged {
@@ -398,6 +400,7 @@ const fn needs_own_batch(input: &Input) -> bool {
             | Input::BlobFailed { .. }
             | Input::SnapshotStored(_)
             | Input::SnapshotAll
+            | Input::ArchiveLinked { .. }
     )
 }
 

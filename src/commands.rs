@@ -1,0 +1,245 @@
+#![allow(clippy::disallowed_methods, reason = "shell: the network")]
+//! The commands that ask a running daemon, through its private listener.
+
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::config::Config;
+use crate::daemon::{DaemonError, exit};
+use crate::serve::CONTROL_HEADER;
+
+/// Longest answer that is read, in bytes.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// For connecting and short answers.
+const SHORT: Duration = Duration::from_secs(10);
+/// For a snapshot of everything.
+const LONG: Duration = Duration::from_secs(24 * 3600);
+
+/// `firekeep status`
+///
+/// # Errors
+/// When the daemon does not answer.
+pub async fn status(config: &Config, json: bool) -> Result<u8, DaemonError> {
+    let report = ask(config.admin_listen, Method::GET, "/control/status", SHORT).await?;
+    if json {
+        return print(&format!("{report:#}\n"));
+    }
+    print(&status_text(&report))
+}
+
+/// `firekeep snapshot`
+///
+/// # Errors
+/// When the daemon does not answer, or cannot archive.
+pub async fn snapshot(config: &Config, json: bool) -> Result<u8, DaemonError> {
+    let done = ask(config.admin_listen, Method::POST, "/control/snapshot", LONG).await?;
+    if json {
+        return print(&format!("{done:#}\n"));
+    }
+    let (accounts, archive) = (number(&done["accounts"]), text(&done["archive"]));
+    print(&match accounts {
+        0 => format!("nothing to do: every account's head stands in {archive}\n"),
+        1 => format!("1 account snapshotted to {archive}\n"),
+        n => format!("{n} accounts snapshotted to {archive}\n"),
+    })
+}
+
+/// `firekeep health`
+///
+/// # Errors
+/// When the daemon is not ready, or does not answer.
+pub async fn health(config: &Config) -> Result<u8, DaemonError> {
+    let (status, body) = request(config.admin_listen, Method::GET, "/readyz", SHORT).await?;
+    if status == StatusCode::OK {
+        return print("ready\n");
+    }
+    let why = String::from_utf8_lossy(&body).trim().to_owned();
+    Err(DaemonError {
+        code: exit::FAILED,
+        text: format!("not ready: {why}"),
+    })
+}
+
+async fn ask(
+    address: SocketAddr,
+    method: Method,
+    path: &str,
+    within: Duration,
+) -> Result<Value, DaemonError> {
+    let (status, body) = request(address, method, path, within).await?;
+    let value: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    if status == StatusCode::OK {
+        return Ok(value);
+    }
+    let why = value["error"]
+        .as_str()
+        .map_or_else(|| format!("HTTP {status}"), str::to_owned);
+    Err(failed(format!("the daemon on {address} answers: {why}")))
+}
+
+async fn request(
+    address: SocketAddr,
+    method: Method,
+    path: &str,
+    within: Duration,
+) -> Result<(StatusCode, Bytes), DaemonError> {
+    let address = reachable(address);
+    let no_daemon = |why: &dyn std::fmt::Display| {
+        failed(format!(
+            "no daemon answers on {address} ({why}); start one with `firekeep run`, or name its address with \
+             --admin-listen"
+        ))
+    };
+    let stream = timeout(SHORT, TcpStream::connect(address)).await;
+    let stream = stream
+        .map_err(|_| no_daemon(&"time ran out"))?
+        .map_err(|error| no_daemon(&error))?;
+    let (mut sender, connection) =
+        timeout(SHORT, hyper::client::conn::http1::handshake(TokioIo::new(stream)))
+            .await
+            .map_err(|_| no_daemon(&"time ran out"))?
+            .map_err(|error| no_daemon(&error))?;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(hyper::header::HOST, address.to_string())
+        .header(CONTROL_HEADER, "1")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| failed(error.to_string()))?;
+    let answered = async {
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| no_daemon(&error))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+            .collect()
+            .await;
+        let body = body.map_err(|error| failed(format!("the daemon's answer broke off: {error}")))?;
+        Ok((status, body.to_bytes()))
+    };
+    tokio::select! {
+        biased;
+        answered = timeout(within, answered) => answered.map_err(|_| no_daemon(&"time ran out"))?,
+        error = async { connection.await.err() } => {
+            Err(failed(format!("the daemon on {address} hung up{}", error.map_or_else(String::new, |e| format!(": {e}")))))
+        }
+    }
+}
+
+/// An address that listens everywhere is reached on loopback.
+const fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+fn failed(text: String) -> DaemonError {
+    DaemonError {
+        code: exit::FAILED,
+        text,
+    }
+}
+
+fn print(text: &str) -> Result<u8, DaemonError> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(0),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(0),
+        Err(error) => Err(failed(format!("cannot write to stdout: {error}"))),
+    }
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or(0)
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("?")
+}
+
+fn status_text(report: &Value) -> String {
+    let mut out = format!("{}\n\n", text(&report["summary"]));
+    for host in report["hosts"].as_array().into_iter().flatten() {
+        let connected = if host["connected"] == true {
+            "connected"
+        } else {
+            "NOT CONNECTED"
+        };
+        let listed = if host["listed"] == true {
+            ""
+        } else {
+            ", not all accounts listed yet"
+        };
+        out.push_str(&format!(
+            "{}  {connected}, seq {}{listed}\n",
+            text(&host["host"]),
+            number(&host["cursor"])
+        ));
+    }
+    let accounts = &report["accounts"];
+    let by_sync = &accounts["by_sync"];
+    out.push_str(&format!(
+        "  accounts   {} held, {} live, {} to be fetched; {} records, {}\n",
+        number(&accounts["held"]),
+        number(&by_sync["live"]),
+        number(&by_sync["wanted"]),
+        number(&accounts["records"]),
+        size(number(&accounts["record_bytes"])),
+    ));
+    let blobs = &report["blobs"]["by_state"];
+    out.push_str(&format!(
+        "  blobs      {} archived, {} held here only, {} to come, {} missing; {}\n",
+        number(&blobs["archived"]),
+        number(&blobs["held"]),
+        number(&blobs["wanted"]),
+        number(&blobs["missing"]),
+        size(number(&report["blobs"]["stored_bytes"])),
+    ));
+    let archive = &report["archive"];
+    let open = if archive["open"] == true {
+        "open"
+    } else {
+        "CANNOT BE REACHED"
+    };
+    let place = if archive["on_this_machine"] == true {
+        "on this machine"
+    } else {
+        "off this machine"
+    };
+    out.push_str(&format!(
+        "  archive    {} ({open}, {place}); {} snapshots current, {} due\n",
+        text(&archive["url"]),
+        number(&archive["snapshots_current"]),
+        number(&archive["snapshots_due"]),
+    ));
+    out
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+fn size(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 {
+        format!("{bytes} B")
+    } else {
+        format!("{value:.1} {}", units[unit])
+    }
+}

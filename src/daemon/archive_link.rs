@@ -1,0 +1,204 @@
+#![allow(clippy::disallowed_methods, reason = "shell: opens the archive")]
+//! The link between a mirror and its archive.
+//!
+//! A mirror remembers the id of the archive that its "archived" marks belong to. An archive that cannot be
+//! reached stops nothing but archiving, and is tried again. Another archive, or one that was emptied, is a
+//! question for a person: an unmounted disk looks just like it.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::DaemonError;
+use crate::archive::bucket::{Bucket, BucketErrorKind};
+use crate::archive::identity::{self, ArchiveId, IdentityError};
+use crate::archive::keeper::Keeper;
+use crate::archive::settings::ArchiveConfig;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::mirror::handle::{ApplierHandle, Stopped};
+use crate::mirror::input::Input;
+use crate::mirror::keyspace::META_ARCHIVE_ID;
+use crate::mirror::store::{Family, Store};
+use crate::serve::blob::{BlobArchive, OpenBlob};
+use crate::types::{Cid, Did};
+
+/// Between two tries to reach the archive.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// An archive that was opened, and whose id is known to be the mirror's, or is to become it.
+pub struct Opened {
+    bucket: Bucket,
+    id: ArchiveId,
+}
+
+/// What linking needs.
+pub struct ArchiveLink {
+    /// Where the archive is.
+    pub config: ArchiveConfig,
+    /// The mirror.
+    pub store: Arc<dyn Store>,
+    /// The way to the applier.
+    pub applier: ApplierHandle,
+    /// Filled when the archive is open.
+    pub keeper: Arc<OnceLock<Arc<Keeper>>>,
+    /// Filled when the archive is open.
+    pub bucket: Arc<OnceLock<Bucket>>,
+    /// The clock.
+    pub clock: Clock,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Where objects are made.
+    pub temp_dir: PathBuf,
+    /// Whether a person said that this archive may be another one.
+    pub new_archive: bool,
+}
+
+/// Why an archive is not linked.
+enum Unlinked {
+    /// It cannot be reached: later perhaps.
+    Unreachable(String),
+    /// It must not be used.
+    Refused(String),
+}
+
+/// Opens the archive at start. `None` when it cannot be reached.
+///
+/// # Errors
+/// When it must not be used: exit code 78.
+pub async fn open_archive(
+    config: &Config,
+    store: &dyn Store,
+    new_archive: bool,
+    clock: &Clock,
+) -> Result<Option<Opened>, DaemonError> {
+    match try_open(&config.archive, store, new_archive, clock).await {
+        Ok(opened) => Ok(Some(opened)),
+        Err(Unlinked::Refused(text)) => Err(DaemonError::config(text)),
+        Err(Unlinked::Unreachable(text)) => {
+            tracing::warn!(
+                "the archive cannot be reached ({text}); following goes on, archiving begins when it can"
+            );
+            Ok(None)
+        }
+    }
+}
+
+async fn try_open(
+    config: &ArchiveConfig,
+    store: &dyn Store,
+    new_archive: bool,
+    clock: &Clock,
+) -> Result<Opened, Unlinked> {
+    let judge = |error: IdentityError| match &error {
+        IdentityError::Bucket(bucket)
+            if bucket.is_transient()
+                || matches!(bucket.kind, BucketErrorKind::Full | BucketErrorKind::ClockSkew) =>
+        {
+            Unlinked::Unreachable(error.to_string())
+        }
+        _ => Unlinked::Refused(format!("archive = \"{}\": {error}", config.url)),
+    };
+    let bucket = Bucket::open(config).await.map_err(|error| judge(error.into()))?;
+    let known = store
+        .get(Family::Meta, META_ARCHIVE_ID)
+        .map_err(|e| Unlinked::Refused(e.to_string()))?;
+    let known = known.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let found = identity::read(&bucket)
+        .await
+        .map_err(judge)?
+        .map(|info| info.id.to_string());
+    if let Some(known) = &known
+        && found.as_ref() != Some(known)
+        && !new_archive
+    {
+        let what = match found {
+            None => "holds no archive".to_owned(),
+            Some(found) => format!("holds archive {found}"),
+        };
+        return Err(Unlinked::Refused(format!(
+            "archive = \"{}\": it {what}, but this mirror was archived to archive {known}; if a disk is not mounted \
+             or the bucket is wrong, mend that; to archive everything again, here, start once with --new-archive",
+            config.url
+        )));
+    }
+    let mut seed = [0; 16];
+    seed[..8].copy_from_slice(&clock.random().to_be_bytes());
+    seed[8..].copy_from_slice(&clock.random().to_be_bytes());
+    let id = identity::open_or_create(&bucket, ArchiveId::from_bytes(seed), clock.now())
+        .await
+        .map_err(judge)?;
+    Ok(Opened { bucket, id })
+}
+
+impl ArchiveLink {
+    /// Links an opened archive: from here on there is a keeper.
+    ///
+    /// # Errors
+    /// When the applier is gone.
+    pub async fn adopt(&self, opened: Opened) -> Result<(), Stopped> {
+        self.applier
+            .apply(Input::ArchiveLinked {
+                id: opened.id.to_string(),
+            })
+            .await?;
+        match opened.bucket.clean_up(self.clock.now()).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "removed unfinished uploads from the archive"),
+            Err(error) => tracing::warn!(%error, "cannot look for unfinished uploads"),
+        }
+        let keeper = Keeper::new(
+            Arc::clone(&self.store),
+            opened.bucket.clone(),
+            self.clock.clone(),
+            self.temp_dir.clone(),
+            Arc::clone(&self.metrics),
+        );
+        // Both are set once: an archive is linked once.
+        let _first = self.bucket.set(opened.bucket).is_ok() && self.keeper.set(Arc::new(keeper)).is_ok();
+        tracing::info!(archive = %self.config.url, id = %opened.id, "archive open");
+        Ok(())
+    }
+
+    /// Tries to reach the archive until it is linked, must not be used, or `cancel`.
+    pub async fn run(self, cancel: CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(RETRY) => {}
+            }
+            match try_open(&self.config, &*self.store, self.new_archive, &self.clock).await {
+                Ok(opened) => {
+                    if self.adopt(opened).await.is_err() {
+                        tracing::debug!("the daemon ends");
+                    }
+                    return;
+                }
+                Err(Unlinked::Unreachable(text)) => {
+                    tracing::debug!("the archive cannot be reached yet: {text}")
+                }
+                Err(Unlinked::Refused(text)) => {
+                    tracing::error!("{text}");
+                }
+            }
+        }
+    }
+}
+
+/// The archive's blobs, from the moment it is linked.
+pub struct LateBucket(pub Arc<OnceLock<Bucket>>);
+
+impl BlobArchive for LateBucket {
+    fn open<'a>(&'a self, did: &'a Did, cid: &'a Cid) -> OpenBlob<'a> {
+        match self.0.get() {
+            Some(bucket) => bucket.open(did, cid),
+            None => Box::pin(std::future::ready(Err(std::io::Error::other(
+                "the archive is not open",
+            )))),
+        }
+    }
+}

@@ -1,0 +1,313 @@
+#![allow(clippy::disallowed_methods, reason = "shell: waits and reads the clock")]
+//! What the daemon tells of itself, and what it can be asked to do.
+
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::archive::keeper::Keeper;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::metrics::labels::SeqStage;
+use crate::mirror::applier::Totals;
+use crate::mirror::handle::ApplierHandle;
+use crate::mirror::input::Input;
+use crate::mirror::reader::Mirror;
+use crate::mirror::rows::{Listing, SyncState};
+use crate::mirror::store::{Store, StoreError};
+use crate::serve::{Control, Controlled};
+use crate::types::{Did, Rev};
+
+/// Between two looks at work that is waited for.
+const LOOK: Duration = Duration::from_millis(50);
+/// Snapshots that do not come on count as stuck after this long.
+const STUCK_AFTER: Duration = Duration::from_secs(120);
+
+/// What commands and the status need.
+pub struct DaemonControl {
+    /// The mirror.
+    pub store: Arc<dyn Store>,
+    /// The way to the applier.
+    pub applier: ApplierHandle,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// The clock.
+    pub clock: Clock,
+    /// There while the archive is open.
+    pub keeper: Arc<OnceLock<Arc<Keeper>>>,
+    /// The configuration in force.
+    pub config: Config,
+    /// Where XRPC listens.
+    pub listen: SocketAddr,
+    /// Where this is answered.
+    pub admin_listen: SocketAddr,
+}
+
+/// One line of truth about where the backup stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Accounts are still being fetched.
+    Filling,
+    /// Everything is mirrored, nothing of it is off this machine.
+    NotOffMachine,
+    /// The archive cannot be reached.
+    ArchiveAway,
+    /// Mirrored; the newest changes are not in the archive yet.
+    Archiving,
+    /// Every head and every blob stands in an archive that is not on this machine.
+    OffMachine,
+}
+
+impl Standing {
+    /// For programs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Filling => "filling",
+            Self::NotOffMachine => "not_off_machine",
+            Self::ArchiveAway => "archive_away",
+            Self::Archiving => "archiving",
+            Self::OffMachine => "off_machine",
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Filling => "NOT YET PROTECTED: accounts are still being fetched for the first time.",
+            Self::NotOffMachine => {
+                "MIRRORED, BUT NOT OFF THIS MACHINE: the archive is a folder here; if this disk dies, so does the \
+                 backup. Point `archive` at s3://bucket/prefix."
+            }
+            Self::ArchiveAway => {
+                "NOT OFF THIS MACHINE: the archive cannot be reached; archiving goes on when it can."
+            }
+            Self::Archiving => "MIRRORED; the newest changes are still on their way to the archive.",
+            Self::OffMachine => "OFF THIS MACHINE: every account's head and every blob stand in the archive.",
+        }
+    }
+}
+
+impl DaemonControl {
+    /// Where the backup stands.
+    #[must_use]
+    pub fn standing(&self, totals: &Totals) -> Standing {
+        let count = |map: &std::collections::BTreeMap<&'static str, u64>, name: &str| {
+            map.get(name).copied().unwrap_or(0)
+        };
+        let filling = count(&totals.sync, "wanted") > 0 && totals.snapshotted == 0;
+        let listed = self.hosts_listed().unwrap_or(false);
+        let open_blobs = count(&totals.blobs, "wanted") + count(&totals.blobs, "held");
+        if filling || !listed {
+            Standing::Filling
+        } else if self.config.archive.url.is_folder() {
+            Standing::NotOffMachine
+        } else if self.keeper.get().is_none() {
+            Standing::ArchiveAway
+        } else if totals.snapshotted < totals.with_head || open_blobs > 0 || count(&totals.sync, "wanted") > 0
+        {
+            Standing::Archiving
+        } else {
+            Standing::OffMachine
+        }
+    }
+
+    fn hosts_listed(&self) -> Result<bool, StoreError> {
+        let hosts = Mirror::new(&*self.store).hosts()?;
+        Ok(self.config.hosts.iter().all(|configured| {
+            let row = hosts.iter().find(|(name, _)| *name == configured.name);
+            row.is_some_and(|(_, row)| matches!(row.listing, Listing::Finished { .. }))
+        }))
+    }
+
+    /// Whether every account was fetched at least once, or failed to be.
+    #[must_use]
+    pub fn is_filled(&self) -> bool {
+        let mut waiting = false;
+        let scanned = Mirror::new(&*self.store).each_account(|_, row| {
+            waiting = matches!(row.sync, SyncState::Wanted { tries: 0, .. }) && row.upstream.is_active();
+            if waiting {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        let totals = self.applier.totals();
+        let wanted_blobs = totals.blobs.get("wanted").copied().unwrap_or(0);
+        scanned.is_ok() && !waiting && wanted_blobs == 0 && self.hosts_listed().unwrap_or(false)
+    }
+
+    /// Sets the gauges that are measured from time to time.
+    ///
+    /// # Errors
+    /// When the mirror cannot be read.
+    pub fn measure(&self) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        let stats = self.store.stats();
+        self.metrics
+            .mirror_bytes
+            .set(i64::try_from(stats.disk_bytes).unwrap_or(i64::MAX));
+        if let Ok(free) = free_bytes(&self.config.data_dir) {
+            self.metrics
+                .data_dir_free
+                .set(i64::try_from(free).unwrap_or(i64::MAX));
+        }
+        for (name, row) in Mirror::new(&*self.store).hosts()? {
+            let host = self.metrics.host(&name);
+            let cursor = row.cursor.unwrap_or(0);
+            host.last_seq
+                .of(SeqStage::Applied)
+                .set(i64::try_from(cursor).unwrap_or(i64::MAX));
+            let received = u64::try_from(host.last_seq.of(SeqStage::Received).get()).unwrap_or(0);
+            let behind = received > cursor;
+            let lag = row
+                .last_event
+                .filter(|_| behind)
+                .map_or(0.0, |at| now.since(at).as_secs_f64());
+            host.replication_lag.set(lag);
+            if let Some(at) = row.last_event {
+                host.last_event.set(at.seconds_f64());
+            }
+        }
+        Ok(())
+    }
+
+    /// The status as data.
+    ///
+    /// # Errors
+    /// When the mirror cannot be read.
+    pub fn report(&self) -> Result<Value, StoreError> {
+        let totals = self.applier.totals();
+        let standing = self.standing(&totals);
+        let mut hosts = Vec::new();
+        for (name, row) in Mirror::new(&*self.store).hosts()? {
+            let Some(configured) = self.config.hosts.iter().find(|host| host.name == name) else {
+                continue;
+            };
+            hosts.push(json!({
+                "host": name.as_str(),
+                "url": configured.url,
+                "connected": self.metrics.host(&name).connected.get() == 1,
+                "cursor": row.cursor,
+                "highest_seq": row.highest_seq,
+                "epoch": row.epoch,
+                "listed": matches!(row.listing, Listing::Finished { .. }),
+                "last_event": row.last_event.map(|at| at.to_string()),
+            }));
+        }
+        Ok(json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "standing": standing.name(),
+            "summary": standing.sentence(),
+            "hosts": hosts,
+            "accounts": {
+                "by_status": totals.accounts,
+                "by_sync": totals.sync,
+                "held": totals.with_head,
+                "records": totals.records,
+                "record_bytes": totals.record_bytes,
+                "parked_events": totals.parked,
+            },
+            "blobs": { "by_state": totals.blobs, "stored_bytes": totals.blob_bytes },
+            "archive": {
+                "url": self.config.archive.url.to_string(),
+                "on_this_machine": self.config.archive.url.is_folder(),
+                "open": self.keeper.get().is_some(),
+                "snapshots_current": totals.snapshotted,
+                "snapshots_due": totals.with_head.saturating_sub(totals.snapshotted),
+            },
+            "data_dir": self.config.data_dir.display().to_string(),
+            "xrpc": format!("http://{}/", self.listen),
+            "metrics": format!("http://{}/metrics", self.admin_listen),
+        }))
+    }
+
+    /// Archives every head that is not there, and every held blob. Returns how many accounts were snapshotted.
+    ///
+    /// # Errors
+    /// When the archive is not open, or makes no progress.
+    pub async fn ship(&self) -> Result<u64, String> {
+        if self.keeper.get().is_none() {
+            return Err("the archive is not open".to_owned());
+        }
+        let failed = |error: &dyn std::fmt::Display| error.to_string();
+        self.applier
+            .apply(Input::SnapshotAll)
+            .await
+            .map_err(|error| failed(&error))?;
+        let mut open = self.behind().map_err(|error| failed(&error))?;
+        let count = open.len() as u64;
+        let (mut least, mut since) = (usize::MAX, self.clock.now());
+        loop {
+            open = self.still_behind(open).map_err(|error| failed(&error))?;
+            let held = self.applier.totals().blobs.get("held").copied().unwrap_or(0);
+            let left = open.len() + usize::try_from(held).unwrap_or(usize::MAX);
+            if left == 0 {
+                return Ok(count);
+            }
+            if left < least {
+                (least, since) = (left, self.clock.now());
+            } else if self.clock.now().since(since) > STUCK_AFTER {
+                return Err(format!(
+                    "{} accounts and {held} blobs are not archived: the archive takes nothing",
+                    open.len()
+                ));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Those of them whose snapshots are not at that rev yet.
+    fn still_behind(&self, mut open: Vec<(Did, Rev)>) -> Result<Vec<(Did, Rev)>, StoreError> {
+        let mirror = Mirror::new(&*self.store);
+        let mut error = None;
+        open.retain(|(did, rev)| match mirror.account(did) {
+            Ok(row) => row
+                .and_then(|row| row.snapshot)
+                .is_none_or(|mark| mark.rev < *rev),
+            Err(why) => {
+                error = Some(why);
+                false
+            }
+        });
+        error.map_or(Ok(open), Err)
+    }
+
+    /// Accounts whose head is not in the archive, and the rev that has to get there.
+    fn behind(&self) -> Result<Vec<(Did, Rev)>, StoreError> {
+        let mut behind = Vec::new();
+        Mirror::new(&*self.store).each_account(|did, row| {
+            if !row.is_snapshotted()
+                && let Some(head) = &row.head
+            {
+                behind.push((did, head.rev));
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(behind)
+    }
+}
+
+/// Free bytes of the file system that holds a folder, from `df`'s own source: the kernel's statistics.
+fn free_bytes(path: &std::path::Path) -> std::io::Result<u64> {
+    let stats = rustix::fs::statvfs(path)?;
+    Ok(stats.f_bavail.saturating_mul(stats.f_frsize))
+}
+
+impl Control for DaemonControl {
+    fn status(&self) -> Controlled<'_> {
+        Box::pin(async { self.report().map_err(|error| error.to_string()) })
+    }
+
+    fn snapshot(&self) -> Controlled<'_> {
+        Box::pin(async {
+            let accounts = self.ship().await?;
+            Ok(json!({ "accounts": accounts, "archive": self.config.archive.url.to_string() }))
+        })
+    }
+}

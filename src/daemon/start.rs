@@ -1,0 +1,412 @@
+#![allow(clippy::disallowed_methods, reason = "shell: opens everything")]
+//! Opening everything, in an order in which nothing is changed before the mistakes of a configuration show.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+
+use super::archive_link::{ArchiveLink, open_archive};
+use super::control::DaemonControl;
+use super::follow::{Follow, KeyCache};
+use super::work::Workshop;
+use super::{DaemonError, exit, observe};
+use crate::archive::bucket::Bucket;
+use crate::archive::keeper::Keeper;
+use crate::clock::Clock;
+use crate::config::{Config, HostConfig};
+use crate::http::address::AddressPolicy;
+use crate::http::client::Upstream;
+use crate::http::request::{FetchError, Limits};
+use crate::identity::document::PdsEndpoint;
+use crate::identity::resolver::{Resolver, ResolverConfig};
+use crate::metrics::Metrics;
+use crate::mirror::applier::{Applier, ApplierLimits};
+use crate::mirror::blobs::BlobFetcher;
+use crate::mirror::handle::{self, ApplierHandle};
+use crate::mirror::numbers::Numbers;
+use crate::mirror::reader::Mirror;
+use crate::mirror::resync::Fetcher;
+use crate::mirror::rocks::{RocksOptions, RocksStore};
+use crate::mirror::store::{Store, StoreError};
+use crate::serve::{self, Health, ServeLimits, Service};
+use crate::stream::subscriber::{Subscriber, SubscriberEvent, SubscriberLimits};
+use crate::types::HostName;
+
+/// A host's answer to the first question may take this long.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A host that is about to be followed.
+pub struct HostParts {
+    /// Reads the socket.
+    pub subscriber: Subscriber,
+    /// What it read.
+    pub queue: mpsc::Receiver<SubscriberEvent>,
+    /// Where the stream is taken up.
+    pub cursor: Box<dyn Fn() -> Option<u64> + Send>,
+    /// Verifies and hands over.
+    pub follow: Follow,
+}
+
+/// Everything, opened.
+pub struct Daemon {
+    hosts: Vec<HostParts>,
+    /// DID documents.
+    pub resolver: Resolver,
+    /// Persisted work.
+    pub workshop: Arc<Workshop>,
+    /// Opens the archive later, if it could not be reached.
+    pub archive_link: Option<ArchiveLink>,
+    /// The listeners.
+    pub service: Option<(Service, TcpListener, TcpListener)>,
+    /// What commands and the status need.
+    pub control: Arc<DaemonControl>,
+    /// What the health endpoints say.
+    pub health: Arc<Health>,
+    applier_result: watch::Receiver<Option<String>>,
+    applier_thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl Daemon {
+    /// The hosts, once.
+    pub fn take_hosts(&mut self) -> Vec<HostParts> {
+        std::mem::take(&mut self.hosts)
+    }
+
+    /// Resolves when the applier has ended, with its reason.
+    pub async fn applier_ended(&self) -> DaemonError {
+        let mut result = self.applier_result.clone();
+        let reason = match result.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone(),
+            Err(_) => None,
+        };
+        DaemonError::failed(reason.unwrap_or_else(|| "the mirror's applier has stopped".to_owned()))
+    }
+
+    /// Gives the applier up and waits for its thread.
+    pub async fn close(self, within: Duration) {
+        let thread = self
+            .applier_thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Self {
+            workshop,
+            control,
+            service,
+            hosts,
+            archive_link,
+            ..
+        } = self;
+        drop((workshop, control, service, hosts, archive_link));
+        if let Some(thread) = thread {
+            let joined = tokio::task::spawn_blocking(move || thread.join().is_ok());
+            match tokio::time::timeout(within, joined).await {
+                Ok(Ok(true)) => {}
+                _ => tracing::warn!("the applier did not end in time; what was acknowledged is durable"),
+            }
+        }
+    }
+}
+
+/// Opens everything.
+///
+/// # Errors
+/// One line for a person, with the exit code that goes with it.
+pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Daemon, DaemonError> {
+    if config.hosts.is_empty() {
+        return Err(DaemonError::config(
+            "no PDS to follow: give one with --host https://pds.example.com, or set hosts in firekeep.toml",
+        ));
+    }
+    let upstream = upstream(&config, &clock)?;
+    let temp_dir = config.data_dir.join("tmp");
+    let store = open_store(&config.data_dir, &temp_dir)?;
+    let xrpc = bind(config.listen, "listen")?;
+    let admin = bind(config.admin_listen, "admin_listen")?;
+    probe_hosts(&config, &upstream, &*store).await?;
+
+    let metrics = Arc::new(Metrics::new());
+    let numbers = Arc::new(Numbers::open(Arc::clone(&store)).map_err(store_error)?);
+    let limits = ApplierLimits {
+        snapshot_interval: config.snapshot_interval,
+        ..ApplierLimits::default()
+    };
+    let mut applier = Applier::open(Arc::clone(&store), Arc::clone(&numbers), limits).map_err(store_error)?;
+    let orphans = applier.drop_orphans().map_err(store_error)?;
+    if orphans > 0 {
+        tracing::info!(orphans, "removed what an interrupted fetch had left");
+    }
+    for host in &config.hosts {
+        applier.ensure_host(&host.name, &host.url).map_err(store_error)?;
+    }
+    let archive = open_archive(&config, &*store, new_archive, &clock).await?;
+    let (applier, thread, applier_result) = start_applier(applier, &clock, &metrics)?;
+
+    let resolver = Resolver::new(
+        upstream.clone(),
+        clock.clone(),
+        ResolverConfig::new(&config.plc_url, config.dev_mode),
+    );
+    let urls: BTreeMap<HostName, String> = config
+        .hosts
+        .iter()
+        .map(|host| (host.name.clone(), host.url.clone()))
+        .collect();
+    let keeper: Arc<OnceLock<Arc<Keeper>>> = Arc::default();
+    let bucket: Arc<OnceLock<Bucket>> = Arc::default();
+    let link = ArchiveLink {
+        config: config.archive.clone(),
+        store: Arc::clone(&store),
+        applier: applier.clone(),
+        keeper: Arc::clone(&keeper),
+        bucket: Arc::clone(&bucket),
+        clock: clock.clone(),
+        metrics: Arc::clone(&metrics),
+        temp_dir: temp_dir.clone(),
+        new_archive,
+    };
+    let archive_link = match archive {
+        Some(opened) => {
+            link.adopt(opened)
+                .await
+                .map_err(|error| DaemonError::failed(error.to_string()))?;
+            None
+        }
+        None => Some(link),
+    };
+    let workshop = Arc::new(Workshop {
+        store: Arc::clone(&store),
+        applier: applier.clone(),
+        fetcher: Fetcher {
+            store: Arc::clone(&store),
+            numbers,
+            upstream: upstream.clone(),
+            resolver: resolver.clone(),
+            clock: clock.clone(),
+            spool_dir: temp_dir,
+        },
+        blobs: BlobFetcher {
+            store: Arc::clone(&store),
+            upstream: upstream.clone(),
+            clock: clock.clone(),
+            bytes_max: config.blob_bytes_max,
+        },
+        resolver: resolver.clone(),
+        keeper: Arc::clone(&keeper),
+        urls,
+        clock: clock.clone(),
+    });
+    let control = Arc::new(DaemonControl {
+        store: Arc::clone(&store),
+        applier: applier.clone(),
+        metrics: Arc::clone(&metrics),
+        clock: clock.clone(),
+        keeper,
+        config: config.clone(),
+        listen: xrpc.local_addr().unwrap_or(config.listen),
+        admin_listen: admin.local_addr().unwrap_or(config.admin_listen),
+    });
+    let health = Arc::new(Health::default());
+    let service = Service {
+        store: Arc::clone(&store),
+        blobs: Arc::new(super::archive_link::LateBucket(bucket)),
+        metrics: Arc::clone(&metrics),
+        health: Arc::clone(&health),
+        control: Arc::clone(&control) as Arc<dyn serve::Control>,
+        limits: ServeLimits::default(),
+    };
+    let hosts = host_parts(&config, &upstream, &store, &applier, &metrics, &clock)?;
+    Ok(Daemon {
+        hosts,
+        resolver,
+        workshop,
+        archive_link,
+        service: Some((service, xrpc, admin)),
+        control,
+        health,
+        applier_result,
+        applier_thread: Mutex::new(Some(thread)),
+    })
+}
+
+fn upstream(config: &Config, clock: &Clock) -> Result<Upstream, DaemonError> {
+    // What the admin wrote himself may be anywhere; what hosts and DID documents name may not.
+    let plc = config
+        .plc_url
+        .split_once("://")
+        .and_then(|(_, rest)| rest.parse::<HostName>().ok());
+    let trusted = config.hosts.iter().map(|host| host.name.clone()).chain(plc);
+    let policy = AddressPolicy::new(config.dev_mode, trusted);
+    Upstream::new(policy, clock.clone()).map_err(|error| DaemonError::failed(error.to_string()))
+}
+
+fn open_store(data_dir: &Path, temp_dir: &Path) -> Result<Arc<dyn Store>, DaemonError> {
+    let store = RocksStore::open(data_dir, &RocksOptions::default()).map_err(store_error)?;
+    // Left over from a process that was killed; nobody refers to it.
+    if let Err(error) = std::fs::remove_dir_all(temp_dir)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(DaemonError::failed(format!(
+            "cannot clear {}: {error}",
+            temp_dir.display()
+        )));
+    }
+    std::fs::create_dir_all(temp_dir)
+        .map_err(|error| DaemonError::failed(format!("cannot make {}: {error}", temp_dir.display())))?;
+    Ok(Arc::new(store))
+}
+
+/// The exit code of a store that cannot be opened or used.
+#[expect(clippy::needless_pass_by_value, reason = "used as a function in map_err")]
+pub fn store_error(error: StoreError) -> DaemonError {
+    let code = match error {
+        StoreError::Locked { .. } => exit::OWNED,
+        StoreError::NotWritable { .. } | StoreError::NotFound { .. } => exit::CONFIG,
+        _ => exit::FAILED,
+    };
+    DaemonError {
+        code,
+        text: error.to_string(),
+    }
+}
+
+fn bind(address: std::net::SocketAddr, setting: &'static str) -> Result<TcpListener, DaemonError> {
+    serve::bind(address, setting).map_err(|error| DaemonError::config(error.to_string()))
+}
+
+#[derive(Deserialize)]
+struct DescribeServer {
+    #[expect(dead_code, reason = "a PDS has one; that it is there is what is asked")]
+    did: String,
+}
+
+/// Asks every host whether it is a PDS. One that does not answer may be down: it is followed as soon as it is
+/// up. One that was never seen and whose name does not exist is a mistake.
+async fn probe_hosts(config: &Config, upstream: &Upstream, store: &dyn Store) -> Result<(), DaemonError> {
+    for host in &config.hosts {
+        let known = Mirror::new(store).host(&host.name).map_err(store_error)?;
+        let known = known.is_some_and(|row| row.cursor.is_some());
+        if !known {
+            check_name(host).await?;
+        }
+        let url = format!("{}/xrpc/com.atproto.server.describeServer", host.url);
+        let limits = Limits {
+            total: PROBE_TIMEOUT,
+            first_byte: PROBE_TIMEOUT,
+            ..Limits::json(256 << 10)
+        };
+        let Err(error) = upstream.get_json_within::<DescribeServer>(&url, &limits).await else {
+            continue;
+        };
+        let no_pds = match &error {
+            FetchError::Json { .. } | FetchError::Redirected { .. } | FetchError::Encoding { .. } => true,
+            FetchError::Status { status, .. } => matches!(status, 400 | 404 | 405 | 410 | 501),
+            FetchError::Refused(_) | FetchError::BadUrl { .. } => {
+                return Err(DaemonError::config(format!("hosts = \"{}\": {error}", host.url)));
+            }
+            _ => false,
+        };
+        if no_pds && !known {
+            return Err(DaemonError::config(format!(
+                "hosts = \"{}\": this is no PDS ({error}); write the web address of a PDS, the one that \
+                 /xrpc/com.atproto.server.describeServer answers at",
+                host.url
+            )));
+        }
+        tracing::warn!(host = %host.name, "the host does not answer yet ({error}); it is followed as soon as it does");
+    }
+    Ok(())
+}
+
+async fn check_name(host: &HostConfig) -> Result<(), DaemonError> {
+    let name = host.name.as_str();
+    let target = if name.contains(':') {
+        name.to_owned()
+    } else {
+        format!("{name}:443")
+    };
+    match tokio::time::timeout(PROBE_TIMEOUT, tokio::net::lookup_host(&target)).await {
+        Ok(Err(error)) => Err(DaemonError::config(format!(
+            "hosts = \"{}\": the name cannot be found ({error}); check its spelling, and that DNS works here",
+            host.url
+        ))),
+        _ => Ok(()),
+    }
+}
+
+type StartedApplier = (
+    ApplierHandle,
+    std::thread::JoinHandle<()>,
+    watch::Receiver<Option<String>>,
+);
+
+fn start_applier(
+    applier: Applier,
+    clock: &Clock,
+    metrics: &Arc<Metrics>,
+) -> Result<StartedApplier, DaemonError> {
+    let failed = |error: std::io::Error| DaemonError::failed(format!("cannot start a thread: {error}"));
+    let (said, result) = watch::channel(None);
+    let seen = Arc::clone(metrics);
+    let watching = move |notes: &[_], totals: &_| observe::observe(&seen, notes, totals);
+    let (handle, thread) = handle::start(applier, clock.clone(), watching).map_err(failed)?;
+    let waiter = std::thread::Builder::new().name("applier-end".to_owned());
+    let thread = waiter.spawn(move || {
+        let reason = match thread.join() {
+            Ok(Ok(())) => "the mirror's applier has stopped".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => {
+                "the mirror's applier failed; what was acknowledged is durable; please report this".to_owned()
+            }
+        };
+        said.send_replace(Some(reason));
+    });
+    Ok((handle, thread.map_err(failed)?, result))
+}
+
+fn host_parts(
+    config: &Config,
+    upstream: &Upstream,
+    store: &Arc<dyn Store>,
+    applier: &ApplierHandle,
+    metrics: &Arc<Metrics>,
+    clock: &Clock,
+) -> Result<Vec<HostParts>, DaemonError> {
+    let keys = Arc::new(KeyCache::default());
+    let part = |host: &HostConfig| {
+        let endpoint = PdsEndpoint::parse(&host.url, config.dev_mode)
+            .map_err(|error| DaemonError::config(format!("hosts = \"{}\": {error}", host.url)))?;
+        let (subscriber, queue) = Subscriber::new(
+            endpoint,
+            upstream.clone(),
+            clock.clone(),
+            SubscriberLimits::default(),
+        );
+        let (reader, name) = (Arc::clone(store), host.name.clone());
+        // The first time everything that the host keeps is asked for.
+        let cursor = move || {
+            let row = Mirror::new(&*reader).host(&name).ok().flatten();
+            Some(row.and_then(|row| row.cursor).unwrap_or(0))
+        };
+        let follow = Follow {
+            host: host.name.clone(),
+            store: Arc::clone(store),
+            applier: applier.clone(),
+            keys: Arc::clone(&keys),
+            clock: clock.clone(),
+            metrics: metrics.host(&host.name),
+        };
+        Ok(HostParts {
+            subscriber,
+            queue,
+            cursor: Box::new(cursor),
+            follow,
+        })
+    };
+    config.hosts.iter().map(part).collect()
+}
