@@ -76,7 +76,9 @@ pub(super) fn database(options: &RocksOptions, buffers: &WriteBufferManager) -> 
         let text = text.trim_end();
         match level {
             LogLevel::Error | LogLevel::Fatal => tracing::error!(target: "firekeep::rocksdb", "{text}"),
-            _ => tracing::warn!(target: "firekeep::rocksdb", "{text}"),
+            LogLevel::Warn => tracing::warn!(target: "firekeep::rocksdb", "{text}"),
+            // The dump of all options at each open comes as a "header", which no level keeps out.
+            _ => {}
         }
     }));
     db
