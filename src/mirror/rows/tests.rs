@@ -267,7 +267,10 @@ fn rows_have_their_persisted_form() {
         Ipld::Bytes(Cid::of_block(b"data").to_bytes().to_vec())
     );
     let digest = data_encoding::HEXLOWER.encode(&sha256(&row.encode()));
-    assert_eq!(digest, "89eca8861352414693b87ff0f985a6ad3cce98be144b2f19ce58e698224d7575");
+    assert_eq!(
+        digest,
+        "89eca8861352414693b87ff0f985a6ad3cce98be144b2f19ce58e698224d7575"
+    );
 }
 
 #[test]
