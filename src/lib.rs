@@ -1,3 +1,4 @@
 //! Firekeep.
 pub mod mirror;
+pub mod repo;
 pub mod types;
