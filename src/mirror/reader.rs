@@ -5,7 +5,8 @@
 
 use std::ops::ControlFlow;
 
-use crate::types::{Did, Digest, HostName, RepoPath, SyntaxError};
+use crate::repo::export::{RecordRows, RowVisitor};
+use crate::types::{Cid, Did, Digest, HostName, RepoPath, Rev, SyntaxError};
 
 use super::keyspace::{self, AlarmId, Task};
 use super::rows::{
@@ -41,9 +42,9 @@ pub struct Totals {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// The rev that put it there.
-    pub rev: crate::types::Rev,
+    pub rev: Rev,
     /// Its CID.
-    pub cid: crate::types::Cid,
+    pub cid: Cid,
     /// Its bytes.
     pub bytes: Vec<u8>,
 }
@@ -298,11 +299,7 @@ impl<'v> Mirror<'v> {
     ///
     /// # Errors
     /// As [`Mirror::number`].
-    pub fn journal_entry(
-        &self,
-        account_number: u64,
-        rev: crate::types::Rev,
-    ) -> Result<Option<JournalEntry>, StoreError> {
+    pub fn journal_entry(&self, account_number: u64, rev: Rev) -> Result<Option<JournalEntry>, StoreError> {
         self.row(Family::Journal, &keyspace::encode_journal(account_number, rev))
     }
 
@@ -313,8 +310,8 @@ impl<'v> Mirror<'v> {
     pub fn each_journal_entry(
         &self,
         account_number: u64,
-        from: Option<crate::types::Rev>,
-        mut visit: impl FnMut(crate::types::Rev, JournalEntry) -> ControlFlow<()>,
+        from: Option<Rev>,
+        mut visit: impl FnMut(Rev, JournalEntry) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         let mut range = keyspace::number_range(account_number);
         if let Some(from) = from {
@@ -456,17 +453,14 @@ pub struct Rows<'v> {
     account_number: u64,
 }
 
-impl Rows<'_> {
-    /// As [`Mirror::scan_records`].
-    ///
-    /// # Errors
-    /// As [`Mirror::number`].
-    pub fn scan(
-        &self,
-        from: Option<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], RecordValue<'_>) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
-        self.mirror.scan_records(self.account_number, from, visit)
+impl RecordRows for Rows<'_> {
+    type Error = StoreError;
+
+    fn scan(&self, from: Option<&[u8]>, visit: &mut RowVisitor<'_>) -> Result<(), StoreError> {
+        self.mirror
+            .scan_records(self.account_number, from, &mut |path, record| {
+                visit(path, record.cid(), record.bytes)
+            })
     }
 }
 
