@@ -6,8 +6,8 @@ use crate::mirror::rows::{AccountStatus, BlobState, SyncState};
 use crate::mirror::{Batch, Store};
 use crate::repo::export::prove;
 use crate::repo::mst::tree_root;
-use crate::types::Timestamp;
 use crate::types::cid::sha256;
+use crate::types::{Cid, Rev, Timestamp};
 
 fn did(name: &str) -> Did {
     format!("did:web:{name}.example").parse().unwrap()
@@ -35,6 +35,9 @@ fn account(number: u64) -> AccountRow {
         parked_bytes: 50,
         status_seq: 0,
         verified_at: None,
+        identity: None,
+        awaiting_identity: false,
+        snapshot_due: false,
     }
 }
 
@@ -291,6 +294,7 @@ fn work_comes_in_order() {
         epoch: 0,
         seq: 1,
         received: Timestamp::from_micros(1),
+        rev: rev(1),
         frame: vec![1],
     };
     let entry = OutboxEntry::Commit {
