@@ -12,7 +12,7 @@ use super::super::store::{Family, StoreError};
 use super::events::{Arrival, Fate, Turn};
 use super::{Applier, Group, Note};
 use crate::repo::signing_key::SigningKey;
-use crate::types::{Did, Timestamp};
+use crate::types::{Did, Rev, Timestamp};
 use crate::verify::{EventBody, FrameContent, KeyLookup, VerifiedRepo, check_frame};
 
 impl Applier {
@@ -54,6 +54,12 @@ impl Applier {
                     group.stage.put_account(&did, row);
                     return Ok(());
                 }
+                if let Some(head) = &row.head
+                    && is_behind_its_stream(&row, head.rev)
+                {
+                    Self::retry_fetch(group, &did, row, group.now.plus(TOO_OLD_RETRY));
+                    return Ok(());
+                }
                 row.sync = SyncState::Live;
                 row.min_rev = None;
                 group.notes.push(Note::Unchanged {
@@ -73,8 +79,7 @@ impl Applier {
                     Self::retry_fetch(group, &did, row, group.now.plus(HOST_BEHIND_RETRY));
                     return Ok(());
                 }
-                if row.min_rev.is_some_and(|least| repo.rev() < least) {
-                    // Frames up to that rev were dropped; the host has not caught up with its own stream.
+                if is_behind_its_stream(&row, repo.rev()) {
                     drop_generation(group, loaded_number);
                     Self::retry_fetch(group, &did, row, group.now.plus(TOO_OLD_RETRY));
                     return Ok(());
@@ -275,6 +280,19 @@ impl Applier {
 const HOST_BEHIND_RETRY: std::time::Duration = std::time::Duration::from_secs(15 * 60);
 /// A host that has not caught up with its own stream is asked again after this long.
 const TOO_OLD_RETRY: std::time::Duration = std::time::Duration::from_secs(5);
+/// And so many times. Then what it serves is taken: it is proven, and no older than ours. Should the commit
+/// that was seen come to be its head after all, the next one does not chain, and it is fetched again.
+const TOO_OLD_TRIES: u32 = 6;
+
+/// Whether what a host serves is older than what its stream has sent: frames that were dropped, or a commit
+/// that did not chain.
+fn is_behind_its_stream(row: &AccountRow, rev: Rev) -> bool {
+    let tries = match row.sync {
+        SyncState::Wanted { tries, .. } => tries,
+        SyncState::Live | SyncState::Quarantined { .. } => 0,
+    };
+    row.min_rev.is_some_and(|least| rev < least) && tries < TOO_OLD_TRIES
+}
 
 /// Removes every row of a generation that nothing points at.
 fn drop_generation(group: &mut Group<'_>, number: u64) {
