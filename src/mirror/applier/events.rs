@@ -253,6 +253,15 @@ impl Applier {
         let sync = match checked {
             Checked::Verified(sync) => sync,
             Checked::NoKey => return Ok(Self::await_identity(group, did, row, false)),
+            // Anyone can sign a state with a key of their own: that must not make us fetch.
+            Checked::Rejected(reason) if reason.is_foreign_signature(turn == Turn::Replayed) => {
+                group.notes.push(Note::Rejected {
+                    host: arrival.host.clone(),
+                    did: Some(did.clone()),
+                    reason,
+                });
+                return Ok(Fate::Done);
+            }
             Checked::Rejected(reason) => {
                 return Ok(Self::reject(group, did, row, &arrival.host, reason, turn));
             }

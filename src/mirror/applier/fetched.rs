@@ -54,6 +54,12 @@ impl Applier {
                     group.stage.put_account(&did, row);
                     return Ok(());
                 }
+                if let Some(head) = &row.head
+                    && is_behind_its_stream(&row, head.rev)
+                {
+                    Self::retry_fetch(group, &did, row, group.now.plus(TOO_OLD_RETRY));
+                    return Ok(());
+                }
                 row.sync = SyncState::Live;
                 row.min_rev = None;
                 group.notes.push(Note::Unchanged {
@@ -70,8 +76,7 @@ impl Applier {
                     drop_generation(group, loaded_number);
                     return self.diverge(group, &did, row, ours, repo.rev());
                 }
-                if row.min_rev.is_some_and(|least| repo.rev() < least) {
-                    // Frames up to that rev were dropped; the host has not caught up with its own stream.
+                if is_behind_its_stream(&row, repo.rev()) {
                     drop_generation(group, loaded_number);
                     Self::retry_fetch(group, &did, row, group.now.plus(TOO_OLD_RETRY));
                     return Ok(());
@@ -322,6 +327,19 @@ impl Applier {
 
 /// A host that has not caught up with its own stream is asked again after this long.
 const TOO_OLD_RETRY: std::time::Duration = std::time::Duration::from_secs(5);
+/// And so many times. Then what it serves is taken: it is proven, and no older than ours. Should the commit
+/// that was seen come to be its head after all, the next one does not chain, and it is fetched again.
+const TOO_OLD_TRIES: u32 = 6;
+
+/// Whether what a host serves is older than what its stream has sent: frames that were dropped, or a commit
+/// that did not chain.
+fn is_behind_its_stream(row: &AccountRow, rev: Rev) -> bool {
+    let tries = match row.sync {
+        SyncState::Wanted { tries, .. } => tries,
+        SyncState::Live | SyncState::Quarantined { .. } => 0,
+    };
+    row.min_rev.is_some_and(|least| rev < least) && tries < TOO_OLD_TRIES
+}
 
 /// Removes every row of a generation that nothing points at.
 fn drop_generation(group: &mut Group<'_>, number: u64) {

@@ -1,5 +1,7 @@
 //! The applier on the model store, with frames that simulated accounts signed.
 
+mod strict;
+
 use std::sync::Arc;
 
 use super::*;
