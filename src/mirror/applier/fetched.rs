@@ -167,7 +167,7 @@ impl Applier {
             Self::want_blob(group, did, row.did_number, blob)?;
         }
         if first {
-            group.stage.put_task(group.now, &Task::AuditBlobs(did.clone()));
+            group.stage.put_task(group.now, &Task::AuditAccount(did.clone()));
         }
         Ok(())
     }
@@ -336,7 +336,7 @@ const TOO_OLD_TRIES: u32 = 6;
 fn is_behind_its_stream(row: &AccountRow, rev: Rev) -> bool {
     let tries = match row.sync {
         SyncState::Wanted { tries, .. } => tries,
-        SyncState::Live | SyncState::Quarantined { .. } => 0,
+        _ => 0,
     };
     row.min_rev.is_some_and(|least| rev < least) && tries < TOO_OLD_TRIES
 }
