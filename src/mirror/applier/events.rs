@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::super::input::{Gap, HostEvent, ListedPage, ListedRepo};
-use super::super::keyspace::{self, Task};
+use super::super::keyspace::{self, AlarmKind, Task};
 use super::super::rows::{AccountRow, DesyncReason, HostRow, Listing, ParkedFrame, Row as _, SyncState};
 use super::super::store::{Family, StoreError};
+use super::epochs::{self, Place};
 use super::{Applier, Group, Note};
 use crate::types::{AccountStatus, Did, HostName, Rev, Timestamp};
 use crate::verify::{Checked, EventBody, RejectReason, Remedy, VerifiedCommit, VerifiedSync};
@@ -49,12 +50,19 @@ impl Applier {
             event,
         } = event;
         let mut row = group.stage.host(&host)?.unwrap_or_else(|| HostRow::new(""));
-        if row.cursor.is_some_and(|cursor| event.seq <= cursor) {
-            group.notes.push(Note::Replayed { host });
-            return Ok(());
+        match epochs::place(&row, event.seq, event.fingerprint) {
+            Place::Next => {}
+            Place::Seen => {
+                group.notes.push(Note::Replayed { host });
+                return Ok(());
+            }
+            Place::OtherHistory => {
+                let seq = event.seq;
+                let found = format!("under sequence number {seq} it now has another event than before");
+                Self::new_epoch(group, &host, &mut row, &found)?;
+            }
         }
-        row.cursor = Some(event.seq);
-        row.highest_seq = row.highest_seq.max(event.seq);
+        epochs::remember(&mut row, event.seq, event.fingerprint);
         row.last_event = Some(received);
         let epoch = row.epoch;
         group.stage.put_host(&host, row);
@@ -245,6 +253,15 @@ impl Applier {
         let sync = match checked {
             Checked::Verified(sync) => sync,
             Checked::NoKey => return Ok(Self::await_identity(group, did, row, false)),
+            // Anyone can sign a state with a key of their own: that must not make us fetch.
+            Checked::Rejected(reason) if reason.is_foreign_signature(turn == Turn::Replayed) => {
+                group.notes.push(Note::Rejected {
+                    host: arrival.host.clone(),
+                    did: Some(did.clone()),
+                    reason,
+                });
+                return Ok(Fate::Done);
+            }
             Checked::Rejected(reason) => {
                 return Ok(Self::reject(group, did, row, &arrival.host, reason, turn));
             }
@@ -442,11 +459,13 @@ impl Applier {
         let Some(mut row) = group.stage.host(host)? else {
             return Ok(());
         };
-        let first_contact = row.cursor.is_none();
         if gap == Gap::CursorFromFuture {
-            row.epoch += 1;
-            row.cursor = None;
-        } else if first_contact {
+            let found = "it does not know the sequence number that we had reached";
+            Self::new_epoch(group, host, &mut row, found)?;
+            group.stage.put_host(host, row);
+            return Ok(());
+        }
+        if row.cursor.is_none() {
             // With cursor 0, an old PDS always says that the cursor is outdated.
             return Ok(());
         }
@@ -455,6 +474,24 @@ impl Applier {
         group.stage.put_task(group.now, &Task::ListRepos(host.clone()));
         group.notes.push(Note::Gap { host: host.clone() });
         Ok(())
+    }
+
+    /// The host's numbering is another one: a restored copy, or a new installation. Every account is compared.
+    fn new_epoch(
+        group: &mut Group<'_>,
+        host: &HostName,
+        row: &mut HostRow,
+        found: &str,
+    ) -> Result<(), StoreError> {
+        epochs::begin_epoch(row, group.now);
+        group.stage.put_task(group.now, &Task::ListRepos(host.clone()));
+        let message = format!(
+            "{host} went back: {found}. Nothing of ours is lost; its accounts are compared, and what they lack is \
+             kept. The highest sequence number ever seen there is {}: move the PDS's sequence above it",
+            row.highest_seq
+        );
+        group.notes.push(Note::Gap { host: host.clone() });
+        Self::raise(group, host, AlarmKind::SequenceReset, "", message, Vec::new())
     }
 
     pub(super) fn on_listed(&mut self, group: &mut Group<'_>, page: ListedPage) -> Result<(), StoreError> {

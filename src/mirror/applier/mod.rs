@@ -8,11 +8,15 @@
 //! Never does: verify (that is `verify`'s, which alone makes the proofs it takes), fetch, or delete the
 //! last good copy of anything because a host said so.
 
+mod alarms;
 mod blobs;
 mod commit;
+pub mod epochs;
 mod events;
 mod fetched;
 mod generations;
+#[cfg(test)]
+mod rollback_tests;
 mod snapshots;
 mod stage;
 #[cfg(test)]
@@ -28,7 +32,7 @@ pub use totals::Totals;
 
 use self::stage::Stage;
 use super::input::{FetchFailure, Input};
-use super::keyspace::{self, Task};
+use super::keyspace::{self, AlarmKind, Task};
 use super::numbers::Numbers;
 use super::reader::Mirror;
 use super::rows::{AccountRow, DesyncReason, HostRow, SyncState};
@@ -161,6 +165,15 @@ pub enum Note {
         ours: Rev,
         /// The host's.
         theirs: Rev,
+    },
+    /// An alarm was raised.
+    Alarm {
+        /// Which host it concerns.
+        host: HostName,
+        /// What kind it is.
+        kind: AlarmKind,
+        /// For people.
+        message: String,
     },
     /// A listing ended.
     Listed {
@@ -379,6 +392,7 @@ impl Applier {
         if let SyncState::Wanted { .. } = row.sync {
             return;
         }
+        row.diverged_before_fetch |= matches!(row.sync, SyncState::Diverged { .. });
         row.sync = SyncState::Wanted {
             reason,
             since: group.now,

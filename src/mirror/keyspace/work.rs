@@ -165,7 +165,21 @@ pub enum AlarmKind {
 }
 
 impl AlarmKind {
-    const ALL: [Self; 6] = [
+    /// The name, for metrics and people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SequenceReset => "sequence_reset",
+            Self::Rollback => "rollback",
+            Self::MassDelete => "mass_delete",
+            Self::RepoNotFound => "repo_not_found",
+            Self::EmptyList => "empty_list",
+            Self::Quarantine => "quarantine",
+        }
+    }
+
+    /// Every kind.
+    pub const ALL: [Self; 6] = [
         Self::SequenceReset,
         Self::Rollback,
         Self::MassDelete,

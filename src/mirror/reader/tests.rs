@@ -38,6 +38,10 @@ fn account(number: u64) -> AccountRow {
         identity: None,
         awaiting_identity: false,
         snapshot_due: false,
+        pins: Vec::new(),
+        diverged_before_fetch: false,
+        deletes: None,
+        deletion_confirmed_at: None,
     }
 }
 
@@ -418,6 +422,8 @@ fn encode_good() -> Vec<u8> {
 fn hosts_and_alarms() {
     let host: HostName = "pds.example".parse().unwrap();
     let row = HostRow {
+        rolled_back_at: None,
+        listed: 0,
         url: "https://pds.example".to_owned(),
         epoch: 0,
         cursor: None,

@@ -57,6 +57,21 @@ fn account(status: AccountStatus, sync: SyncState) -> AccountRow {
         }),
         awaiting_identity: true,
         snapshot_due: true,
+        pins: vec![Pin {
+            generation: Some(16),
+            head: None,
+            snapshot: None,
+            since: at(17),
+            reason: PinReason::Rollback,
+        }],
+        diverged_before_fetch: true,
+        deletes: Some(DeleteWindow {
+            since: at(18),
+            records: 19,
+            deleted: 20,
+            alarmed: true,
+        }),
+        deletion_confirmed_at: Some(at(21)),
     }
 }
 
@@ -139,6 +154,8 @@ fn other_rows_round_trip() {
         Listing::Finished { at: at(3) },
     ] {
         round_trip(&HostRow {
+            rolled_back_at: Some(at(22)),
+            listed: 23,
             url: "https://pds.example".to_owned(),
             epoch: 1,
             cursor: Some(2),
@@ -254,9 +271,9 @@ fn rows_have_their_persisted_form() {
         panic!("a row is a map");
     };
     let names: Vec<_> = fields.keys().map(String::as_str).collect();
-    let stable = "account_number awaiting_identity did_number head host identity journal_bytes journal_commits min_rev \
-                  parked parked_bytes record_bytes records snapshot snapshot_due status_seq sync upstream \
-                  verified_at";
+    let stable = "account_number awaiting_identity deletes deletion_confirmed_at did_number diverged_before_fetch \
+                  head host identity journal_bytes journal_commits min_rev parked parked_bytes pins \
+                  record_bytes records snapshot snapshot_due status_seq sync upstream verified_at";
     assert_eq!(names.join(" "), stable);
     assert_eq!(fields["upstream"], Ipld::String("active".to_owned()));
     assert_eq!(fields["host"], Ipld::String("pds.example:2583".to_owned()));
@@ -278,7 +295,7 @@ fn rows_have_their_persisted_form() {
     let digest = data_encoding::HEXLOWER.encode(&sha256(&row.encode()));
     assert_eq!(
         digest,
-        "1a41722a316b24907c661755cac94b6dc3c604aa506ec07a2dd498a8e5711957"
+        "5e33d5d217d4174a9d5404467d01bfae6ce04a22f379cb6d26474bdcfa1b8453"
     );
 }
 
