@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::keyspace::Task;
+use super::keyspace::{AlarmId, Task};
 use super::rows::{BlobFailure, Listing, StoredIdentity};
 use crate::types::{AccountStatus, Cid, Did, Digest, HostName, Rev, Timestamp};
 use crate::verify::{CheckedEvent, VerifiedRepo};
@@ -110,6 +110,13 @@ pub enum Input {
         head: Option<Cid>,
         /// The key of the task row that asked for it.
         task: Vec<u8>,
+    },
+    /// A person has seen an alarm.
+    Acknowledge {
+        /// Which.
+        alarm: AlarmId,
+        /// Who.
+        by: String,
     },
     /// A snapshot stands in the archive.
     SnapshotStored(SnapshotStored),

@@ -342,6 +342,7 @@ impl Applier {
                 head,
                 task,
             } => self.on_audited(group, &did, status, head, &task),
+            Input::Acknowledge { alarm, by } => Self::on_acknowledged(group, &alarm, by),
             Input::ArchiveLinked { id } => self.on_archive_linked(group, &id),
             Input::SnapshotStored(stored) => self.on_snapshot_stored(group, &stored),
             Input::SnapshotAll => self.on_snapshot_all(group),
