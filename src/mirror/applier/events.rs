@@ -463,14 +463,15 @@ impl Applier {
         let Some(mut row) = group.stage.host(host)? else {
             return Ok(());
         };
+        if row.cursor.is_none() {
+            // With cursor 0, an old PDS always says that the cursor is outdated; and a second refusal of a
+            // cursor that was given up already says nothing new.
+            return Ok(());
+        }
         if gap == Gap::CursorFromFuture {
             let found = "it does not know the sequence number that we had reached";
             Self::new_epoch(group, host, &mut row, found)?;
             group.stage.put_host(host, row);
-            return Ok(());
-        }
-        if row.cursor.is_none() {
-            // With cursor 0, an old PDS always says that the cursor is outdated.
             return Ok(());
         }
         row.listing = Listing::Unfinished { cursor: None };
