@@ -336,7 +336,7 @@ const TOO_OLD_TRIES: u32 = 6;
 fn is_behind_its_stream(row: &AccountRow, rev: Rev) -> bool {
     let tries = match row.sync {
         SyncState::Wanted { tries, .. } => tries,
-        SyncState::Live | SyncState::Quarantined { .. } => 0,
+        _ => 0,
     };
     row.min_rev.is_some_and(|least| rev < least) && tries < TOO_OLD_TRIES
 }
