@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: tasks")]
 //! The one door to the store of the archive: a local folder or an S3 bucket, with the same promises.
 //!
 //! - An object is there whole or not at all, and durable once [`Bucket::put`] returns.
@@ -42,7 +43,7 @@ pub enum Bucket {
 /// What to store.
 #[derive(Debug, Clone)]
 pub enum Body {
-    /// These bytes.
+    /// These bytes, sent as one piece. What may have more than 16 MiB belongs into a file.
     Bytes(Bytes),
     /// A file's content. The file must not change until the put has returned, and stays where it is.
     File(PathBuf),
@@ -100,6 +101,8 @@ pub struct ObjectBody {
     /// Its bytes. Ends with an error if they are fewer or more than `size`, or hash to another digest than the
     /// one stored beside them.
     pub stream: BoxStream<'static, Result<Bytes, BucketError>>,
+    /// For errors.
+    place: String,
 }
 
 /// A page of a list.
@@ -243,7 +246,7 @@ impl ObjectBody {
         stream: impl futures_util::Stream<Item = Result<Bytes, BucketError>> + Send + 'static,
     ) -> Self {
         let check = StreamCheck {
-            place,
+            place: place.clone(),
             size: head.size,
             read: 0,
             wanted: head.sha256,
@@ -265,6 +268,7 @@ impl ObjectBody {
             size: head.size,
             content_type: head.content_type,
             stream: stream.boxed(),
+            place,
         }
     }
 
@@ -277,7 +281,7 @@ impl ObjectBody {
         let size = size.ok_or_else(|| BucketError {
             kind: BucketErrorKind::TooLarge,
             action: "read",
-            place: "the object".to_owned(),
+            place: self.place.clone(),
             detail: format!("it has {} bytes; at most {bytes_max} are read", self.size),
         })?;
         let mut out = Vec::with_capacity(size);

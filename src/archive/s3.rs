@@ -1,10 +1,11 @@
+#![allow(clippy::disallowed_methods, reason = "shell: the network")]
 //! A bucket in S3, or in a store that speaks its language, as the archive's store.
 //!
-//! The stores differ, and each difference here was met in a real one:
+//! Such stores differ, so little is taken for granted:
 //!
-//! - **Checksums.** By default the client adds none of its own (many stores refuse the newer ones). What is sent is
-//!   at most 16 MiB in memory, so its SHA-256 is signed with the request; the object's own SHA-256 goes with it as
-//!   metadata and is compared when it is read.
+//! - **Checksums.** By default the client adds none of its own (many stores refuse the newer ones). What is
+//!   sent is in memory (of a file, a part at a time), so its SHA-256 is signed with the request; and the object's own
+//!   SHA-256 goes with it as metadata and is compared when it is read.
 //! - **Read back.** After each write the store is asked what it holds: the length must be right, and the ETag must
 //!   be the MD5 where it can be one. Some stores' ETags only look like it; so on a difference the object is read and
 //!   hashed, and if it is sound, ETags are not believed again. What is not sound but surely ours is removed, so that

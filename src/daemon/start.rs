@@ -25,6 +25,7 @@ use crate::http::request::{FetchError, Limits};
 use crate::identity::document::PdsEndpoint;
 use crate::identity::resolver::{Resolver, ResolverConfig};
 use crate::metrics::Metrics;
+use crate::mirror::applier::epochs::resume_cursor;
 use crate::mirror::applier::{Applier, ApplierLimits};
 use crate::mirror::blobs::BlobFetcher;
 use crate::mirror::handle::{self, ApplierHandle};
@@ -387,11 +388,10 @@ fn host_parts(
             clock.clone(),
             SubscriberLimits::default(),
         );
-        let (reader, name) = (Arc::clone(store), host.name.clone());
-        // The first time everything that the host keeps is asked for.
+        let (reader, name, now) = (Arc::clone(store), host.name.clone(), clock.clone());
         let cursor = move || {
             let row = Mirror::new(&*reader).host(&name).ok().flatten();
-            Some(row.and_then(|row| row.cursor).unwrap_or(0))
+            Some(resume_cursor(row.as_ref(), now.now()))
         };
         let follow = Follow {
             host: host.name.clone(),

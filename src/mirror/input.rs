@@ -100,6 +100,17 @@ pub enum Input {
         /// Its id.
         id: String,
     },
+    /// An account was compared with its host.
+    Audited {
+        /// Whose.
+        did: Did,
+        /// Its standing there; none if the host does not know it.
+        status: Option<AccountStatus>,
+        /// The commit that the host says is its head; none if it gives none.
+        head: Option<Cid>,
+        /// The key of the task row that asked for it.
+        task: Vec<u8>,
+    },
     /// A snapshot stands in the archive.
     SnapshotStored(SnapshotStored),
     /// Every account whose head is not in the archive is to be snapshotted at once.

@@ -62,6 +62,12 @@ struct LatestCommit {
     cid: String,
 }
 
+#[derive(Deserialize)]
+struct RepoStatus {
+    active: bool,
+    status: Option<String>,
+}
+
 /// Why an attempt ended without a repository.
 struct Failed {
     failure: FetchFailure,
@@ -170,6 +176,28 @@ impl Fetcher {
             tokio::task::spawn_blocking(move || this.check_and_load(spool, number, &did, &key, now)).await;
         let loaded = loaded.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         Ok(loaded.map(|content| (stored, content)))
+    }
+
+    /// What the host says of an account: its standing (none if the host does not know it) and its head.
+    ///
+    /// # Errors
+    /// When the host does not answer as it should.
+    pub async fn standing(
+        &self,
+        did: &Did,
+        url: &str,
+    ) -> Result<(Option<AccountStatus>, Option<Cid>), FetchError> {
+        let status_url = format!("{url}/xrpc/com.atproto.sync.getRepoStatus?did={did}");
+        let status: RepoStatus = match self.upstream.get_json(&status_url, 64 << 10).await {
+            Ok(status) => status,
+            Err(error) if error.xrpc_error() == Some("RepoNotFound") => return Ok((None, None)),
+            Err(error) => return Err(error),
+        };
+        let status = AccountStatus::from_wire(status.active, status.status.as_deref());
+        if !status.is_active() {
+            return Ok((Some(status), None));
+        }
+        Ok((Some(status), self.latest_commit(did, url).await?))
     }
 
     async fn latest_commit(&self, did: &Did, url: &str) -> Result<Option<Cid>, FetchError> {

@@ -26,7 +26,7 @@ use rocksdb::{
 use super::store::{Batch, Durable, Family, KeyRange, Op, Store, StoreError, StoreStats, View, Visit};
 
 mod bulk;
-mod log_tail;
+mod log_check;
 mod open;
 mod options;
 

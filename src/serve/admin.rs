@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: waits for requests")]
 //! The private listener: metrics for Prometheus, health for whoever starts and stops the daemon, and the
 //! commands of `firekeep` itself.
 //!

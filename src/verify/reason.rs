@@ -125,6 +125,16 @@ impl RejectReason {
         }
     }
 
+    /// Whether the account did not sign this: for sure, or once its key was read again (`key_is_fresh`).
+    #[must_use]
+    pub const fn is_foreign_signature(self, key_is_fresh: bool) -> bool {
+        match self {
+            Self::HighS => true,
+            Self::BadSignature => key_is_fresh,
+            _ => false,
+        }
+    }
+
     /// What follows from it.
     ///
     /// A commit that fails a check may be the host's fault or a forger's; in both cases the account's own

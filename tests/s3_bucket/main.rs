@@ -4,6 +4,8 @@
 //! Without the sandbox the S3 half says that it is skipped; with `FIREKEEP_REQUIRE_SANDBOX=1` that is a failure.
 //! `FIREKEEP_SANDBOX` names the sandbox's script where it is not `deploy/sandbox/sandbox`.
 
+#![cfg(feature = "daemon")]
+
 mod contract;
 mod own;
 mod server;

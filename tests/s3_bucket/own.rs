@@ -184,3 +184,88 @@ async fn archives_under_other_prefixes_are_not_seen() {
     assert_eq!(one.head("v1/x").await, Ok(None));
     assert!(one.to_string().ends_with("/test/prefix"));
 }
+
+/// Runs one test of this binary again, in another process with another environment.
+fn run_again(test: &str, environment: &[(&str, &str)]) {
+    let binary = std::env::current_exe().expect("this binary");
+    let name = format!("own::{test}");
+    let mut command = std::process::Command::new(binary);
+    command.args(["--exact", &name, "--nocapture"]).env_clear();
+    let output = command
+        .envs(environment.iter().copied())
+        .output()
+        .expect("starts");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{environment:?}: {text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Credentials and region from the standard places, as far as they can be tried here.
+#[tokio::test]
+async fn what_is_not_set_comes_from_the_environment() {
+    const TEST: &str = "what_is_not_set_comes_from_the_environment";
+    let Ok(role) = std::env::var("FIREKEEP_TEST_ROLE") else {
+        let Some(server) = server::running() else { return };
+        let secret = |path: &Option<std::path::PathBuf>| {
+            let path = path.as_ref().expect("set");
+            std::fs::read_to_string(path).expect("readable").trim().to_owned()
+        };
+        let id = secret(&server.input.access_key_id_file);
+        let key = secret(&server.input.secret_access_key_file);
+        let endpoint = server.input.endpoint.as_deref().expect("set");
+        let no_files = ("HOME", server.home());
+        // Nothing asks the address of a cloud's own machines.
+        let no_cloud = ("AWS_EC2_METADATA_DISABLED", "true");
+        let both = [
+            ("AWS_ACCESS_KEY_ID", &*id),
+            ("AWS_SECRET_ACCESS_KEY", &*key),
+            no_files,
+            no_cloud,
+        ];
+        let with_role = |more: &[(&'static str, &str)], role| {
+            let role = [
+                ("FIREKEEP_TEST_ROLE", role),
+                ("ENDPOINT", endpoint),
+                ("BUCKET", &*server.bucket),
+            ];
+            run_again(TEST, &[&both[..], &role, more].concat());
+        };
+        with_role(&[], "sound");
+        with_role(
+            &[("AWS_ENDPOINT_URL", endpoint), ("AWS_REGION", "eu-west-1")],
+            "no endpoint set",
+        );
+        with_role(&[], "no region");
+        with_role(
+            &[("AWS_ACCESS_KEY_ID", ""), ("AWS_SECRET_ACCESS_KEY", "")],
+            "no credentials",
+        );
+        return;
+    };
+    let variable = |name: &str| std::env::var(name).expect("set by the other process");
+    let url = format!("s3://{}/environment", variable("BUCKET"));
+    let mut input = firekeep::archive::settings::S3Input {
+        path_style: Some(true),
+        ..Default::default()
+    };
+    if !matches!(&*role, "no region" | "no endpoint set") {
+        input.endpoint = Some(variable("ENDPOINT"));
+    }
+    let opened = Bucket::open(&ArchiveConfig::parse(&url, &input).expect("valid")).await;
+    if role == "no region" {
+        let error = opened.expect_err("cannot know one");
+        assert_eq!(error.kind, BucketErrorKind::Setting, "{error}");
+        assert!(error.to_string().contains("set s3.region"), "{error}");
+        return;
+    }
+    let listed = opened.expect("opens").list("", None).await;
+    if role == "no credentials" {
+        let error = listed.expect_err("has none");
+        assert_eq!(error.kind, BucketErrorKind::Credentials, "{error}");
+    } else {
+        assert_eq!(listed.expect("readable").objects, []);
+    }
+}

@@ -1,5 +1,6 @@
 //! A real S3 server, shared by the tests that run at the same time, stopped with the last of them.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -21,6 +22,11 @@ impl Server {
         let url = format!("s3://{}/test/{prefix}", self.bucket);
         let config = ArchiveConfig::parse(&url, &self.input).expect("valid");
         Bucket::open(&config).await.expect("opens")
+    }
+
+    /// A folder without anybody's settings.
+    pub fn home(&self) -> &str {
+        self.folder.path().to_str().expect("UTF-8")
     }
 }
 
@@ -47,11 +53,15 @@ fn start() -> Option<Server> {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/sandbox/sandbox");
     let script = std::env::var_os("FIREKEEP_SANDBOX").map_or(default, PathBuf::from);
     if !script.exists() {
-        eprintln!(
-            "SKIPPED: the S3 tests need the sandbox, and there is no {}",
+        // Not by a macro: what those print is shown only when a test fails.
+        let line = format!(
+            "SKIPPED: the S3 tests need the sandbox, and there is no {}\n",
             script.display()
         );
-        let required = std::env::var_os("FIREKEEP_REQUIRE_SANDBOX").is_some();
+        std::io::stderr()
+            .write_all(line.as_bytes())
+            .expect("standard error");
+        let required = std::env::var_os("FIREKEEP_REQUIRE_SANDBOX").is_some_and(|value| value == "1");
         assert!(
             !required,
             "FIREKEEP_REQUIRE_SANDBOX is set, and there is no sandbox"

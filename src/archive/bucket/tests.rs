@@ -47,7 +47,7 @@ async fn an_object_above_the_limit_is_not_read() {
     assert_eq!(error.kind, BucketErrorKind::TooLarge);
     assert_eq!(
         error.to_string(),
-        "cannot read the object: it has 101 bytes; at most 100 are read"
+        "cannot read x: it has 101 bytes; at most 100 are read"
     );
 }
 

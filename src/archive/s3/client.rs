@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: the network")]
 //! The S3 client: its settings, its credentials.
 
 use std::fmt;
@@ -49,11 +50,6 @@ pub(super) async fn connect(bucket: &str, settings: &S3Settings) -> Result<Clien
             ResponseChecksumValidation::WhenSupported,
         ),
     };
-    // The client's own watch for stalled uploads has cut slow uplinks off; ours is the time for an attempt.
-    let stalls = StalledStreamProtectionConfig::enabled()
-        .upload_enabled(false)
-        .download_enabled(true)
-        .grace_period(settings.timeouts.idle);
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(settings.timeouts.connect)
         .operation_attempt_timeout(settings.timeouts.attempt);
@@ -66,7 +62,9 @@ pub(super) async fn connect(bucket: &str, settings: &S3Settings) -> Result<Clien
         .force_path_style(settings.path_style)
         .request_checksum_calculation(request)
         .response_checksum_validation(response)
-        .stalled_stream_protection(stalls.build())
+        // Its watch has cut slow uplinks off. An attempt has a time of its own, and so has each piece of a body that
+        // we read.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .timeout_config(timeouts.build())
         .retry_config(retries);
     let config = match &settings.endpoint {

@@ -222,7 +222,7 @@ async fn reads_that_end_early_or_differ_or_stall_fail() {
     let stalled =
         FakeStore::new(|_, _| [answer(200, "content-length: 9\r\n", "hello"), STALL.into()].concat()).await;
     let get = tokio::time::timeout(Duration::from_secs(10), stalled.get());
-    let error = get.await.expect("the idle timeout is 1 s").expect_err("stalls");
+    let error = get.await.expect("the idle timeout is 0.5 s").expect_err("stalls");
     assert_eq!(error.kind, BucketErrorKind::Unreachable, "{error}");
 
     let unknown = FakeStore::new(|_, _| b"HTTP/1.1 200 X\r\nconnection: close\r\n\r\nhello".to_vec()).await;
@@ -300,7 +300,16 @@ async fn a_store_in_trouble_is_tried_again_a_few_times() {
 }
 
 #[tokio::test]
-async fn a_404_to_a_head_does_not_hide_a_missing_bucket() {
+async fn a_store_that_says_nothing_is_left() {
+    let store = FakeStore::new(|_, _| STALL.to_vec()).await;
+    let get = tokio::time::timeout(Duration::from_secs(20), store.get());
+    let error = get.await.expect("4 attempts of 2 s").expect_err("no answer");
+    assert_eq!(error.kind, BucketErrorKind::Unreachable, "{error}");
+    assert!(error.to_string().contains("no answer in time"), "{error}");
+}
+
+#[tokio::test]
+async fn a_404_without_a_code_does_not_hide_a_missing_bucket() {
     let store = FakeStore::new(|seen, _| match &*seen.method {
         "HEAD" => answer(404, "", ""),
         _ => refusal(404, "NoSuchBucket"),
@@ -310,6 +319,14 @@ async fn a_404_to_a_head_does_not_hide_a_missing_bucket() {
         kind(store.bucket.head("v1/x").await),
         Some(BucketErrorKind::NoBucket)
     );
+    let store = FakeStore::new(|seen, _| match seen.target.contains("list-type") {
+        true => refusal(404, "NoSuchBucket"),
+        false => answer(404, "", ""),
+    })
+    .await;
+    assert_eq!(kind(store.get().await), Some(BucketErrorKind::NoBucket));
+    let deleted = store.bucket.delete("v1/x").await;
+    assert_eq!(kind(deleted), Some(BucketErrorKind::NoBucket));
     let store = FakeStore::new(|seen, _| match &*seen.method {
         "HEAD" => answer(404, "", ""),
         _ => answer(200, "", "<ListBucketResult/>"),
@@ -412,6 +429,29 @@ async fn an_upload_whose_end_fails_is_aborted() {
     let store = FakeStore::new(move |seen, _| parts(seen, there)).await;
     assert_eq!(store.create_large().await, Ok(PutOutcome::AlreadyThere));
     assert_eq!(store.count("DELETE", "uploadId=up"), 1);
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_what_it_was_is_not_stored() {
+    let done = || answer(200, "", "<CompleteMultipartUploadResult/>");
+    let store = FakeStore::new(move |seen, _| parts(seen, done)).await;
+    let path = store.folder.path().join("changed");
+    std::fs::write(&path, vec![8; 17 << 20]).expect("writes");
+    let mut options = PutOptions::create(ContentType::zstd());
+    options.sha256 = Some(sha256(&vec![7; 17 << 20]));
+    let error = store
+        .bucket
+        .put("v1/x", Body::File(path), &options)
+        .await
+        .expect_err("other bytes");
+    assert_eq!(error.kind, BucketErrorKind::Corrupt, "{error}");
+    assert_eq!(
+        (
+            store.count("POST", "uploadId=up"),
+            store.count("DELETE", "uploadId=up")
+        ),
+        (0, 1)
+    );
 }
 
 #[tokio::test]

@@ -28,6 +28,13 @@ impl Applier {
             return Ok(());
         };
         let number = row.account_number;
+        let deleted = commit
+            .ops()
+            .iter()
+            .filter(|op| matches!(op, VerifiedOp::Delete { .. }))
+            .count() as u64;
+        let before = row.records;
+        Self::count_deletes(group, did, &mut row, deleted, before)?;
         let mut journal_ops = Vec::with_capacity(commit.ops().len());
         for (op, old) in commit.ops().iter().zip(replaced) {
             if let Some(old) = old {

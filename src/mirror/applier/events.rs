@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::super::input::{Gap, HostEvent, ListedPage, ListedRepo};
-use super::super::keyspace::{self, Task};
+use super::super::input::{Gap, HostEvent};
+use super::super::keyspace::{self, AlarmKind, Task};
 use super::super::rows::{AccountRow, DesyncReason, HostRow, Listing, ParkedFrame, Row as _, SyncState};
 use super::super::store::{Family, StoreError};
+use super::epochs::{self, Place};
 use super::{Applier, Group, Note};
 use crate::types::{AccountStatus, Did, HostName, Rev, Timestamp};
 use crate::verify::{Checked, EventBody, RejectReason, Remedy, VerifiedCommit, VerifiedSync};
@@ -49,12 +50,19 @@ impl Applier {
             event,
         } = event;
         let mut row = group.stage.host(&host)?.unwrap_or_else(|| HostRow::new(""));
-        if row.cursor.is_some_and(|cursor| event.seq <= cursor) {
-            group.notes.push(Note::Replayed { host });
-            return Ok(());
+        match epochs::place(&row, event.seq, event.fingerprint) {
+            Place::Next => {}
+            Place::Seen => {
+                group.notes.push(Note::Replayed { host });
+                return Ok(());
+            }
+            Place::OtherHistory => {
+                let seq = event.seq;
+                let found = format!("under sequence number {seq} it now has another event than before");
+                Self::new_epoch(group, &host, &mut row, &found)?;
+            }
         }
-        row.cursor = Some(event.seq);
-        row.highest_seq = row.highest_seq.max(event.seq);
+        epochs::remember(&mut row, event.seq, event.fingerprint);
         row.last_event = Some(received);
         let epoch = row.epoch;
         group.stage.put_host(&host, row);
@@ -245,6 +253,15 @@ impl Applier {
         let sync = match checked {
             Checked::Verified(sync) => sync,
             Checked::NoKey => return Ok(Self::await_identity(group, did, row, false)),
+            // Anyone can sign a state with a key of their own: that must not make us fetch.
+            Checked::Rejected(reason) if reason.is_foreign_signature(turn == Turn::Replayed) => {
+                group.notes.push(Note::Rejected {
+                    host: arrival.host.clone(),
+                    did: Some(did.clone()),
+                    reason,
+                });
+                return Ok(Fate::Done);
+            }
             Checked::Rejected(reason) => {
                 return Ok(Self::reject(group, did, row, &arrival.host, reason, turn));
             }
@@ -385,12 +402,16 @@ impl Applier {
     }
 
     /// Takes over what the host says of the account's standing. Nothing is deleted by it.
-    fn set_status(group: &mut Group<'_>, did: &Did, mut row: AccountRow, status: AccountStatus) {
+    pub(super) fn set_status(group: &mut Group<'_>, did: &Did, mut row: AccountRow, status: AccountStatus) {
         if row.upstream != status {
             group.notes.push(Note::Status {
                 did: did.clone(),
                 status: status.label(),
             });
+            if status == AccountStatus::Deleted {
+                // Asked for by name, the host confirms it or does not.
+                group.stage.put_task(group.now, &Task::AuditAccount(did.clone()));
+            }
             let returns = status.is_active() && !row.upstream.is_active();
             row.upstream = status;
             if returns {
@@ -442,11 +463,13 @@ impl Applier {
         let Some(mut row) = group.stage.host(host)? else {
             return Ok(());
         };
-        let first_contact = row.cursor.is_none();
         if gap == Gap::CursorFromFuture {
-            row.epoch += 1;
-            row.cursor = None;
-        } else if first_contact {
+            let found = "it does not know the sequence number that we had reached";
+            Self::new_epoch(group, host, &mut row, found)?;
+            group.stage.put_host(host, row);
+            return Ok(());
+        }
+        if row.cursor.is_none() {
             // With cursor 0, an old PDS always says that the cursor is outdated.
             return Ok(());
         }
@@ -457,46 +480,21 @@ impl Applier {
         Ok(())
     }
 
-    pub(super) fn on_listed(&mut self, group: &mut Group<'_>, page: ListedPage) -> Result<(), StoreError> {
-        for repo in page.repos {
-            self.on_listed_repo(group, &page.host, repo)?;
-        }
-        if let Some(mut row) = group.stage.host(&page.host)? {
-            if let Listing::Finished { .. } = page.listing {
-                group.notes.push(Note::Listed {
-                    host: page.host.clone(),
-                });
-            }
-            row.listing = page.listing;
-            group.stage.put_host(&page.host, row);
-        }
-        if let Some(task) = page.task {
-            group.stage.delete_task(&task);
-        }
-        Ok(())
-    }
-
-    fn on_listed_repo(
-        &mut self,
+    /// The host's numbering is another one: a restored copy, or a new installation. Every account is compared.
+    fn new_epoch(
         group: &mut Group<'_>,
         host: &HostName,
-        repo: ListedRepo,
+        row: &mut HostRow,
+        found: &str,
     ) -> Result<(), StoreError> {
-        let Some(mut row) = self.account(group, &repo.did)? else {
-            let mut row = self.account_or_new(group, &repo.did, host)?;
-            row.upstream = repo.status;
-            group.stage.put_account(&repo.did, row);
-            return Ok(());
-        };
-        if row.host != *host {
-            // Another host of ours has it. Which of them may speak for it, its DID document says.
-            return Ok(());
-        }
-        if repo.status.is_active() && row.head.as_ref().map(|head| head.commit) != repo.head {
-            // Either events are on their way, or they were lost. The fetch compares first.
-            Self::want(group, &repo.did, &mut row, DesyncReason::HeadDiffers, None);
-        }
-        Self::set_status(group, &repo.did, row, repo.status);
-        Ok(())
+        epochs::begin_epoch(row, group.now);
+        group.stage.put_task(group.now, &Task::ListRepos(host.clone()));
+        let message = format!(
+            "{host} went back: {found}. Nothing of ours is lost; its accounts are compared, and what they lack is \
+             kept. The highest sequence number ever seen there is {}: move the PDS's sequence above it",
+            row.highest_seq
+        );
+        group.notes.push(Note::Gap { host: host.clone() });
+        Self::raise(group, host, AlarmKind::SequenceReset, "", message, Vec::new())
     }
 }

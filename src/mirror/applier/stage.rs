@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use super::super::keyspace::{self, Task};
+use super::super::keyspace::{self, AlarmId, Task};
 use super::super::reader::{Mirror, Record};
 use super::super::rows::{
-    AccountRow, BlobRow, BlobState, HostRow, JournalEntry, RecordValue, Row as _, TaskRow,
+    AccountRow, AlarmRow, BlobRow, BlobState, HostRow, JournalEntry, RecordValue, Row as _, TaskRow,
 };
 use super::super::store::{Batch, Family, Store, StoreError};
 use super::totals::Totals;
@@ -23,6 +23,7 @@ pub(super) struct Stage<'s> {
     hosts: BTreeMap<HostName, Loaded<HostRow>>,
     blobs: BTreeMap<(u64, Digest), Loaded<BlobRow>>,
     records: BTreeMap<Vec<u8>, Option<Record>>,
+    alarms: BTreeMap<Vec<u8>, AlarmRow>,
     tasks: bool,
 }
 
@@ -62,6 +63,7 @@ impl<'s> Stage<'s> {
             hosts: BTreeMap::new(),
             blobs: BTreeMap::new(),
             records: BTreeMap::new(),
+            alarms: BTreeMap::new(),
             tasks: false,
         }
     }
@@ -207,6 +209,27 @@ impl<'s> Stage<'s> {
         bytes
     }
 
+    // alarms
+
+    pub(super) fn alarm(&self, id: &AlarmId) -> Result<Option<AlarmRow>, StoreError> {
+        let key = keyspace::encode_alarm(id);
+        if let Some(row) = self.alarms.get(&key) {
+            return Ok(Some(row.clone()));
+        }
+        let Some(value) = self.store.get(Family::Alarms, &key)? else {
+            return Ok(None);
+        };
+        let row =
+            AlarmRow::decode(&value).map_err(|error| StoreError::bad_row(Family::Alarms, &key, error))?;
+        Ok(Some(row))
+    }
+
+    pub(super) fn put_alarm(&mut self, id: &AlarmId, row: AlarmRow) {
+        let key = keyspace::encode_alarm(id);
+        self.batch.put(Family::Alarms, key.clone(), row.encode());
+        self.alarms.insert(key, row);
+    }
+
     // tasks
 
     pub(super) fn put_task(&mut self, due: Timestamp, task: &Task) {
@@ -216,6 +239,15 @@ impl<'s> Stage<'s> {
             TaskRow::default().encode(),
         );
         self.tasks = true;
+    }
+
+    /// Moves a task that repeats to its next time; `last` is the time that it had before.
+    pub(super) fn repeat_task(&mut self, last: Option<Timestamp>, next: Timestamp, task: &Task) {
+        if let Some(last) = last.filter(|last| last.millis() != next.millis()) {
+            self.batch
+                .delete(Family::Tasks, keyspace::encode_task(last.millis(), task));
+        }
+        self.put_task(next, task);
     }
 
     pub(super) fn delete_task(&mut self, key: &[u8]) {

@@ -4,8 +4,10 @@ use super::*;
 use crate::mirror::memory::MemoryStore;
 use crate::mirror::rows::{AccountStatus, BlobState, SyncState};
 use crate::mirror::{Batch, Store};
+use crate::repo::export::prove;
+use crate::repo::mst::tree_root;
 use crate::types::cid::sha256;
-use crate::types::{Rev, Timestamp};
+use crate::types::{Cid, Rev, Timestamp};
 
 fn did(name: &str) -> Did {
     format!("did:web:{name}.example").parse().unwrap()
@@ -33,6 +35,14 @@ fn account(number: u64) -> AccountRow {
         parked_bytes: 50,
         status_seq: 0,
         verified_at: None,
+        identity: None,
+        awaiting_identity: false,
+        snapshot_due: false,
+        pins: Vec::new(),
+        diverged_before_fetch: false,
+        next_audit: None,
+        deletes: None,
+        deletion_confirmed_at: None,
     }
 }
 
@@ -130,12 +140,53 @@ fn records_of_one_generation_come_in_tree_order() {
     assert!(record.cid.matches(&record.bytes));
     assert_eq!(mirror.record(2, b"com.example.b/2"), Ok(None));
     assert_eq!(mirror.record(3, b"com.example.b/1"), Ok(None));
-    let mut first = None;
-    let scanned = mirror.rows(2).scan(None, &mut |path, _| {
-        first = Some(path.to_vec());
-        ControlFlow::Break(())
+}
+
+#[test]
+fn the_rows_of_a_generation_prove_and_export_it() {
+    let paths = [
+        "com.example.b/1",
+        "com.example.b.c/1",
+        "com.example.b-c.d/1",
+        "com.example.b/0",
+    ];
+    let store = store_with(|batch| {
+        for path in paths {
+            put_record(batch, 2, path, path.as_bytes());
+        }
+        put_record(batch, 3, "com.example.b/1", b"of another generation");
     });
-    assert_eq!((scanned, first.as_deref()), (Ok(()), Some(all[0].as_bytes())));
+    let mut sorted = paths;
+    sorted.sort_unstable();
+    let pairs = sorted
+        .iter()
+        .map(|path| (path.as_bytes(), Cid::of_block(path.as_bytes())));
+    let root = tree_root(pairs).unwrap();
+    let rows = Mirror::new(&store).rows(2);
+    let proven = prove(&rows, root).unwrap();
+    assert_eq!(proven.records(), 4);
+    let commit = b"the signed commit";
+    let mut car = Vec::new();
+    let stats = proven
+        .write_car(&rows, Cid::of_block(commit), commit, &mut car)
+        .unwrap();
+    assert_eq!((stats.records, stats.bytes), (4, car.len() as u64));
+    let other = Mirror::new(&store).rows(3);
+    assert!(prove(&other, root).is_err());
+    // A record whose stored digest is not that of its bytes proves nothing.
+    let mut batch = Batch::new();
+    let value = RecordValue {
+        rev: rev(9),
+        digest: [7; 32],
+        bytes: b"x",
+    };
+    batch.put(
+        Family::Records,
+        keyspace::encode_record(3, b"com.example.b/1"),
+        value.encode(),
+    );
+    store.write(batch).unwrap();
+    assert!(prove(&other, root).is_err());
 }
 
 #[test]
@@ -248,6 +299,7 @@ fn work_comes_in_order() {
         epoch: 0,
         seq: 1,
         received: Timestamp::from_micros(1),
+        rev: rev(1),
         frame: vec![1],
     };
     let entry = OutboxEntry::Commit {
@@ -371,6 +423,9 @@ fn encode_good() -> Vec<u8> {
 fn hosts_and_alarms() {
     let host: HostName = "pds.example".parse().unwrap();
     let row = HostRow {
+        rolled_back_at: None,
+        listed: 0,
+        next_listing: None,
         url: "https://pds.example".to_owned(),
         epoch: 0,
         cursor: None,

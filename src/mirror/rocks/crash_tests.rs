@@ -129,55 +129,116 @@ fn a_torn_log_leaves_a_prefix_and_never_less_than_was_synced() {
     );
 }
 
+/// Every bit of the heads of a few entries (7 bytes each: checksum, length, type), and bits all over the rest.
 #[test]
-fn measure_flips() {
+fn a_flipped_bit_in_the_log_is_refused() {
     let crashed = Crashed::new();
-    let end = crashed.log_bytes();
-    let mut lost = Vec::new();
-    let mut fine = 0;
-    for at in (0..end).step_by(7) {
-        match crashed.open_with(|log| log[at as usize] ^= 1 << (at % 8)) {
-            Err(StoreError::Corrupt { .. }) => {}
-            Err(error) => eprintln!("{at}: {error}"),
-            Ok(rows) if rows.len() == WRITTEN => fine += 1,
-            Ok(rows) => lost.push((at, rows.len())),
-        }
+    let end = usize::try_from(crashed.log_bytes()).unwrap();
+    let entry_bytes = (end - usize::try_from(crashed.synced_bytes).unwrap()) / (WRITTEN - SYNCED);
+    let heads = [0, SYNCED - 1, WRITTEN - 1].map(|number| end - (WRITTEN - number) * entry_bytes);
+    let in_heads = heads
+        .into_iter()
+        .flat_map(|head| (0..56).map(move |bit| (head + bit / 8, bit % 8)));
+    let elsewhere = (0..end).step_by(29).map(|at| (at, at % 8));
+    for (at, bit) in in_heads.chain(elsewhere) {
+        let opened = crashed.open_with(|log| log[at] ^= 1 << bit);
+        assert!(
+            matches!(opened, Err(StoreError::Corrupt { .. })),
+            "bit {bit} of byte {at}: {opened:?}"
+        );
     }
-    eprintln!(
-        "end {end} synced {} fine {fine} lost {lost:?}",
-        crashed.synced_bytes
-    );
 }
 
 #[test]
-fn measure_manifest() {
-    let live = tempfile::tempdir().unwrap();
-    let store = RocksStore::open(live.path(), &RocksOptions::default()).unwrap();
-    for number in 0..WRITTEN {
-        let _ = store.write_durable(batch(number)).unwrap();
-        store.engine.flush().unwrap();
+fn a_lost_sector_in_the_log_is_refused() {
+    let crashed = Crashed::new();
+    for at in (0..1024).step_by(256) {
+        let opened = crashed.open_with(|log| log[at..at + 512].fill(0));
+        assert!(
+            matches!(opened, Err(StoreError::Corrupt { .. })),
+            "at {at}: {opened:?}"
+        );
     }
+}
+
+#[test]
+fn a_missing_or_damaged_manifest_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    copy(&live.path().join("mirror"), folder.path());
-    let name = fs::read_to_string(folder.path().join("CURRENT"))
-        .unwrap()
-        .trim()
-        .to_owned();
-    let len = folder.path().join(&name).metadata().unwrap().len();
+    {
+        let live = tempfile::tempdir().unwrap();
+        let store = RocksStore::open(live.path(), &RocksOptions::default()).unwrap();
+        for number in 0..WRITTEN {
+            let _durable = store.write_durable(batch(number)).unwrap();
+        }
+        store.engine.flush().unwrap();
+        copy(&live.path().join("mirror"), folder.path());
+    }
+    let current = fs::read_to_string(folder.path().join("CURRENT")).unwrap();
     let crashed = Crashed {
         folder,
         synced_bytes: 0,
-        log: name.into(),
+        log: current.trim().into(),
     };
-    let mut lost = Vec::new();
-    let mut fine = 0;
-    for at in (0..len).step_by(7) {
-        match crashed.open_with(|log| log[at as usize] ^= 1 << (at % 8)) {
-            Err(StoreError::Corrupt { .. }) => {}
-            Err(error) => eprintln!("{at}: {error}"),
-            Ok(rows) if rows.len() == WRITTEN => fine += 1,
-            Ok(rows) => lost.push((at, rows.len())),
-        }
+    assert_eq!(crashed.open_with(|_| {}), Ok((0..WRITTEN).collect()));
+    let end = usize::try_from(crashed.log_bytes()).unwrap();
+    for at in (0..end).step_by(61).chain(end - 8..end) {
+        let opened = crashed.open_with(|log| log[at] ^= 1 << (at % 8));
+        assert!(
+            matches!(opened, Err(StoreError::Corrupt { .. })),
+            "byte {at}: {opened:?}"
+        );
     }
-    eprintln!("MANIFEST {len} fine {fine} lost {lost:?}");
+    for missing in [crashed.log.clone(), "CURRENT".into()] {
+        let data_dir = tempfile::tempdir().unwrap();
+        let mirror = data_dir.path().join("mirror");
+        copy(crashed.folder.path(), &mirror);
+        fs::remove_file(mirror.join(&missing)).unwrap();
+        let opened = RocksStore::open(data_dir.path(), &RocksOptions::default());
+        assert!(
+            matches!(opened, Err(StoreError::Corrupt { .. })),
+            "without {missing:?}"
+        );
+    }
+}
+
+/// A first start that was killed half-way is completed by the next.
+#[test]
+fn an_unfinished_creation_is_finished() {
+    let data_dir = tempfile::tempdir().unwrap();
+    let mirror = data_dir.path().join("mirror");
+    fs::create_dir(&mirror).unwrap();
+    let mut options = rocksdb::Options::default();
+    options.create_if_missing(true);
+    let mut db = DB::open(&options, &mirror).unwrap();
+    db.create_cf(Family::Meta.name(), &options).unwrap();
+    db.create_cf(Family::Hosts.name(), &options).unwrap();
+    drop(db);
+    let store = RocksStore::open(data_dir.path(), &RocksOptions::default()).unwrap();
+    store.write(batch(0)).unwrap();
+    assert!(has(&store, 0));
+}
+
+#[test]
+fn a_bulk_load_is_on_disk_when_it_returns() {
+    let live = tempfile::tempdir().unwrap();
+    let store = RocksStore::open(live.path(), &RocksOptions::default()).unwrap();
+    store.engine.flush().unwrap();
+    store.write(batch(0)).unwrap();
+    let mut rows = (0..1000u32).map(|row| ([b"bulk ", &row.to_be_bytes()[..]].concat(), vec![7; 100]));
+    assert_eq!(store.bulk_load(Family::Records, &mut rows), Ok(1000));
+    let data_dir = tempfile::tempdir().unwrap();
+    let mirror = data_dir.path().join("mirror");
+    copy(&live.path().join("mirror"), &mirror);
+    // Without any of the log: loaded rows never were in it.
+    fs::write(newest_log(&mirror), b"").unwrap();
+    let store = RocksStore::open(data_dir.path(), &RocksOptions::default()).unwrap();
+    let mut rows = 0;
+    let count = &mut |_: &[u8], _: &[u8]| {
+        rows += 1;
+        std::ops::ControlFlow::Continue(())
+    };
+    store
+        .scan(Family::Records, &KeyRange::prefix("bulk "), count)
+        .unwrap();
+    assert_eq!(rows, 1000);
 }

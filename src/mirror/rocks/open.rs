@@ -1,20 +1,21 @@
+#![allow(clippy::disallowed_methods, reason = "shell: the mirror's files")]
 //! Opening: the order of the checks, and what RocksDB's errors mean to a person.
 //!
 //! Nothing is changed in a store before its format is known to be ours.
 
 use std::fs;
-use std::io::{self, Read as _, Seek as _};
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use rocksdb::{Cache, DB, Error, ErrorKind, WriteBufferManager};
+use rocksdb::{Cache, DB, Error, WriteBufferManager};
 
 use crate::mirror::keyspace::encode_number;
 use crate::mirror::store::{
     Batch, FORMAT_VERSION, Family, Format, KeyRange, META_VERSION, StoreError, check_format,
 };
 
-use super::{Engine, RocksOptions, log_tail, options};
+use super::{Engine, RocksOptions, log_check, options};
 
 /// Folder of the database inside the data directory.
 pub(super) const FOLDER: &str = "mirror";
@@ -31,7 +32,6 @@ pub(super) fn open(data_dir: &Path, options: &RocksOptions) -> Result<Engine, St
     if there.is_empty() {
         refuse_leftovers(&path)?;
     }
-    refuse_damaged_lengths(&path)?;
     let mut engine = Builder::new(path, options).open(&there, Access::Write)?;
     let format = engine.check_format(&there)?;
     let missing = Family::ALL.into_iter().filter(|family| !there.contains(family));
@@ -79,6 +79,7 @@ fn families_there(path: &Path) -> Result<Vec<Family>, StoreError> {
     if !path.join("CURRENT").exists() {
         return Ok(Vec::new());
     }
+    refuse_damaged_logs(path)?;
     let names = DB::list_cf(&rocksdb::Options::default(), path).map_err(|error| classify(path, &error))?;
     let mut there = Vec::new();
     for name in names {
@@ -127,36 +128,32 @@ fn refuse_leftovers(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Logs and manifests that RocksDB would cut off at a flipped bit: see [`log_tail`].
-fn refuse_damaged_lengths(path: &Path) -> Result<(), StoreError> {
+/// Damage that RocksDB would not see, or not get past: see [`log_check`].
+fn refuse_damaged_logs(path: &Path) -> Result<(), StoreError> {
     for entry in fs::read_dir(path).map_err(|error| classify_io(path, &error))? {
         let file = entry.map_err(|error| classify_io(path, &error))?.path();
-        let name = file.file_name().unwrap_or_default().display();
-        let is_log = file.extension().is_some_and(|extension| extension == "log");
-        if !is_log && !name.to_string().starts_with("MANIFEST-") {
+        let name = file
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        if !name.ends_with(".log") && !name.starts_with("MANIFEST-") {
             continue;
         }
-        let (at, block) = last_block(&file).map_err(|error| classify_io(&file, &error))?;
-        if let Some(offset) = log_tail::damaged_length(&block) {
-            let at = at + offset as u64;
-            let detail = format!("the entry at byte {at} of {name} has a wrong length");
+        let log = match fs::File::open(&file) {
+            Ok(log) => log,
+            // A daemon that is running has just deleted it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(classify_io(&file, &error)),
+        };
+        if let Some(damage) = log_check::find_damage(log).map_err(|error| classify_io(&file, &error))? {
             return Err(StoreError::Corrupt {
                 path: path.to_owned(),
-                detail,
+                detail: format!("the entry at byte {} of {name} {}", damage.at, damage.what),
             });
         }
     }
     Ok(())
-}
-
-/// The last block of a log, and where it begins.
-fn last_block(file: &Path) -> io::Result<(u64, Vec<u8>)> {
-    let mut file = fs::File::open(file)?;
-    let at = file.metadata()?.len().saturating_sub(1) / log_tail::BLOCK_BYTES * log_tail::BLOCK_BYTES;
-    let mut block = Vec::new();
-    file.seek(io::SeekFrom::Start(at))?;
-    file.take(log_tail::BLOCK_BYTES).read_to_end(&mut block)?;
-    Ok((at, block))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -213,44 +210,47 @@ impl Engine {
             true => self.get(Family::Meta, META_VERSION, None)?,
             false => None,
         };
+        // Rows are looked at in doubt only: a damaged block of one account must not keep all others shut.
+        let has_rows = version.is_none() && self.has_rows(families)?;
+        check_format(&self.path, version.as_deref(), has_rows)
+    }
+
+    fn has_rows(&self, families: &[Family]) -> Result<bool, StoreError> {
         let mut has_rows = false;
         for family in families {
-            self.scan(*family, &KeyRange::all(), None, &mut |key, _| {
-                has_rows |= !(*family == Family::Meta && key == META_VERSION);
-                if has_rows {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                }
+            self.scan(*family, &KeyRange::all(), None, &mut |_, _| {
+                has_rows = true;
+                ControlFlow::Break(())
             })?;
         }
-        check_format(&self.path, version.as_deref(), has_rows)
+        Ok(has_rows)
     }
 }
 
 /// What an error of RocksDB means.
 pub(super) fn classify(path: &Path, error: &Error) -> StoreError {
-    let kind = error.kind();
-    let path = path.to_owned();
-    let detail = error.as_ref().to_owned();
-    if is_lock(&detail) {
+    judge(path, error.as_ref())
+}
+
+/// RocksDB reports text, which names the kind first and the system's words last.
+fn judge(path: &Path, detail: &str) -> StoreError {
+    let says = |texts: &[&str]| texts.iter().any(|text| detail.contains(text));
+    let (path, text) = (path.to_owned(), detail.to_owned());
+    if is_lock(detail) {
         let holder = lock_holder(&path.join("LOCK"));
         StoreError::Locked { path, holder }
-    } else if detail.contains("No space left on device") || detail.contains("Disk quota exceeded") {
-        StoreError::Full { path, detail }
-    } else if [
+    } else if says(&["No space left on device", "Disk quota exceeded"]) {
+        StoreError::Full { path, detail: text }
+    } else if says(&[
         "Permission denied",
         "Read-only file system",
         "Operation not permitted",
-    ]
-    .iter()
-    .any(|text| detail.contains(text))
-    {
-        StoreError::NotWritable { path, detail }
-    } else if kind == ErrorKind::Corruption || names_missing_file(&detail) {
-        StoreError::Corrupt { path, detail }
+    ]) {
+        StoreError::NotWritable { path, detail: text }
+    } else if detail.starts_with("Corruption") || names_missing_file(detail) {
+        StoreError::Corrupt { path, detail: text }
     } else {
-        StoreError::Failed { path, detail }
+        StoreError::Failed { path, detail: text }
     }
 }
 

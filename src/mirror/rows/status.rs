@@ -23,6 +23,16 @@ pub enum SyncState {
     },
     /// It does.
     Live,
+    /// The host's head is older than ours, or another one at the same rev: it was restored from an older copy,
+    /// say. Ours stays, and a later commit of the host is followed.
+    Diverged {
+        /// Since when.
+        #[serde(with = "codec::value")]
+        since: Timestamp,
+        /// The host's rev then.
+        #[serde(with = "codec::value")]
+        theirs: Rev,
+    },
     /// What the host gives cannot be rebuilt from its records: its CAR is kept whole, and what we held
     /// before stays.
     Quarantined {
@@ -132,6 +142,7 @@ impl SyncState {
         match self {
             Self::Wanted { .. } => "wanted",
             Self::Live => "live",
+            Self::Diverged { .. } => "diverged",
             Self::Quarantined { .. } => "quarantined",
         }
     }

@@ -66,10 +66,11 @@ impl FakeStore {
             endpoint: Some(format!("http://{address}")),
             access_key_id_file: file("id"),
             secret_access_key_file: file("secret"),
-            idle_timeout: Some(Duration::from_secs(1)),
             ..S3Input::default()
         };
-        let config = ArchiveConfig::parse("s3://bucket/prefix", &input).expect("valid");
+        let mut config = ArchiveConfig::parse("s3://bucket/prefix", &input).expect("valid");
+        config.s3.timeouts.attempt = Duration::from_secs(2);
+        config.s3.timeouts.idle = Duration::from_millis(500);
         Self {
             bucket: Bucket::open(&config).await.expect("opens"),
             seen,
