@@ -106,15 +106,28 @@ fn kill_nine() {
     life.wait_caught_up(&sandbox);
     loaded.take(Some(&life.metrics()));
     let total = Emitted::read(&sandbox).commits_after(first);
-    assert!(loaded.applied <= total, "nothing is applied twice: {loaded:?}, {total} commits");
-    assert_eq!(loaded.replayed, 0, "nothing comes twice: cursor and data are one batch: {loaded:?}");
-    assert_eq!(loaded.loaded, 0, "no unchanged account is fetched again: {loaded:?}");
+    assert!(
+        loaded.applied <= total,
+        "nothing is applied twice: {loaded:?}, {total} commits"
+    );
+    assert_eq!(
+        loaded.replayed, 0,
+        "nothing comes twice: cursor and data are one batch: {loaded:?}"
+    );
+    assert_eq!(
+        loaded.loaded, 0,
+        "no unchanged account is fetched again: {loaded:?}"
+    );
     life.snapshot();
     let archive = firekeep.archive();
     let equal = sandbox.compare(&["--url", &firekeep.url(), "--archive", archive.to_str().unwrap()]);
     assert_eq!((equal.accounts, equal.snapshots), (accounts, accounts));
     let status = life.status();
-    assert_eq!(status.accounts("records"), equal.records, "counted from commit to commit: {status:?}");
+    assert_eq!(
+        status.accounts("records"),
+        equal.records,
+        "counted from commit to commit: {status:?}"
+    );
     assert_eq!(status.blobs("missing"), 0, "{status:?}");
     let stopped = life.stop();
     let counts = format!(
@@ -137,7 +150,10 @@ fn kill_nine() {
 fn check_prefix(life: &mut Running, sandbox: &Sandbox, seen: u64, kill: u64) -> u64 {
     let status = life.status();
     let cursor = status.cursor();
-    assert!(cursor >= seen, "the cursor is durable: {cursor} after {seen}, kill {kill}");
+    assert!(
+        cursor >= seen,
+        "the cursor is durable: {cursor} after {seen}, kill {kill}"
+    );
     let revs = Emitted::read(sandbox).revs_at(cursor);
     let heads = life.heads(&sandbox.dids());
     for (did, rev) in &revs {
