@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use super::admin::{Control, Controlled};
 use super::{BlobArchive, Health, Readiness, ServeLimits, Service, bind};
 use crate::metrics::Metrics;
 use crate::mirror::memory::MemoryStore;
@@ -28,6 +29,18 @@ use crate::types::{Cid, Did, Rev, Timestamp};
 
 /// Longer than anything here takes; whatever needs it has failed.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Commands that all fail: nothing here has a daemon behind it.
+struct NoControl;
+
+impl Control for NoControl {
+    fn status(&self) -> Controlled<'_> {
+        Box::pin(std::future::ready(Err("no daemon".to_owned())))
+    }
+    fn snapshot(&self) -> Controlled<'_> {
+        Box::pin(std::future::ready(Err("no daemon".to_owned())))
+    }
+}
 
 /// The rev of the n-th moment.
 pub(super) fn rev(number: u64) -> Rev {
@@ -159,27 +172,18 @@ impl Account {
     }
 
     pub(super) fn row(&self) -> AccountRow {
+        let host = "pds.example.com".parse().expect("valid");
         AccountRow {
-            did_number: self.number,
             account_number: if self.loaded {
                 self.account_number()
             } else {
                 keyspace::NO_NUMBER
             },
-            host: "pds.example.com".parse().expect("valid"),
             upstream: self.status.clone(),
             sync: SyncState::Live,
             head: self.loaded.then(|| self.head()),
             records: self.records.len() as u64,
-            record_bytes: 0,
-            journal_commits: 0,
-            journal_bytes: 0,
-            snapshot: None,
-            min_rev: None,
-            parked: 0,
-            parked_bytes: 0,
-            status_seq: 0,
-            verified_at: None,
+            ..AccountRow::new(self.number, host, Timestamp::default())
         }
     }
 
@@ -254,6 +258,7 @@ impl Server {
             blobs: Arc::new(blobs),
             metrics: Arc::clone(&metrics),
             health: Arc::clone(&health),
+            control: Arc::new(NoControl),
             limits,
         };
         let addresses = [&xrpc, &admin].map(|listener| listener.local_addr().expect("bound"));

@@ -40,6 +40,7 @@ fn account(number: u64) -> AccountRow {
         snapshot_due: false,
         pins: Vec::new(),
         diverged_before_fetch: false,
+        next_audit: None,
         deletes: None,
         deletion_confirmed_at: None,
     }
@@ -424,6 +425,7 @@ fn hosts_and_alarms() {
     let row = HostRow {
         rolled_back_at: None,
         listed: 0,
+        next_listing: None,
         url: "https://pds.example".to_owned(),
         epoch: 0,
         cursor: None,
