@@ -26,7 +26,7 @@ impl Crashed {
         for number in 0..WRITTEN {
             let batch = batch(number);
             if number + 1 == SYNCED {
-                let _durable = store.write_durable(batch).unwrap();
+                store.write_durable(batch).unwrap();
                 synced_bytes = newest_log(&live.path().join("mirror")).metadata().unwrap().len();
             } else {
                 store.write(batch).unwrap();
@@ -168,7 +168,7 @@ fn a_missing_or_damaged_manifest_is_refused() {
         let live = tempfile::tempdir().unwrap();
         let store = RocksStore::open(live.path(), &RocksOptions::default()).unwrap();
         for number in 0..WRITTEN {
-            let _durable = store.write_durable(batch(number)).unwrap();
+            store.write_durable(batch(number)).unwrap();
         }
         store.engine.flush().unwrap();
         copy(&live.path().join("mirror"), folder.path());

@@ -174,16 +174,20 @@ impl<'o> Builder<'o> {
         Self {
             path,
             options,
-            cache: Cache::new_lru_cache(options.cache_bytes),
+            cache: options::cache(options.cache_bytes),
             buffers: WriteBufferManager::new_write_buffer_manager(options.write_buffer_bytes, false),
         }
     }
 
     fn open(self, families: &[Family], access: Access) -> Result<Engine, StoreError> {
         let mut database = options::database(self.options, &self.buffers);
-        let families = families
+        // The unused one, too: RocksDB's own options would give it a cache, and a write buffer so large that
+        // after a full disk writing would wait for 64 MiB of free space.
+        let unused = (UNUSED_FAMILY, options::family(Family::Meta, &self.cache));
+        let ours = families
             .iter()
             .map(|family| (family.name(), options::family(*family, &self.cache)));
+        let families = ours.chain([unused]);
         let opened = match access {
             Access::Read => DB::open_cf_with_opts_for_read_only(&database, &self.path, families, false),
             Access::Write => {

@@ -90,8 +90,11 @@ fn a_store_of_another_process_is_refused_by_name_and_can_be_read() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
-    let locked = lines.map_while(Result::ok).any(|line| line.ends_with("locked"));
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let locked = lines
+        .by_ref()
+        .map_while(Result::ok)
+        .any(|line| line.ends_with("locked"));
     let refused = open(folder.path()).err();
     let value = read(folder.path()).and_then(|reader| reader.get(Family::Hosts, b"key"));
     child.stdin.take().unwrap().write_all(b"\n").unwrap();
@@ -400,7 +403,7 @@ fn erase(store: &RocksStore, account: u64) {
     for family in BY_NUMBER {
         batch.delete_range(family, from, to);
     }
-    let _durable = store.write_durable(batch).unwrap();
+    store.write_durable(batch).unwrap();
     for family in BY_NUMBER {
         store.compact_range(family, &number_range(account)).unwrap();
     }
@@ -451,4 +454,24 @@ fn an_open_view_keeps_what_it_sees() {
     drop(view);
     erase(&store, 2);
     assert_eq!(on_disk(folder.path(), 2), []);
+}
+
+#[test]
+fn erased_keys_are_off_the_disk_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = [b"did:web:erased.example".as_slice(), b"did:web:kept.example"];
+    let store = open(folder.path()).unwrap();
+    for key in keys {
+        put(&store, Family::Accounts, key, b"row");
+        store.engine.flush().unwrap();
+    }
+    let mut batch = Batch::new();
+    batch.delete(Family::Accounts, keys[0]);
+    store.write(batch).unwrap();
+    store
+        .compact_range(Family::Accounts, &KeyRange::prefix(keys[0]))
+        .unwrap();
+    drop(store);
+    let _store = open(folder.path()).unwrap();
+    assert_eq!(keys.map(|key| is_on_disk(folder.path(), key)), [false, true]);
 }
