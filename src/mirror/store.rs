@@ -1,9 +1,9 @@
 //! What the mirror needs of a storage engine: ordered byte keys in a few families, atomic batches over all
 //! of them, range scans, consistent read views and a sorted bulk load.
 //!
-//! Two engines stand behind [`Store`]: [`super::memory::MemoryStore`], the model, and `super::rocks`, RocksDB.
-//! One suite of contract tests runs against both (`store/tests.rs`). All calls block and none is async: the
-//! applier owns a thread.
+//! Two engines stand behind [`Store`]: [`super::memory::MemoryStore`], the model, and `super::rocks`,
+//! RocksDB. One suite of contract tests runs against both (`store/tests.rs`). All calls block and none is
+//! async: the applier owns a thread.
 //!
 //! Durability, in one sentence each: [`Store::write`] puts a batch into the log and does not sync it;
 //! [`Store::write_durable`] syncs it **and everything written before it**. After a crash every batch up to

@@ -129,7 +129,8 @@ fn a_torn_log_leaves_a_prefix_and_never_less_than_was_synced() {
     );
 }
 
-/// Every bit of the heads of a few entries (7 bytes each: checksum, length, type), and bits all over the rest.
+/// Every bit of the heads of a few entries (7 bytes each: checksum, length, type), and bits all over the
+/// rest.
 #[test]
 fn a_flipped_bit_in_the_log_is_refused() {
     let crashed = Crashed::new();
@@ -188,11 +189,22 @@ fn a_missing_or_damaged_manifest_is_refused() {
             "byte {at}: {opened:?}"
         );
     }
-    for missing in [crashed.log.clone(), "CURRENT".into()] {
+    let (manifest, current) = (crashed.log.as_path(), Path::new("CURRENT"));
+    let log = newest_log(crashed.folder.path());
+    let log = Path::new(log.file_name().unwrap());
+    // The last case is the worst: RocksDB would make a new database, and clear away the files of the old.
+    for missing in [
+        vec![manifest],
+        vec![current],
+        vec![manifest, current],
+        vec![manifest, current, log],
+    ] {
         let data_dir = tempfile::tempdir().unwrap();
         let mirror = data_dir.path().join("mirror");
         copy(crashed.folder.path(), &mirror);
-        fs::remove_file(mirror.join(&missing)).unwrap();
+        for name in &missing {
+            fs::remove_file(mirror.join(name)).unwrap();
+        }
         let opened = RocksStore::open(data_dir.path(), &RocksOptions::default());
         assert!(
             matches!(opened, Err(StoreError::Corrupt { .. })),

@@ -55,7 +55,8 @@ pub(super) const BLOB_GC_USUAL: [(&str, &str); 2] = [
 /// Every blob file that a compaction meets is rewritten: nothing that was deleted stays behind.
 pub(super) const BLOB_GC_EVERYTHING: [(&str, &str); 1] = [("blob_garbage_collection_age_cutoff", "1.0")];
 
-/// A cache of this size. Few parts: in RocksDB's default of half a megabyte each, a large block would not stay.
+/// A cache of this size. Few parts: in RocksDB's default of half a megabyte each, a large block would not
+/// stay.
 pub(super) fn cache(bytes: usize) -> Cache {
     let mut options = LruCacheOptions::default();
     options.set_capacity(bytes);

@@ -246,8 +246,8 @@ fn rows_have_their_persisted_form() {
         panic!("a row is a map");
     };
     let names: Vec<_> = fields.keys().map(String::as_str).collect();
-    let stable = "account_number did_number head host journal_bytes journal_commits min_rev parked parked_bytes \
-                  record_bytes records snapshot status_seq sync upstream verified_at";
+    let stable = "account_number did_number head host journal_bytes journal_commits min_rev parked \
+                  parked_bytes record_bytes records snapshot status_seq sync upstream verified_at";
     assert_eq!(names.join(" "), stable);
     assert_eq!(fields["upstream"], Ipld::String("active".to_owned()));
     assert_eq!(fields["host"], Ipld::String("pds.example:2583".to_owned()));
