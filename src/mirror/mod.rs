@@ -15,4 +15,5 @@ pub mod rocks;
 pub mod rows;
 pub mod store;
 
+pub use reader::Mirror;
 pub use store::{Batch, Durable, Family, KeyRange, Store, StoreError, StoreStats, View};
