@@ -13,5 +13,5 @@ pub mod reason;
 
 pub use commit::{VerifiedCommit, VerifiedOp, VerifiedSync, check_commit, check_sync};
 pub use event::{Checked, CheckedEvent, EventBody, FrameContent, KeyLookup, Notice, check_frame};
-pub use full_repo::{RepoFault, VerifiedRepo, check_repo};
+pub use full_repo::{HeadKey, KeyStanding, RepoFault, VerifiedRepo, check_repo};
 pub use reason::{RejectReason, Remedy};
