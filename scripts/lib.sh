@@ -15,6 +15,9 @@ case "$cache" in /*) ;; *) cache="$PWD/$cache" ;; esac
 # Things that may stand beside the checkout: test vectors, the compiled RocksDB.
 shared="$root/../shared"
 sandbox="$root/deploy/sandbox/sandbox"
+# Logs of what the scripts run, apart for each checkout.
+logs="$cache/logs/$(basename "$root")-$(printf '%s' "$root" | cksum | cut -d ' ' -f 1)"
+mkdir -p "$logs"
 # The oldest Rust that builds the project (Cargo.toml's rust-version), and the one that it is tested with.
 rust_least=1.95
 rust_pinned="$(sed -n 's/^channel = "\(.*\)"/\1/p' "$root/rust-toolchain.toml")"
@@ -28,7 +31,7 @@ with_heartbeat() { # what, log, command...
     shift 2
     mkdir -p "$(dirname "$log")"
     set -m
-    "$@" >"$log" 2>&1 </dev/null 9>&- &
+    "$@" >"$log" 2>&1 </dev/null 8>&- 9>&- &
     child=$!
     set +m
     while kill -0 "$child" 2>/dev/null; do
@@ -101,8 +104,7 @@ install_packages() {
         fi
     fi
     say "installing Debian packages with apt-get: $list"
-    local log="$cache/logs/apt.log"
-    mkdir -p "$cache/logs"
+    local log="$logs/apt.log"
     { "${as[@]}" apt-get update -q \
         && "${as[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing_packages[@]}"; } \
         >"$log" 2>&1 </dev/null \
@@ -180,7 +182,7 @@ build_program() {
     program="$CARGO_TARGET_DIR/release/firekeep"
     FIREKEEP_COMMIT="$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)"
     export FIREKEEP_COMMIT
-    local build=(cargo build --locked --release --bin firekeep) log="$cache/logs/build.log"
+    local build=(cargo build --locked --release --bin firekeep) log="$logs/build.log"
     [ -x "$program" ] || say "building firekeep: 5 to 10 minutes the first time on 2 cores, then about one"
     if [ -t 2 ]; then
         "${build[@]}" >&2 || die "firekeep could not be built"

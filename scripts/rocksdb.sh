@@ -71,7 +71,7 @@ rocksdb_keep() { # library, identity
 }
 
 rocksdb_compiled() {
-    local folder="$cache/rocksdb-build" log="$cache/logs/rocksdb.log" library
+    local folder="$cache/rocksdb-build" log="$logs/rocksdb.log" library
     say "compiling RocksDB from source, once for this machine: 20 to 25 minutes on 2 cores (log: $log)"
     rm -rf "$folder"
     mkdir -p "$folder"

@@ -1,25 +1,44 @@
 //! Firekeep.
-pub mod archive;
-#[cfg(feature = "daemon")]
-pub mod cli;
+//!
+//! The modules stand in the order of the flow: each uses only what stands above it (a blank line between two keeps
+//! rustfmt from sorting them; `tests/tidy.rs` keeps the order).
+
+pub mod types;
+
 #[cfg(feature = "daemon")]
 pub mod clock;
-#[cfg(feature = "daemon")]
-pub mod commands;
-#[cfg(feature = "daemon")]
-pub mod config;
-#[cfg(feature = "daemon")]
-pub mod daemon;
+
+pub mod repo;
+
 pub mod http;
+
 pub mod identity;
+
+pub mod stream;
+
+pub mod verify;
+
+pub mod mirror;
+
 #[cfg(feature = "daemon")]
 pub mod metrics;
-pub mod mirror;
-pub mod repo;
+
+pub mod archive;
+
+#[cfg(feature = "daemon")]
+pub mod config;
+
 #[cfg(feature = "daemon")]
 pub mod serve;
+
+#[cfg(feature = "daemon")]
+pub mod daemon;
+
+#[cfg(feature = "daemon")]
+pub mod cli;
+
+#[cfg(feature = "daemon")]
+pub mod commands;
+
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
-pub mod stream;
-pub mod types;
-pub mod verify;

@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: the network")]
 //! A bucket in S3, or in a store that speaks its language, as the archive's store.
 //!
 //! Such stores differ, so little is taken for granted:

@@ -180,17 +180,18 @@ pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Da
         }
         None => Some(link),
     };
+    let fetcher = Fetcher {
+        store: Arc::clone(&store),
+        numbers,
+        upstream: upstream.clone(),
+        resolver: resolver.clone(),
+        clock: clock.clone(),
+        spool_dir: temp_dir,
+    };
     let workshop = Arc::new(Workshop {
         store: Arc::clone(&store),
         applier: applier.clone(),
-        fetcher: Fetcher {
-            store: Arc::clone(&store),
-            numbers,
-            upstream: upstream.clone(),
-            resolver: resolver.clone(),
-            clock: clock.clone(),
-            spool_dir: temp_dir,
-        },
+        fetcher: fetcher.clone(),
         blobs: BlobFetcher {
             store: Arc::clone(&store),
             upstream: upstream.clone(),
@@ -205,6 +206,7 @@ pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Da
     let control = Arc::new(DaemonControl {
         store: Arc::clone(&store),
         applier: applier.clone(),
+        fetcher,
         metrics: Arc::clone(&metrics),
         clock: clock.clone(),
         keeper,

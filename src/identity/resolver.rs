@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: waits for the network")]
 //! Fetching DID documents and audit logs, and remembering them.
 //!
 //! [`Resolver::get`] only looks into the cache and never waits; [`Resolver::resolve`] fetches. One DID is

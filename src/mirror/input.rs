@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::keyspace::Task;
+use super::keyspace::{AlarmId, Task};
 use super::rows::{BlobFailure, Listing, StoredIdentity};
 use crate::types::{AccountStatus, Cid, Did, Digest, HostName, Rev, Timestamp};
 use crate::verify::{CheckedEvent, VerifiedRepo};
@@ -99,6 +99,24 @@ pub enum Input {
     ArchiveLinked {
         /// Its id.
         id: String,
+    },
+    /// An account was compared with its host.
+    Audited {
+        /// Whose.
+        did: Did,
+        /// Its standing there; none if the host does not know it.
+        status: Option<AccountStatus>,
+        /// The commit that the host says is its head; none if it gives none.
+        head: Option<Cid>,
+        /// The key of the task row that asked for it.
+        task: Vec<u8>,
+    },
+    /// A person has seen an alarm.
+    Acknowledge {
+        /// Which.
+        alarm: AlarmId,
+        /// Who.
+        by: String,
     },
     /// A snapshot stands in the archive.
     SnapshotStored(SnapshotStored),

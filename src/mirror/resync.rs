@@ -24,10 +24,10 @@ use crate::identity::document::Identity;
 use crate::identity::plc_log::LoggedKey;
 use crate::identity::resolver::{ResolveError, Resolver};
 use crate::repo::commit::Commit;
-use crate::repo::mst::BlockSource as _;
+use crate::repo::mst::{BlockSource as _, MstError, WalkLimits, walk};
 use crate::repo::record::scan_record;
 use crate::repo::signing_key::SigningKey;
-use crate::types::{AccountStatus, Cid, Did, DidMethod, Timestamp};
+use crate::types::{AccountStatus, Cid, Did, DidMethod, Rev, Timestamp};
 use crate::verify::{HeadKey, RejectReason, RepoFault, VerifiedRepo, check_repo};
 
 /// Largest repository that is fetched, in bytes.
@@ -64,6 +64,22 @@ pub struct Fetcher {
 #[derive(Deserialize)]
 struct LatestCommit {
     cid: String,
+}
+
+#[derive(Deserialize)]
+struct RepoStatus {
+    active: bool,
+    status: Option<String>,
+}
+
+/// What a host's export holds.
+pub struct LivePaths {
+    /// The rev of its head.
+    pub rev: Rev,
+    /// Its head.
+    pub commit: Cid,
+    /// Every path and its record.
+    pub paths: std::collections::BTreeMap<String, Cid>,
 }
 
 /// Why an attempt ended without a repository.
@@ -243,6 +259,59 @@ impl Fetcher {
         }
         let log = self.resolver.audit_log(did).await?;
         Ok(log.earlier_keys(current, EARLIER_KEYS_MAX))
+    }
+
+    /// What the host's export holds now: paths and CIDs. Complete, but its signature is not looked at.
+    ///
+    /// # Errors
+    /// One line for a person.
+    pub async fn live_paths(&self, did: &Did, url: &str) -> Result<LivePaths, String> {
+        let spool = self
+            .download(did, url)
+            .await
+            .map_err(|failed| failed.failure.to_string())?;
+        let read = tokio::task::spawn_blocking(move || {
+            let car = spool.index().map_err(|error| error.to_string())?;
+            let commit = *car.roots().first().ok_or("the CAR has no root")?;
+            let block = car.block(&commit).map_err(|error| error.to_string())?;
+            let block = block.ok_or("the CAR lacks its commit")?;
+            let head = Commit::decode(&block).map_err(|error| error.to_string())?;
+            let mut paths = std::collections::BTreeMap::new();
+            walk(&car, head.data, &WalkLimits::default(), |path, cid| {
+                paths.insert(String::from_utf8_lossy(path).into_owned(), cid);
+                Ok::<(), MstError>(())
+            })
+            .map_err(|error| error.to_string())?;
+            Ok(LivePaths {
+                rev: head.rev,
+                commit,
+                paths,
+            })
+        });
+        read.await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
+    /// What the host says of an account: its standing (none if the host does not know it) and its head.
+    ///
+    /// # Errors
+    /// When the host does not answer as it should.
+    pub async fn standing(
+        &self,
+        did: &Did,
+        url: &str,
+    ) -> Result<(Option<AccountStatus>, Option<Cid>), FetchError> {
+        let status_url = format!("{url}/xrpc/com.atproto.sync.getRepoStatus?did={did}");
+        let status: RepoStatus = match self.upstream.get_json(&status_url, 64 << 10).await {
+            Ok(status) => status,
+            Err(error) if error.xrpc_error() == Some("RepoNotFound") => return Ok((None, None)),
+            Err(error) => return Err(error),
+        };
+        let status = AccountStatus::from_wire(status.active, status.status.as_deref());
+        if !status.is_active() {
+            return Ok((Some(status), None));
+        }
+        Ok((Some(status), self.latest_commit(did, url).await?))
     }
 
     async fn latest_commit(&self, did: &Did, url: &str) -> Result<Option<Cid>, FetchError> {

@@ -100,6 +100,9 @@ pub struct AccountRow {
     pub pins: Vec<Pin>,
     /// The host's head was older than ours when this fetch was asked for.
     pub diverged_before_fetch: bool,
+    /// When it is compared with its host again: the time of that task.
+    #[serde(with = "codec::option")]
+    pub next_audit: Option<Timestamp>,
     /// Deletions of the last day.
     pub deletes: Option<DeleteWindow>,
     /// When its host confirmed that it is deleted: from then on the time of grace runs.
@@ -138,6 +141,7 @@ impl AccountRow {
             snapshot_due: false,
             pins: Vec::new(),
             diverged_before_fetch: false,
+            next_audit: None,
             deletes: None,
             deletion_confirmed_at: None,
         }
@@ -275,6 +279,9 @@ pub struct HostRow {
     pub rolled_back_at: Option<Timestamp>,
     /// Accounts seen in the listing that is under way.
     pub listed: u64,
+    /// When it is listed again: the time of that task.
+    #[serde(with = "codec::option")]
+    pub next_listing: Option<Timestamp>,
 }
 
 impl HostRow {
@@ -291,6 +298,7 @@ impl HostRow {
             ring: Vec::new(),
             rolled_back_at: None,
             listed: 0,
+            next_listing: None,
         }
     }
 }

@@ -30,15 +30,15 @@ use crate::types::{Cid, Did, Rev, Timestamp};
 /// Longer than anything here takes; whatever needs it has failed.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Commands that all fail: nothing here has a daemon behind it.
+/// No questions and no commands: nothing here has a daemon behind it.
 struct NoControl;
 
 impl Control for NoControl {
-    fn status(&self) -> Controlled<'_> {
-        Box::pin(std::future::ready(Err("no daemon".to_owned())))
+    fn ask<'a>(&'a self, _: &str, _: BTreeMap<String, String>) -> Option<Controlled<'a>> {
+        None
     }
-    fn snapshot(&self) -> Controlled<'_> {
-        Box::pin(std::future::ready(Err("no daemon".to_owned())))
+    fn command<'a>(&'a self, _: &str, _: BTreeMap<String, String>) -> Option<Controlled<'a>> {
+        None
     }
 }
 

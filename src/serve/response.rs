@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: streams bodies")]
 //! Answers: bodies, errors and the headers that every answer carries.
 //!
 //! A streamed body ends well only when its producer says so ([`Piece::End`]). If the producer fails, or just

@@ -25,9 +25,12 @@ use firekeep::repo::commit::Commit;
 use firekeep::repo::export::{RecordRows, prove};
 use firekeep::repo::record::scan_record;
 use firekeep::repo::signing_key::SigningKey;
+use firekeep::stream::frame::decode_frame;
+use firekeep::stream::session::Session;
 use firekeep::types::cid::sha256;
 use firekeep::types::{AccountStatus, Cid, Did, Digest, HostName, Timestamp};
 use firekeep::verify::{FrameContent, KeyLookup, Notice, VerifiedRepo, check_frame, check_repo};
+use ipld_core::ipld::Ipld;
 use serde_json::Value;
 
 /// After every vector's rev but the one from the year 2099: 2026-01-01.
@@ -177,6 +180,7 @@ pub enum Taken {
 pub struct World {
     pub store: Arc<MemoryStore>,
     now: Timestamp,
+    session: Session,
     numbers: Arc<Numbers>,
     applier: Applier,
     pub host: HostName,
@@ -197,6 +201,7 @@ impl World {
         let mut world = Self {
             store,
             now: NOW,
+            session: Session::new(),
             numbers,
             applier,
             host: host.parse().expect("a host name"),
@@ -242,12 +247,23 @@ impl World {
         batch.put(Family::Hosts, keyspace::encode_host(&self.host), value);
         self.store.write_durable(batch).expect("writes").into_inner();
         self.crash();
+        self.dial(Some(cursor));
         (self.refreshes, self.fetches) = (0, 0);
     }
 
     pub fn apply(&mut self, input: Input) -> Vec<Note> {
         let outcome = self.applier.apply(vec![input], self.now);
         outcome.expect("the model store does not fail").notes
+    }
+
+    /// A scrub found that what is held does not prove its head.
+    pub fn damaged(&mut self, did: &Did) {
+        let account_number = self.row(did).expect("known").account_number;
+        self.apply(Input::Damaged {
+            did: did.clone(),
+            account_number,
+            task: Vec::new(),
+        });
     }
 
     pub fn cursor(&self) -> Option<u64> {
@@ -271,8 +287,21 @@ impl World {
         }
     }
 
-    /// One message of the host's stream.
+    /// Connects anew, asking for what comes after `cursor`.
+    pub fn dial(&mut self, cursor: Option<u64>) {
+        self.session.dialing(cursor);
+    }
+
+    /// One message of the host's stream. When the connection is dropped, it is there again at once, from the
+    /// stored cursor.
     pub fn frame(&mut self, frame: &[u8]) -> Taken {
+        if let Ok(decoded) = decode_frame(frame)
+            && let Some(seq) = decoded.seq()
+            && self.session.event(seq).is_err()
+        {
+            self.dial(self.cursor());
+            return Taken::DropConnection;
+        }
         match check_frame(frame, |did| self.lookup(did), self.now) {
             Err(_) => Taken::DropConnection,
             Ok(FrameContent::Event(event)) => Taken::Notes(self.apply(Input::Event(HostEvent {
@@ -320,6 +349,16 @@ impl World {
                 _ => self.listing(key),
             };
             notes.extend(self.apply(input));
+        }
+    }
+
+    /// Loads what the host serves of every account as a fetch would, and never says so.
+    pub fn load_and_forget(&self) {
+        for (did, served) in &self.repos {
+            if let (Served::Car(car), Some(doc)) = (served, self.docs.get(did)) {
+                let number = self.numbers.next().expect("numbers");
+                _ = self.load(car, number, did, &doc.key);
+            }
         }
     }
 
@@ -504,4 +543,40 @@ fn open(store: &Arc<MemoryStore>) -> (Arc<Numbers>, Applier) {
     let numbers = Arc::new(Numbers::open(Arc::clone(&shared)).expect("opens"));
     let applier = Applier::open(shared, Arc::clone(&numbers), ApplierLimits::default());
     (numbers, applier.expect("opens"))
+}
+
+/// AT Protocol's JSON form of data, as DAG-CBOR.
+fn to_ipld(value: &Value) -> Ipld {
+    match value {
+        Value::Null => Ipld::Null,
+        Value::Bool(value) => Ipld::Bool(*value),
+        Value::Number(value) => Ipld::Integer(value.as_i64().expect("an integer").into()),
+        Value::String(value) => Ipld::String(value.clone()),
+        Value::Array(items) => Ipld::List(items.iter().map(to_ipld).collect()),
+        Value::Object(map) => {
+            if let (1, Some(link)) = (map.len(), map.get("$link")) {
+                let cid: Cid = link.as_str().expect("a text").parse().expect("a CID");
+                return Ipld::Link(cid.to_bytes().as_slice().try_into().expect("a CID"));
+            }
+            if let (1, Some(bytes)) = (map.len(), map.get("$bytes")) {
+                let text = bytes.as_str().expect("a text").trim_end_matches('=');
+                return Ipld::Bytes(
+                    data_encoding::BASE64_NOPAD
+                        .decode(text.as_bytes())
+                        .expect("base64"),
+                );
+            }
+            Ipld::Map(
+                map.iter()
+                    .map(|(key, value)| (key.clone(), to_ipld(value)))
+                    .collect(),
+            )
+        }
+    }
+}
+
+/// A frame of a JSON header and body.
+pub fn to_frame(header: &Value, body: &Value) -> Vec<u8> {
+    let cbor = |value| serde_ipld_dagcbor::to_vec(&to_ipld(value)).expect("plain data");
+    [cbor(header), cbor(body)].concat()
 }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use super::super::keyspace::{self, AlarmId, AlarmKind};
 use super::super::reader::Mirror;
-use super::super::rows::{AccountRow, AlarmRow, DeleteWindow, Pin, PinReason};
+use super::super::rows::{AccountRow, Acknowledged, AlarmRow, DeleteWindow, Pin, PinReason};
 use super::super::store::{Family, StoreError};
 use super::{Applier, Group, Note};
 use crate::types::{Did, HostName};
@@ -51,6 +51,17 @@ impl Applier {
                 acknowledged: None,
             },
         );
+        Ok(())
+    }
+
+    /// A person has seen an alarm. It stays until then, and what it keeps stays longer.
+    pub(super) fn on_acknowledged(group: &mut Group<'_>, id: &AlarmId, by: String) -> Result<(), StoreError> {
+        if let Some(mut row) = group.stage.alarm(id)?
+            && row.acknowledged.is_none()
+        {
+            row.acknowledged = Some(Acknowledged { by, at: group.now });
+            group.stage.put_alarm(id, row);
+        }
         Ok(())
     }
 

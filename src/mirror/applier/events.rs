@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::input::{Gap, HostEvent, ListedPage, ListedRepo};
+use super::super::input::{Gap, HostEvent};
 use super::super::keyspace::{self, AlarmKind, Task};
 use super::super::rows::{AccountRow, DesyncReason, HostRow, Listing, ParkedFrame, Row as _, SyncState};
 use super::super::store::{Family, StoreError};
@@ -402,12 +402,16 @@ impl Applier {
     }
 
     /// Takes over what the host says of the account's standing. Nothing is deleted by it.
-    fn set_status(group: &mut Group<'_>, did: &Did, mut row: AccountRow, status: AccountStatus) {
+    pub(super) fn set_status(group: &mut Group<'_>, did: &Did, mut row: AccountRow, status: AccountStatus) {
         if row.upstream != status {
             group.notes.push(Note::Status {
                 did: did.clone(),
                 status: status.label(),
             });
+            if status == AccountStatus::Deleted {
+                // Asked for by name, the host confirms it or does not.
+                group.stage.put_task(group.now, &Task::AuditAccount(did.clone()));
+            }
             let returns = status.is_active() && !row.upstream.is_active();
             row.upstream = status;
             if returns {
@@ -459,14 +463,15 @@ impl Applier {
         let Some(mut row) = group.stage.host(host)? else {
             return Ok(());
         };
+        if row.cursor.is_none() {
+            // With cursor 0, an old PDS always says that the cursor is outdated; and a second refusal of a
+            // cursor that was given up already says nothing new.
+            return Ok(());
+        }
         if gap == Gap::CursorFromFuture {
             let found = "it does not know the sequence number that we had reached";
             Self::new_epoch(group, host, &mut row, found)?;
             group.stage.put_host(host, row);
-            return Ok(());
-        }
-        if row.cursor.is_none() {
-            // With cursor 0, an old PDS always says that the cursor is outdated.
             return Ok(());
         }
         row.listing = Listing::Unfinished { cursor: None };
@@ -492,48 +497,5 @@ impl Applier {
         );
         group.notes.push(Note::Gap { host: host.clone() });
         Self::raise(group, host, AlarmKind::SequenceReset, "", message, Vec::new())
-    }
-
-    pub(super) fn on_listed(&mut self, group: &mut Group<'_>, page: ListedPage) -> Result<(), StoreError> {
-        for repo in page.repos {
-            self.on_listed_repo(group, &page.host, repo)?;
-        }
-        if let Some(mut row) = group.stage.host(&page.host)? {
-            if let Listing::Finished { .. } = page.listing {
-                group.notes.push(Note::Listed {
-                    host: page.host.clone(),
-                });
-            }
-            row.listing = page.listing;
-            group.stage.put_host(&page.host, row);
-        }
-        if let Some(task) = page.task {
-            group.stage.delete_task(&task);
-        }
-        Ok(())
-    }
-
-    fn on_listed_repo(
-        &mut self,
-        group: &mut Group<'_>,
-        host: &HostName,
-        repo: ListedRepo,
-    ) -> Result<(), StoreError> {
-        let Some(mut row) = self.account(group, &repo.did)? else {
-            let mut row = self.account_or_new(group, &repo.did, host)?;
-            row.upstream = repo.status;
-            group.stage.put_account(&repo.did, row);
-            return Ok(());
-        };
-        if row.host != *host {
-            // Another host of ours has it. Which of them may speak for it, its DID document says.
-            return Ok(());
-        }
-        if repo.status.is_active() && row.head.as_ref().map(|head| head.commit) != repo.head {
-            // Either events are on their way, or they were lost. The fetch compares first.
-            Self::want(group, &repo.did, &mut row, DesyncReason::HeadDiffers, None);
-        }
-        Self::set_status(group, &repo.did, row, repo.status);
-        Ok(())
     }
 }

@@ -173,7 +173,7 @@ impl Applier {
             Self::want_blob(group, did, row.did_number, blob)?;
         }
         if first {
-            group.stage.put_task(group.now, &Task::AuditBlobs(did.clone()));
+            group.stage.put_task(group.now, &Task::AuditAccount(did.clone()));
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ pub mod epochs;
 mod events;
 mod fetched;
 mod generations;
+mod listing;
 #[cfg(test)]
 mod rollback_tests;
 mod snapshots;
@@ -23,7 +24,7 @@ mod stage;
 mod tests;
 mod totals;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +54,10 @@ pub struct ApplierLimits {
     pub batch_bytes: usize,
     /// An account that changes is snapshotted at most this often.
     pub snapshot_interval: Duration,
+    /// A host's accounts are listed again this long after the last listing: for what its stream never said.
+    pub listing_interval: Duration,
+    /// An account is compared with its host this often.
+    pub audit_interval: Duration,
 }
 
 impl Default for ApplierLimits {
@@ -63,6 +68,8 @@ impl Default for ApplierLimits {
             cached_accounts_max: 20_000,
             batch_bytes: 4 << 20,
             snapshot_interval: Duration::from_secs(3600),
+            listing_interval: Duration::from_secs(6 * 3600),
+            audit_interval: Duration::from_secs(24 * 3600),
         }
     }
 }
@@ -204,6 +211,9 @@ pub struct Applier {
     cache: HashMap<Did, AccountRow>,
     totals: Totals,
     next_arrival: u64,
+    /// The accounts that the listing under way has named, by host: DID numbers. A listing that was taken up in
+    /// the middle has none.
+    listed: BTreeMap<HostName, BTreeSet<u64>>,
 }
 
 /// What the steps of one group share.
@@ -232,6 +242,7 @@ impl Applier {
             cache: HashMap::new(),
             totals,
             next_arrival,
+            listed: BTreeMap::new(),
         })
     }
 
@@ -325,6 +336,13 @@ impl Applier {
                 self.on_blobs_listed(group, &did, &digests, task.as_deref())
             }
             Input::Connected { host } => Self::on_connected(group, &host),
+            Input::Audited {
+                did,
+                status,
+                head,
+                task,
+            } => self.on_audited(group, &did, status, head, &task),
+            Input::Acknowledge { alarm, by } => Self::on_acknowledged(group, &alarm, by),
             Input::ArchiveLinked { id } => self.on_archive_linked(group, &id),
             Input::SnapshotStored(stored) => self.on_snapshot_stored(group, &stored),
             Input::SnapshotAll => self.on_snapshot_all(group),

@@ -266,3 +266,113 @@ fn an_ordinary_swap_keeps_nothing() {
     world.apply(Input::Fetched(Box::new(stale)));
     world.check_equal(&account);
 }
+
+fn listing_of(world: &mut World, listed: &[&SimAccount]) {
+    use crate::mirror::input::{ListedPage, ListedRepo};
+    use crate::types::AccountStatus;
+
+    let repos = listed.iter().map(|account| ListedRepo {
+        did: account.did().clone(),
+        head: Some(account.head()),
+        status: AccountStatus::Active,
+    });
+    world.apply(Input::Listed(ListedPage {
+        host: world.host.clone(),
+        repos: repos.collect(),
+        listing: Listing::Finished { at: NOW },
+        task: None,
+    }));
+}
+
+#[test]
+fn an_empty_listing_deletes_nothing_and_alarms() {
+    let mut world = World::new();
+    let accounts: Vec<_> = (1..=3).map(|number| world.live(number)).collect();
+    listing_of(&mut world, &accounts.iter().collect::<Vec<_>>());
+    assert_eq!(kinds(&world), []);
+    listing_of(&mut world, &[]);
+    assert_eq!(kinds(&world), [AlarmKind::EmptyList]);
+    for account in &accounts {
+        world.check_equal(account);
+        assert!(
+            world.tasks().contains(&Task::AuditAccount(account.did().clone())),
+            "each is asked for"
+        );
+    }
+}
+
+#[test]
+fn repeated_audits_and_listings_leave_one_task_each() {
+    use crate::types::AccountStatus;
+
+    let mut world = World::new();
+    let account = world.live(1);
+    for _ in 0..3 {
+        world.apply(Input::Audited {
+            did: account.did().clone(),
+            status: Some(AccountStatus::Active),
+            head: Some(account.head()),
+            task: Vec::new(),
+        });
+        listing_of(&mut world, &[&account]);
+    }
+    let later = |task: &&Task| matches!(task, Task::ListRepos(_) | Task::AuditAccount(_));
+    // One audit of the first fetch is due at once; one of each is due later.
+    assert_eq!(
+        world.tasks().iter().filter(later).count(),
+        3,
+        "{:?}",
+        world.tasks()
+    );
+    assert_eq!(kinds(&world), []);
+}
+
+#[test]
+fn a_deletion_counts_only_when_the_host_confirms_it() {
+    use crate::stream::encode::encode_frame;
+    use crate::stream::frame::{AccountFrame, Frame};
+    use crate::types::AccountStatus;
+
+    let mut world = World::new();
+    let account = world.live(1);
+    let did = account.did().clone();
+    let seq = world.seq();
+    let frame = AccountFrame {
+        seq,
+        did: did.clone(),
+        active: false,
+        status: Some("deleted"),
+        time: None,
+    };
+    world.frame(encode_frame(&Frame::Account(frame)));
+    assert!(world.tasks().contains(&Task::AuditAccount(did.clone())));
+    let row = world.row(&did).expect("known");
+    assert_eq!(
+        (row.upstream, row.deletion_confirmed_at),
+        (AccountStatus::Deleted, None)
+    );
+
+    let audited = |status| Input::Audited {
+        did: did.clone(),
+        status,
+        head: None,
+        task: Vec::new(),
+    };
+    world.apply(audited(None));
+    assert_eq!(
+        world.row(&did).and_then(|row| row.deletion_confirmed_at),
+        Some(NOW)
+    );
+    assert_eq!(kinds(&world), [], "a deletion that was announced is no alarm");
+    world.check_equal(&account);
+    world.apply(audited(Some(AccountStatus::Active)));
+    let row = world.row(&did).expect("known");
+    assert_eq!(
+        (row.upstream, row.deletion_confirmed_at),
+        (AccountStatus::Active, None)
+    );
+
+    // Unannounced, it is one.
+    world.apply(audited(None));
+    assert_eq!(kinds(&world), [AlarmKind::RepoNotFound]);
+}

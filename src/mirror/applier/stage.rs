@@ -241,6 +241,15 @@ impl<'s> Stage<'s> {
         self.tasks = true;
     }
 
+    /// Moves a task that repeats to its next time; `last` is the time that it had before.
+    pub(super) fn repeat_task(&mut self, last: Option<Timestamp>, next: Timestamp, task: &Task) {
+        if let Some(last) = last.filter(|last| last.millis() != next.millis()) {
+            self.batch
+                .delete(Family::Tasks, keyspace::encode_task(last.millis(), task));
+        }
+        self.put_task(next, task);
+    }
+
     pub(super) fn delete_task(&mut self, key: &[u8]) {
         self.batch.delete(Family::Tasks, key.to_vec());
     }

@@ -408,6 +408,7 @@ fn hosts_and_alarms() {
     let row = HostRow {
         rolled_back_at: None,
         listed: 0,
+        next_listing: None,
         url: "https://pds.example".to_owned(),
         epoch: 0,
         cursor: None,

@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: the mirror's files")]
 //! The sorted bulk load: rows go into table files beside the database, which RocksDB then takes over in one
 //! step. They never pass through the log or a write buffer.
 

@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: the mirror's files")]
 //! Opening: the order of the checks, and what RocksDB's errors mean to a person.
 //!
 //! Nothing is changed in a store before its format is known to be ours.

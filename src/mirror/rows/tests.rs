@@ -68,6 +68,7 @@ fn account(status: AccountStatus, sync: SyncState) -> AccountRow {
             reason: PinReason::Rollback,
         }],
         diverged_before_fetch: true,
+        next_audit: Some(at(25)),
         deletes: Some(DeleteWindow {
             since: at(18),
             records: 19,
@@ -170,6 +171,7 @@ fn other_rows_round_trip() {
         round_trip(&HostRow {
             rolled_back_at: Some(at(22)),
             listed: 23,
+            next_listing: Some(at(24)),
             url: "https://pds.example".to_owned(),
             epoch: 1,
             cursor: Some(2),
@@ -286,7 +288,7 @@ fn rows_have_their_persisted_form() {
     };
     let names: Vec<_> = fields.keys().map(String::as_str).collect();
     let stable = "account_number awaiting_identity deletes deletion_confirmed_at did_number diverged_before_fetch \
-                  head head_signed_by host identity journal_bytes journal_commits min_rev parked parked_bytes pins \
+                  head head_signed_by host identity journal_bytes journal_commits min_rev next_audit parked parked_bytes pins \
                   record_bytes records snapshot snapshot_due status_seq sync upstream verified_at";
     assert_eq!(names.join(" "), stable);
     assert_eq!(fields["upstream"], Ipld::String("active".to_owned()));
@@ -309,7 +311,7 @@ fn rows_have_their_persisted_form() {
     let digest = data_encoding::HEXLOWER.encode(&sha256(&row.encode()));
     assert_eq!(
         digest,
-        "5e33d5d217d4174a9d5404467d01bfae6ce04a22f379cb6d26474bdcfa1b8453"
+        "427b3a40ec9266d2e13a99cd83ca8c71caa6f1983cd9b2e0b964eca9a2b35d69"
     );
 }
 
