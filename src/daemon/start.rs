@@ -209,6 +209,7 @@ pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Da
         keeper: Arc::clone(&keeper),
         urls,
         clock: clock.clone(),
+        metrics: Arc::clone(&metrics),
     });
     let control = Arc::new(DaemonControl {
         store: Arc::clone(&store),
