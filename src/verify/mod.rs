@@ -17,7 +17,7 @@ pub use event::{Checked, CheckedEvent, EventBody, FrameContent, KeyLookup, Notic
 pub use evidence::{
     CommitProof, LegacyOp, PutRecord, SignedCommit, VerifiedCommit, VerifiedLegacy, VerifiedOp, VerifiedSync,
 };
-pub use full_repo::{RepoFault, VerifiedRepo, check_repo};
+pub use full_repo::{HeadKey, KeyStanding, RepoFault, VerifiedRepo, check_repo};
 pub use reason::{RejectReason, Remedy};
 
 #[cfg(test)]

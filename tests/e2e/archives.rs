@@ -50,10 +50,7 @@ fn s3() {
         &file("secret", &secret),
     ]);
     let (second, more) = round(&sandbox, &by_file, accounts);
-    assert!(
-        second.records != first.records || second.blobs != first.blobs,
-        "there was something new"
-    );
+    assert!(second.records != first.records || second.blobs != first.blobs, "there was something new");
     assert!(
         !by_file.archive().exists(),
         "with the archive in a bucket there is no folder for one"
@@ -117,16 +114,8 @@ fn another_archive() {
         assert!(refused.stderr.contains("--new-archive"), "{}", refused.stderr);
         assert!(refused.stderr.contains("holds no archive"), "{}", refused.stderr);
     }
-    assert_eq!(
-        files(&second),
-        0,
-        "nothing is written into an archive that is refused"
-    );
-    assert_eq!(
-        files(&first),
-        0,
-        "nothing is written into an archive that is refused"
-    );
+    assert_eq!(files(&second), 0, "nothing is written into an archive that is refused");
+    assert_eq!(files(&first), 0, "nothing is written into an archive that is refused");
     std::fs::remove_dir(&first).expect("an empty folder");
     std::fs::rename(&emptied, &first).expect("renames");
     assert_eq!(inventory(&first), archived);
@@ -134,15 +123,16 @@ fn another_archive() {
     // Where a person says so, everything is archived again.
     let mut running = with_second.clone().args(&["--new-archive"]).start();
     running.wait_caught_up(&sandbox);
-    let again = running.snapshot();
+    running.snapshot();
     let second_path = second.to_str().unwrap();
     let equal = sandbox.compare(&["--url", &firekeep.url(), "--archive", second_path]);
     assert_eq!((equal.accounts, equal.snapshots), (accounts, accounts));
     assert!(equal.archived_blobs > 0, "{equal:?}");
-    let fetched = running
-        .metrics()
-        .count("firekeep_resyncs_total", &[("result", "loaded")]);
+    let metrics = running.metrics();
+    let fetched = metrics.count("firekeep_resyncs_total", &[("result", "loaded")]);
     assert_eq!(fetched, 0, "from the mirror, not from the PDS");
+    let again = metrics.count("firekeep_snapshots_total", &[("result", "ok")]);
+    assert_eq!(again, accounts, "every account is archived again, once");
     running.stop();
     assert_eq!(inventory(&first), archived, "the first archive is left alone");
 
@@ -156,7 +146,7 @@ fn another_archive() {
     assert!(refused.stderr.contains("holds archive"), "{}", refused.stderr);
     assert_eq!(inventory(&first), archived);
     let counts = format!(
-        "3 refusals with exit code 78, nothing written by them; with --new-archive {again} accounts on command, {}",
+        "3 refusals with exit code 78, nothing written by them; with --new-archive {again} accounts archived again, {}",
         equal.text()
     );
     report("another_archive", began, &counts);
@@ -165,10 +155,7 @@ fn another_archive() {
 /// Files below a folder that may not be there.
 fn files(folder: &Path) -> usize {
     if folder.exists() {
-        inventory(folder)
-            .iter()
-            .filter(|line| !line.ends_with('/'))
-            .count()
+        inventory(folder).iter().filter(|line| !line.ends_with('/')).count()
     } else {
         0
     }

@@ -5,7 +5,9 @@ use bytes::Bytes;
 use super::super::input::BlobMention;
 use super::super::keyspace::Task;
 use super::super::reader::Record;
-use super::super::rows::{AccountRow, BlobRow, BlobState, DesyncReason, Head, JournalEntry, JournalOp};
+use super::super::rows::{
+    AccountRow, BlobRow, BlobState, DesyncReason, Head, HeadSigner, JournalEntry, JournalOp,
+};
 use super::super::store::StoreError;
 use super::events::Arrival;
 use super::{Applier, Group, Note};
@@ -249,6 +251,7 @@ impl Applier {
             commit_block: commit.block().to_vec(),
             data: commit.data(),
         });
+        row.head_signed_by = HeadSigner::Current;
         self.schedule_snapshot(group, did, &mut row);
         group.stage.put_account(did, row);
         group.notes.push(Note::Applied {
