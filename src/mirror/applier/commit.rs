@@ -12,7 +12,7 @@ use super::super::store::StoreError;
 use super::events::Arrival;
 use super::{Applier, Group, Note};
 use crate::repo::record::scan_record;
-use crate::types::{Cid, Did, RepoPath};
+use crate::types::{Cid, Did, HostName, RepoPath};
 use crate::verify::{
     CommitProof, PutRecord, RejectReason, SignedCommit, VerifiedCommit, VerifiedLegacy, VerifiedOp,
     VerifiedSync,
@@ -199,6 +199,7 @@ impl Applier {
         let deleted = changes.iter().filter(|change| change.new.is_none()).count() as u64;
         let before = row.records;
         Self::count_deletes(group, did, &mut row, deleted, before)?;
+        let mut noncanonical = 0;
         let mut journal_ops = Vec::with_capacity(changes.len());
         for RowChange { path, old, new } in changes {
             if let Some(old) = old {
@@ -212,7 +213,9 @@ impl Applier {
                 Some((cid, bytes)) => {
                     row.records += 1;
                     row.record_bytes += bytes.len() as u64;
-                    for blob in scan_record(bytes).blobs {
+                    let scan = scan_record(bytes);
+                    noncanonical += u64::from(!scan.canonical);
+                    for blob in scan.blobs {
                         group.stage.put_blob_ref(number, blob.cid.digest(), path);
                         let mention = BlobMention {
                             digest: *blob.cid.digest(),
@@ -254,12 +257,23 @@ impl Applier {
         row.head_signed_by = HeadSigner::Current;
         self.schedule_snapshot(group, did, &mut row);
         group.stage.put_account(did, row);
+        Self::note_noncanonical(group, did, &arrival.host, noncanonical);
         group.notes.push(Note::Applied {
             host: arrival.host.clone(),
             seq: arrival.seq,
             time: arrival.time,
         });
         Ok(())
+    }
+
+    pub(super) fn note_noncanonical(group: &mut Group<'_>, did: &Did, host: &HostName, records: u64) {
+        if records > 0 {
+            group.notes.push(Note::Noncanonical {
+                host: host.clone(),
+                did: did.clone(),
+                records,
+            });
+        }
     }
 
     /// Makes sure that a blob which a live record refers to is fetched.

@@ -112,6 +112,15 @@ pub enum Note {
         /// Whose.
         did: Did,
     },
+    /// Records were taken in that are not strict DAG-CBOR: kept byte for byte, and counted.
+    Noncanonical {
+        /// From which host.
+        host: HostName,
+        /// Whose.
+        did: Did,
+        /// How many.
+        records: u64,
+    },
     /// An event was not accepted.
     Rejected {
         /// From which host.

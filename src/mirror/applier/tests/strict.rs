@@ -302,3 +302,31 @@ fn a_sync_that_signs_the_tree_we_hold_is_taken_over_without_a_fetch() {
     let notes = world.frame(account.sync_frame(seq, NOW));
     assert!(matches!(notes[..], [Note::Desynchronized { .. }]), "{notes:?}");
 }
+
+#[test]
+fn records_that_are_no_strict_cbor_are_kept_and_counted() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    let odd = |rkey: &str, bytes: &[u8]| (format!("app.bsky.feed.post/{rkey}"), Some(bytes.to_vec()));
+    // An overlong integer, a float, and no CBOR at all.
+    let writes = [
+        odd("x", b"\x18\x01"),
+        odd("y", b"\xf9\x3c\x00"),
+        odd("z", b"\xff"),
+        write("b", "good"),
+    ];
+    let count = |notes: &[Note]| {
+        notes.iter().find_map(|note| match note {
+            Note::Noncanonical { records, .. } => Some(*records),
+            _ => None,
+        })
+    };
+    let notes = world.commit(&mut account, &writes);
+    assert_eq!(count(&notes), Some(3), "{notes:?}");
+    world.check_equal(&account);
+    assert_eq!(count(&world.commit(&mut account, &[delete("x")])), None);
+    account.commit(0, &[write("lost", "x")], NOW);
+    world.commit(&mut account, &[write("c", "x")]);
+    assert_eq!(count(&world.fetch(&account)), Some(2));
+    world.check_equal(&account);
+}
