@@ -281,6 +281,21 @@ impl PlcLog {
     }
 }
 
+impl PlcLog {
+    /// The signing keys of before, newest first, each once: without `current`, and at most `max`.
+    #[must_use]
+    pub fn earlier_keys(&self, current: &SigningKey, max: usize) -> Vec<LoggedKey> {
+        let mut earlier: Vec<LoggedKey> = Vec::new();
+        for logged in self.signing_keys() {
+            if logged.key != *current && earlier.iter().all(|other| other.key != logged.key) {
+                earlier.push(logged);
+            }
+        }
+        earlier.truncate(max);
+        earlier
+    }
+}
+
 /// A log as far as it was read.
 #[derive(Default)]
 struct Chain {

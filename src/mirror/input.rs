@@ -292,9 +292,9 @@ pub enum FetchFailure {
     /// The account's identity could not be resolved.
     #[error("its identity cannot be resolved: {0}")]
     NoIdentity(String),
-    /// The DID document names another host.
+    /// The DID document names another host, or none.
     #[error("its DID document names another host")]
-    NotThisHost,
+    NotThisHost(StoredIdentity),
 }
 
 impl FetchFailure {
@@ -307,7 +307,7 @@ impl FetchFailure {
             Self::NotFound => "not_found",
             Self::Unproven(_) => "unproven",
             Self::NoIdentity(_) => "no_identity",
-            Self::NotThisHost => "not_this_host",
+            Self::NotThisHost(_) => "not_this_host",
         }
     }
 }

@@ -25,6 +25,8 @@ use firekeep::repo::commit::Commit;
 use firekeep::repo::export::{RecordRows, prove};
 use firekeep::repo::record::scan_record;
 use firekeep::repo::signing_key::SigningKey;
+use firekeep::stream::frame::decode_frame;
+use firekeep::stream::session::Session;
 use firekeep::types::cid::sha256;
 use firekeep::types::{AccountStatus, Cid, Did, Digest, HostName, Timestamp};
 use firekeep::verify::{FrameContent, KeyLookup, Notice, VerifiedRepo, check_frame, check_repo};
@@ -178,6 +180,7 @@ pub enum Taken {
 pub struct World {
     pub store: Arc<MemoryStore>,
     now: Timestamp,
+    session: Session,
     numbers: Arc<Numbers>,
     applier: Applier,
     pub host: HostName,
@@ -198,6 +201,7 @@ impl World {
         let mut world = Self {
             store,
             now: NOW,
+            session: Session::new(),
             numbers,
             applier,
             host: host.parse().expect("a host name"),
@@ -243,6 +247,7 @@ impl World {
         batch.put(Family::Hosts, keyspace::encode_host(&self.host), value);
         self.store.write_durable(batch).expect("writes").into_inner();
         self.crash();
+        self.dial(Some(cursor));
         (self.refreshes, self.fetches) = (0, 0);
     }
 
@@ -282,8 +287,21 @@ impl World {
         }
     }
 
-    /// One message of the host's stream.
+    /// Connects anew, asking for what comes after `cursor`.
+    pub fn dial(&mut self, cursor: Option<u64>) {
+        self.session.dialing(cursor);
+    }
+
+    /// One message of the host's stream. When the connection is dropped, it is there again at once, from the
+    /// stored cursor.
     pub fn frame(&mut self, frame: &[u8]) -> Taken {
+        if let Ok(decoded) = decode_frame(frame)
+            && let Some(seq) = decoded.seq()
+            && self.session.event(seq).is_err()
+        {
+            self.dial(self.cursor());
+            return Taken::DropConnection;
+        }
         match check_frame(frame, |did| self.lookup(did), self.now) {
             Err(_) => Taken::DropConnection,
             Ok(FrameContent::Event(event)) => Taken::Notes(self.apply(Input::Event(HostEvent {

@@ -7,13 +7,13 @@
 use super::super::input::{BlobMention, FetchFailure, Fetched, FetchedContent};
 use super::super::keyspace::{self, AlarmKind, NO_NUMBER, Task};
 use super::super::reader::Mirror;
-use super::super::rows::{AccountRow, DesyncReason, Head, Row as _, StoredIdentity, SyncState};
+use super::super::rows::{AccountRow, DesyncReason, Head, HeadSigner, Row as _, StoredIdentity, SyncState};
 use super::super::store::{Family, StoreError};
 use super::events::{Arrival, Fate, Turn};
 use super::{Applier, Group, Note};
 use crate::repo::signing_key::SigningKey;
 use crate::types::{Did, Rev, Timestamp};
-use crate::verify::{EventBody, FrameContent, KeyLookup, VerifiedRepo, check_frame};
+use crate::verify::{EventBody, FrameContent, KeyLookup, KeyStanding, VerifiedRepo, check_frame};
 
 impl Applier {
     pub(super) fn on_fetched(&mut self, group: &mut Group<'_>, fetched: Fetched) -> Result<(), StoreError> {
@@ -154,6 +154,12 @@ impl Applier {
             commit_block: repo.block().to_vec(),
             data: repo.data(),
         });
+        row.head_signed_by = match repo.signed_by() {
+            KeyStanding::Current => HeadSigner::Current,
+            KeyStanding::Earlier(logged) => HeadSigner::Earlier {
+                key: logged.key().to_did_key(),
+            },
+        };
         (row.records, row.record_bytes) = (repo.records(), repo.record_bytes());
         (row.journal_commits, row.journal_bytes) = (0, 0);
         row.sync = SyncState::Live;

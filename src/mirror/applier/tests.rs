@@ -10,6 +10,7 @@ use crate::mirror::input::{
 };
 use crate::mirror::memory::MemoryStore;
 use crate::mirror::rows::{BlobFailure, BlobState, Listing, StoredIdentity};
+use crate::mirror::store::View as _;
 use crate::repo::car::parse_car;
 use crate::repo::export::{RecordRows, prove};
 use crate::repo::record::scan_record;
@@ -78,17 +79,34 @@ impl World {
     }
 
     pub(super) fn frame(&mut self, frame: Vec<u8>) -> Vec<Note> {
+        let event = self.event(frame);
+        self.apply(event)
+    }
+
+    fn event(&self, frame: Vec<u8>) -> Input {
         let content = check_frame(&frame, |did| self.lookup(did), NOW).expect("well-formed");
         let FrameContent::Event(event) = content else {
             panic!("an event")
         };
-        let event = HostEvent {
+        Input::Event(HostEvent {
             host: self.host.clone(),
             received: NOW,
             frame: frame.into(),
             event,
+        })
+    }
+
+    /// Every row of `records`.
+    fn records(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut rows = Vec::new();
+        let visit = &mut |key: &[u8], value: &[u8]| {
+            rows.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
         };
-        self.apply(Input::Event(event))
+        self.store
+            .scan(Family::Records, &KeyRange::all(), visit)
+            .expect("reads");
+        rows
     }
 
     pub(super) fn commit(&mut self, account: &mut SimAccount, writes: &[Write]) -> Vec<Note> {
