@@ -210,11 +210,20 @@ pub fn table() -> String {
     for key in &KEYS {
         let flag = match key.name {
             "hosts" => "`--host`".to_owned(),
-            "s3.session_token_file" | "s3.connect_timeout" | "s3.attempt_timeout" | "s3.idle_timeout" => String::new(),
+            "s3.session_token_file" | "s3.connect_timeout" | "s3.attempt_timeout" | "s3.idle_timeout" => {
+                String::new()
+            }
             name => format!("`--{}`", name.replace(['_', '.'], "-")),
         };
-        let default = if key.default.is_empty() { String::new() } else { format!("`{}`", key.default) };
-        text.push_str(&format!("| `{}` | {flag} | {default} | {} |\n", key.name, key.help));
+        let default = if key.default.is_empty() {
+            String::new()
+        } else {
+            format!("`{}`", key.default)
+        };
+        text.push_str(&format!(
+            "| `{}` | {flag} | {default} | {} |\n",
+            key.name, key.help
+        ));
     }
     text
 }

@@ -191,7 +191,9 @@ fn the_example_is_a_valid_file() {
     let set: String = example
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            Some(line) if line.contains(" = ") && !line.contains("\"\"") && !line.starts_with("archive") => line,
+            Some(line) if line.contains(" = ") && !line.contains("\"\"") && !line.starts_with("archive") => {
+                line
+            }
             Some(_) => "",
             None => line,
         })

@@ -23,7 +23,10 @@ async fn commands_need_the_header_and_no_page() {
     let failed = control(&server, "POST", "/control/fail", ours).await;
     assert_eq!(failed.status, 500);
     assert_eq!(failed.json()["error"], "as asked");
-    assert_eq!(control(&server, "DELETE", "/control/fail", ours).await.status, 404);
+    assert_eq!(
+        control(&server, "DELETE", "/control/fail", ours).await.status,
+        404
+    );
 }
 
 #[test]

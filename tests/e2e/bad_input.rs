@@ -174,7 +174,9 @@ fn wrong_settings(table: &mut Table<'_>) {
     }
     let twice = table.following().args(&["--host", &http]);
     table.refused_early(&twice, CONFIG, &["hosts", "twice"]);
-    let plc = table.fresh().args(&["--host", &http, "--dev-mode", "--plc-url", "plc"]);
+    let plc = table
+        .fresh()
+        .args(&["--host", &http, "--dev-mode", "--plc-url", "plc"]);
     table.refused_early(&plc, CONFIG, &["plc_url", "https://"]);
     for (flag, value, names) in [
         ("--archive", "ftp://somewhere", ["archive", "s3://"]),

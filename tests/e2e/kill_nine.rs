@@ -55,8 +55,12 @@ fn kill_nine() {
         // Until it has fetched something, or has nothing left to fetch; and a moment more.
         wait_for("it fetches repositories", || {
             let metrics = life.metrics_if_there();
-            let loaded = metrics.as_ref().and_then(|m| m.find("firekeep_resyncs_total", &[("result", "loaded")]));
-            let live = metrics.as_ref().and_then(|m| m.find("firekeep_account_sync", &[("state", "live")]));
+            let loaded = metrics
+                .as_ref()
+                .and_then(|m| m.find("firekeep_resyncs_total", &[("result", "loaded")]));
+            let live = metrics
+                .as_ref()
+                .and_then(|m| m.find("firekeep_account_sync", &[("state", "live")]));
             let some = loaded.is_some_and(|n| n > 0.0) || live.is_some_and(|n| n >= accounts as f64);
             if some { Ok(()) } else { Err((loaded, live)) }
         });

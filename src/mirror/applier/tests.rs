@@ -193,15 +193,15 @@ impl World {
             .expect("reads");
         let task = tasks
             .into_iter()
-            .find(|((_, task), _)| *task == Task::FetchRepo(did.clone()));
-        task.map_or_else(Vec::new, |((due, task), _)| keyspace::encode_task(due, &task))
+            .find(|due| due.task == Task::FetchRepo(did.clone()));
+        task.map_or_else(Vec::new, |due| keyspace::encode_task(due.due_ms, &due.task))
     }
 
     pub(super) fn tasks(&self) -> Vec<Task> {
         let tasks = Mirror::new(&*self.store)
             .due_tasks(u64::MAX - 1, 1000)
             .expect("reads");
-        tasks.into_iter().map(|((_, task), _)| task).collect()
+        tasks.into_iter().map(|due| due.task).collect()
     }
 
     pub(super) fn row(&self, did: &Did) -> Option<AccountRow> {
