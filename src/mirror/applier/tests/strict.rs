@@ -330,3 +330,52 @@ fn records_that_are_no_strict_cbor_are_kept_and_counted() {
     assert_eq!(count(&world.fetch(&account)), Some(2));
     world.check_equal(&account);
 }
+
+#[test]
+fn a_proven_event_changes_nothing_when_it_comes_from_another_host_or_for_an_account_that_is_off() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    let before = world.row(account.did());
+    let seq = world.seq();
+    let frames = [
+        account.commit(seq, &[write("b", "x")], NOW),
+        account.sync_frame(seq + 1, NOW),
+    ];
+    let other: HostName = "other.test".parse().expect("valid");
+    world
+        .applier
+        .ensure_host(&other, "https://other.test")
+        .expect("writes");
+    for frame in &frames {
+        // Both hosts are ours, and the proof is as good from either.
+        let Input::Event(mut event) = world.event(frame.clone()) else {
+            panic!("an event");
+        };
+        event.host = other.clone();
+        let notes = world.apply(Input::Event(event));
+        assert_eq!(rejected(&notes), [RejectReason::WrongHost]);
+        assert_eq!(world.row(account.did()), before);
+    }
+
+    let standing = encode_frame(&Frame::Account(crate::stream::frame::AccountFrame {
+        seq: 1,
+        did: account.did().clone(),
+        active: false,
+        status: Some("takendown"),
+        time: None,
+    }));
+    let mut world = World::new();
+    let mut account = world.live(1);
+    world.frame(standing);
+    world.seq = 1;
+    let before = world.row(account.did());
+    let seq = world.seq();
+    for frame in [
+        account.commit(seq, &[write("b", "x")], NOW),
+        account.sync_frame(seq + 1, NOW),
+    ] {
+        let notes = world.frame(frame);
+        assert!(matches!(notes[..], [Note::Inactive { .. }]), "{notes:?}");
+        assert_eq!(world.row(account.did()), before);
+    }
+}
