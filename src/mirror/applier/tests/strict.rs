@@ -190,6 +190,28 @@ fn too_many_records_are_not_rebuilt_for_one_commit() {
 }
 
 #[test]
+fn many_commits_in_one_go_do_not_rebuild_without_end() {
+    let mut world = World::new();
+    let mut account = live_with_records(&mut world, 60);
+    world.applier.limits.rebuild_records_per_group_max = 61 + 62 + 63;
+    let mut inputs = Vec::new();
+    for i in 0..5 {
+        let seq = world.seq();
+        let frame = older(
+            &account.commit(seq, &[write(&format!("new{i}"), "x")], NOW),
+            |_| {},
+        );
+        inputs.push(world.event(frame));
+    }
+    let notes = world.applier.apply(inputs, NOW).expect("applies").notes;
+    let applied = notes.iter().filter(|note| matches!(note, Note::Applied { .. }));
+    assert_eq!(applied.count(), 3, "{notes:?}");
+    assert_eq!(rejected(&notes), [RejectReason::Legacy]);
+    world.fetch(&account);
+    world.check_equal(&account);
+}
+
+#[test]
 fn a_commit_of_an_older_host_waits_like_any_other() {
     let mut world = World::new();
     let mut account = SimAccount::new(5, NOW);
