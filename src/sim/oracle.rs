@@ -10,6 +10,7 @@ use std::rc::Rc;
 use super::account::SimAccount;
 use super::pds::{BlobGiven, Network, Said, SimPds};
 use super::slow_tree;
+use super::work::Archive;
 use crate::mirror::keyspace;
 use crate::mirror::reader::Mirror;
 use crate::mirror::rows::{AccountRow, BlobState, Listing, Row as _, SyncState};
@@ -218,7 +219,13 @@ impl Oracle {
     ///
     /// # Errors
     /// What is not.
-    pub fn check_converged(&self, view: &dyn View, net: &Network, now: Timestamp) -> Verdict {
+    pub fn check_converged(
+        &self,
+        view: &dyn View,
+        net: &Network,
+        archive: &Archive,
+        now: Timestamp,
+    ) -> Verdict {
         let mirror = Mirror::new(view);
         for pds in &net.hosts {
             for (did, held) in &pds.books.accounts {
@@ -256,7 +263,7 @@ impl Oracle {
                         row.sync, row.awaiting_identity, row.parked
                     ));
                 }
-                check_blobs(&mirror, did, &row, &held.blobs, held.account.records(), now)?;
+                check_blobs(&mirror, did, &row, &held.blobs, held.account.records(), archive, now)?;
             }
         }
         Ok(())
@@ -352,6 +359,7 @@ fn check_blobs(
     row: &AccountRow,
     given: &BTreeMap<Digest, super::pds::SimBlob>,
     records: &BTreeMap<String, Vec<u8>>,
+    archive: &Archive,
     now: Timestamp,
 ) -> Verdict {
     let wanted: BTreeSet<Digest> = records.values().flat_map(|bytes| blobs_in(bytes)).collect();
@@ -362,10 +370,17 @@ fn check_blobs(
         let good = match there {
             BlobGiven::Whole => blob.state.is_stored(),
             BlobGiven::Late(at) => blob.state.is_stored() || now < at,
-            BlobGiven::Missing | BlobGiven::Wrong => !blob.state.is_stored(),
+            // Before the host went back it may have given it.
+            BlobGiven::Missing | BlobGiven::Wrong => true,
         };
         if !good {
             return Err(format!("G1: a blob of {did} is {:?} here and {there:?} there", blob.state));
+        }
+        if blob.state == BlobState::Archived {
+            let bytes = archive.blobs.get(&(did.clone(), digest));
+            if bytes.is_none_or(|bytes| *Cid::of_blob(bytes).digest() != digest) {
+                return Err(format!("G2: an archived blob of {did} is not in the archive, or not whole"));
+            }
         }
         if blob.state == BlobState::Held {
             let mut bytes = Vec::new();

@@ -65,7 +65,7 @@ pub fn run(seed: u64, keep_trace: bool) -> Report {
     for host in 0..hosts {
         world.after(Duration::from_millis(host as u64), Event::Act { host });
     }
-    let heal = world.host_rng.millis(60_000, 900_000);
+    let heal = world.host_rng.millis(60_000, 500_000);
     world.after(heal, Event::Heal);
     let crash = world.daemon_rng.millis(1, 120_000);
     world.after(crash, Event::Crash);
@@ -103,7 +103,7 @@ impl Run {
             }
         }
         let view = self.daemon.store.view();
-        self.oracle.check_converged(&*view, &self.net, self.world.now)
+        self.oracle.check_converged(&*view, &self.net, &self.daemon.archive, self.world.now)
     }
 
     fn step(&mut self, event: Event) -> Verdict {
@@ -205,7 +205,7 @@ impl Run {
         }
         let view = self.daemon.store.view();
         let waited = self.world.now.since(since);
-        match self.oracle.check_converged(&*view, &self.net, self.world.now) {
+        match self.oracle.check_converged(&*view, &self.net, &self.daemon.archive, self.world.now) {
             Ok(()) => {
                 self.oracle.check_all(&*view)?;
                 self.settled_in = Some(waited.as_secs());

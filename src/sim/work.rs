@@ -115,6 +115,10 @@ impl Daemon {
     /// # Errors
     /// When the store fails.
     pub fn look(&mut self, world: &mut World) -> Result<(), StoreError> {
+        // A look that an earlier one took the place of.
+        if self.work_at != Some(world.now.micros()) {
+            return Ok(());
+        }
         self.work_at = None;
         let tasks = Mirror::new(&self.store).due_tasks(world.now.millis(), usize::MAX)?;
         let mut left = false;
