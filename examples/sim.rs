@@ -5,6 +5,9 @@ use std::process::ExitCode;
 
 use firekeep::sim::{Report, run, sweep};
 
+/// Simulated seconds of healing that are worth a line.
+const SLOW: u64 = 4600;
+
 const USAGE: &str = "usage: sim SEEDS [FIRST]  |  sim --seed N [--trace]";
 
 fn main() -> ExitCode {
@@ -49,6 +52,8 @@ fn many(seeds: u64, first: u64) -> ExitCode {
         if let Some(failure) = &report.failure {
             println!("seed {}: {failure}", report.seed);
             println!("  replay: {}", report.replay());
+        } else if report.settled_in > SLOW {
+            println!("slow: seed {} healed in {} s", report.seed, report.settled_in);
         }
     });
     println!("{table}");

@@ -53,12 +53,74 @@ Examples:
   firekeep status --json | jq .accounts")]
     Status(SettingArgs),
 
+    /// Every account: its standing at its host, and how well our copy follows
+    #[command(after_help = "\
+Examples:
+  firekeep accounts
+  firekeep accounts --json | jq '.accounts[] | select(.sync != \"live\")'")]
+    Accounts(SettingArgs),
+
+    /// What an admin should look at: rollbacks, mass deletions, repositories that vanished
+    #[command(after_help = "\
+Examples:
+  firekeep alarms
+  firekeep alarms ack rollback --host pds.example.com --subject did:plc:…
+
+An alarm stays until it is acknowledged; what it keeps stays longer.")]
+    Alarms(AlarmArgs),
+
+    /// How what we hold of an account differs from what its host has now
+    #[command(after_help = "\
+Examples:
+  firekeep diff did:plc:ewvi7nxzyoun6zhxrhs64oiz --live")]
+    Diff(DiffArgs),
+
     /// Show or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
 
     /// Ask the running daemon whether it is ready: for container health checks. Exit code 0 or 1
     Health(SettingArgs),
+}
+
+/// `firekeep alarms`
+#[derive(Debug, Args)]
+pub struct AlarmArgs {
+    /// Settings that other commands have too
+    #[command(flatten)]
+    pub common: SettingArgs,
+    /// What to do with alarms; without it they are listed
+    #[command(subcommand)]
+    pub command: Option<AlarmCommand>,
+}
+
+/// `firekeep alarms …`
+#[derive(Debug, Subcommand)]
+pub enum AlarmCommand {
+    /// Say that an alarm was seen
+    Ack {
+        /// Its kind, as the list shows it
+        kind: String,
+        /// Its host
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+        /// Its subject: an account, or nothing for a whole host
+        #[arg(long, value_name = "DID")]
+        subject: Option<String>,
+    },
+}
+
+/// `firekeep diff`
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// The account
+    pub did: String,
+    /// Compare with what the host has now
+    #[arg(long, required = true)]
+    pub live: bool,
+    /// Settings that other commands have too
+    #[command(flatten)]
+    pub common: SettingArgs,
 }
 
 /// `firekeep config …`

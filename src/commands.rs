@@ -13,8 +13,10 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::cli::AlarmCommand;
 use crate::config::Config;
 use crate::daemon::{DaemonError, exit};
+use crate::mirror::blobs::query_value;
 use crate::serve::CONTROL_HEADER;
 
 /// Longest answer that is read, in bytes.
@@ -51,6 +53,134 @@ pub async fn snapshot(config: &Config, json: bool) -> Result<u8, DaemonError> {
         1 => format!("1 account snapshotted to {archive}\n"),
         n => format!("{n} accounts snapshotted to {archive}\n"),
     })
+}
+
+/// `firekeep accounts`
+///
+/// # Errors
+/// When the daemon does not answer.
+pub async fn accounts(config: &Config, json: bool) -> Result<u8, DaemonError> {
+    let mut all = Vec::new();
+    let mut path = "/control/accounts".to_owned();
+    loop {
+        let mut page = ask(config.admin_listen, Method::GET, &path, SHORT).await?;
+        if let Some(accounts) = page["accounts"].as_array_mut() {
+            all.append(accounts);
+        }
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/control/accounts?after={}", query_value(next));
+    }
+    if json {
+        return print(&format!("{:#}\n", serde_json::json!({ "accounts": all })));
+    }
+    let mut out = format!(
+        "{:<33} {:<12} {:<12} {:>9} {:<14} snapshot\n",
+        "account", "at its host", "our copy", "records", "rev"
+    );
+    for account in &all {
+        let snapshot = match (account["snapshot_rev"].as_str(), account["rev"].as_str()) {
+            (None, _) => "none".to_owned(),
+            (Some(snapshot), Some(rev)) if snapshot == rev => "current".to_owned(),
+            (Some(snapshot), _) => format!("at {snapshot}"),
+        };
+        out.push_str(&format!(
+            "{:<33} {:<12} {:<12} {:>9} {:<14} {snapshot}{}\n",
+            text(&account["did"]),
+            text(&account["status"]),
+            text(&account["sync"]),
+            number(&account["records"]),
+            account["rev"].as_str().unwrap_or("-"),
+            account["reason"]
+                .as_str()
+                .map_or_else(String::new, |reason| format!("  ({reason})")),
+        ));
+    }
+    print(&out)
+}
+
+/// `firekeep alarms` and `firekeep alarms ack`
+///
+/// # Errors
+/// When the daemon does not answer, or there is no such alarm.
+pub async fn alarms(config: &Config, command: Option<AlarmCommand>, json: bool) -> Result<u8, DaemonError> {
+    let answer = match command {
+        None => ask(config.admin_listen, Method::GET, "/control/alarms", SHORT).await?,
+        Some(AlarmCommand::Ack { kind, host, subject }) => {
+            let by = std::env::var("SUDO_USER")
+                .or_else(|_| std::env::var("USER"))
+                .unwrap_or_default();
+            let path = format!(
+                "/control/acknowledge?kind={}&host={}&subject={}&by={}",
+                query_value(&kind),
+                query_value(host.as_deref().unwrap_or_default()),
+                query_value(subject.as_deref().unwrap_or_default()),
+                query_value(&by),
+            );
+            ask(config.admin_listen, Method::POST, &path, SHORT).await?
+        }
+    };
+    if json {
+        return print(&format!("{answer:#}\n"));
+    }
+    let mut out = String::new();
+    for alarm in answer["alarms"].as_array().into_iter().flatten() {
+        let seen = match alarm["acknowledged"]["by"].as_str() {
+            Some(by) => format!("seen by {by}"),
+            None => "OPEN".to_owned(),
+        };
+        out.push_str(&format!(
+            "{} {} since {} ({seen})\n  {}\n",
+            text(&alarm["kind"]),
+            alarm["host"].as_str().unwrap_or("-"),
+            text(&alarm["since"]),
+            text(&alarm["message"]),
+        ));
+    }
+    if out.is_empty() {
+        out.push_str("no alarms\n");
+    }
+    print(&out)
+}
+
+/// `firekeep diff DID --live`. Exit code 0 when equal, 1 when different.
+///
+/// # Errors
+/// When the daemon or the host does not answer.
+pub async fn diff(config: &Config, did: &str, json: bool) -> Result<u8, DaemonError> {
+    let path = format!("/control/diff?did={}", query_value(did));
+    let answer = ask(config.admin_listen, Method::GET, &path, LONG).await?;
+    let equal = answer["compared"][0]["only_here"] == 0
+        && answer["compared"][0]["only_there"] == 0
+        && answer["compared"][0]["changed"] == 0;
+    let code = u8::from(!equal);
+    if json {
+        print(&format!("{answer:#}\n"))?;
+        return Ok(code);
+    }
+    let mut out = format!(
+        "{} at {}, rev {}\n",
+        did,
+        text(&answer["host"]),
+        text(&answer["host_rev"])
+    );
+    for side in answer["compared"].as_array().into_iter().flatten() {
+        out.push_str(&format!(
+            "ours: {} (rev {}): {} equal, {} only here, {} only there, {} changed\n",
+            text(&side["ours"]),
+            text(&side["rev"]),
+            number(&side["equal"]),
+            number(&side["only_here"]),
+            number(&side["only_there"]),
+            number(&side["changed"]),
+        ));
+        for (sign, name) in [("<", "only_here"), (">", "only_there"), ("~", "changed")] {
+            for path in side["paths"][name].as_array().into_iter().flatten() {
+                out.push_str(&format!("  {sign} {}\n", text(path)));
+            }
+        }
+    }
+    print(&out)?;
+    Ok(code)
 }
 
 /// `firekeep health`
@@ -188,6 +318,11 @@ fn status_text(report: &Value) -> String {
             text(&host["host"]),
             number(&host["cursor"])
         ));
+    }
+    match number(&report["alarms"]) {
+        0 => {}
+        1 => out.push_str("  ALARMS     1 open: see `firekeep alarms`\n"),
+        n => out.push_str(&format!("  ALARMS     {n} open: see `firekeep alarms`\n")),
     }
     let accounts = &report["accounts"];
     let by_sync = &accounts["by_sync"];

@@ -43,6 +43,18 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
             let config = load(file, &args.settings())?.0;
             block_on(commands::status(&config, json))
         }
+        Command::Accounts(args) => {
+            let config = load(file, &args.settings())?.0;
+            block_on(commands::accounts(&config, json))
+        }
+        Command::Alarms(args) => {
+            let config = load(file, &args.common.settings())?.0;
+            block_on(commands::alarms(&config, args.command, json))
+        }
+        Command::Diff(args) => {
+            let config = load(file, &args.common.settings())?.0;
+            block_on(commands::diff(&config, &args.did, json))
+        }
         Command::Health(args) => {
             let config = load(file, &args.settings())?.0;
             block_on(commands::health(&config))

@@ -21,9 +21,9 @@ use prometheus::{
 
 use crate::types::HostName;
 use labels::{
-    AccountLabel, BlobLabel, By, By2, CloseReason, Direction, Endpoint, EventKind, ExportResult, FetchResult,
-    FrameReason, HttpMethod, Label, Outcome, ReconnectReason, RejectReason, ResyncReason, ResyncResult,
-    SeqStage, SkipReason, StoreOp, SyncLabel,
+    AccountLabel, AlarmKind, BlobLabel, By, By2, CloseReason, Direction, Endpoint, EventKind, ExportResult,
+    FetchResult, FrameReason, HttpMethod, Label, Outcome, ReconnectReason, RejectReason, ResyncReason,
+    ResyncResult, SeqStage, SkipReason, StoreOp, SyncLabel,
 };
 
 /// The media type of the exposition.
@@ -116,6 +116,8 @@ pub struct HostMetrics {
     pub resyncs: By2<IntCounter, ResyncReason, ResyncResult>,
     /// Blobs fetched.
     pub blob_fetches: By<IntCounter, FetchResult>,
+    /// Alarms raised.
+    pub alarms: By<IntCounter, AlarmKind>,
 }
 
 /// The families that [`HostMetrics`] takes its series from.
@@ -134,6 +136,7 @@ struct HostFamilies {
     reconnects: IntCounterVec,
     resyncs: IntCounterVec,
     blob_fetches: IntCounterVec,
+    alarms: IntCounterVec,
 }
 
 struct ProcessMetrics {
@@ -264,6 +267,7 @@ impl HostFamilies {
                 &["host", "reason", "result"],
             ),
             blob_fetches: by("blob_fetches_total", "Blobs fetched", "result"),
+            alarms: by("alarms_raised_total", "Alarms raised", "kind"),
         }
     }
 }
@@ -286,6 +290,7 @@ impl HostMetrics {
             reconnects: By::new(&families.reconnects, host),
             resyncs: By2::new(&families.resyncs, host),
             blob_fetches: By::new(&families.blob_fetches, host),
+            alarms: By::new(&families.alarms, host),
         }
     }
 }

@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: tasks")]
 //! The one door to the store of the archive: a local folder or an S3 bucket, with the same promises.
 //!
 //! - An object is there whole or not at all, and durable once [`Bucket::put`] returns.

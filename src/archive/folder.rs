@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: files")]
 //! A folder as the archive's store.
 //!
 //! **Writing.** An object's bytes go to a file of their own in `v1/.tmp/`, which is synced; then that file gets the

@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: waits for the bucket")]
 //! `v1/archive.json`: whose bucket this is, and who may read it.
 //!
 //! The object is made once, as the first of all, and never changes. What the mirror knows to be archived is known

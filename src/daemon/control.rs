@@ -1,22 +1,27 @@
 #![allow(clippy::disallowed_methods, reason = "shell: waits and reads the clock")]
 //! What the daemon tells of itself, and what it can be asked to do.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::inspect::parse_alarm;
+
 use crate::archive::keeper::Keeper;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::metrics::labels::SeqStage;
+use crate::metrics::labels::{Outcome, SeqStage};
 use crate::mirror::applier::Totals;
 use crate::mirror::handle::ApplierHandle;
 use crate::mirror::input::Input;
 use crate::mirror::reader::Mirror;
+use crate::mirror::resync::Fetcher;
 use crate::mirror::rows::{Listing, SyncState};
 use crate::mirror::store::{Store, StoreError};
 use crate::serve::{Control, Controlled};
@@ -33,6 +38,8 @@ pub struct DaemonControl {
     pub store: Arc<dyn Store>,
     /// The way to the applier.
     pub applier: ApplierHandle,
+    /// Fetches what is compared.
+    pub fetcher: Fetcher,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// The clock.
@@ -157,6 +164,18 @@ impl DaemonControl {
                 .data_dir_free
                 .set(i64::try_from(free).unwrap_or(i64::MAX));
         }
+        let looks = self.fetcher.resolver.counts();
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        for (outcome, total) in [
+            (Outcome::Ok, count(&looks.fetched)),
+            (
+                Outcome::Error,
+                count(&looks.failed_transient) + count(&looks.failed_lasting),
+            ),
+        ] {
+            let shown = self.metrics.identity_fetches.of(outcome);
+            shown.inc_by(total.saturating_sub(shown.get()));
+        }
         for (name, row) in Mirror::new(&*self.store).hosts()? {
             let host = self.metrics.host(&name);
             let cursor = row.cursor.unwrap_or(0);
@@ -205,6 +224,7 @@ impl DaemonControl {
             "standing": standing.name(),
             "summary": standing.sentence(),
             "hosts": hosts,
+            "alarms": self.open_alarms()?,
             "accounts": {
                 "by_status": totals.accounts,
                 "by_sync": totals.sync,
@@ -225,6 +245,15 @@ impl DaemonControl {
             "xrpc": format!("http://{}/", self.listen),
             "metrics": format!("http://{}/metrics", self.admin_listen),
         }))
+    }
+
+    /// Alarms that nobody has acknowledged.
+    fn open_alarms(&self) -> Result<usize, StoreError> {
+        let alarms = Mirror::new(&*self.store).alarms()?;
+        Ok(alarms
+            .iter()
+            .filter(|(_, row)| row.acknowledged.is_none())
+            .count())
     }
 
     /// Archives every head that is not there, and every held blob. Returns how many accounts were snapshotted.
@@ -300,14 +329,41 @@ fn free_bytes(path: &std::path::Path) -> std::io::Result<u64> {
 }
 
 impl Control for DaemonControl {
-    fn status(&self) -> Controlled<'_> {
-        Box::pin(async { self.report().map_err(|error| error.to_string()) })
+    fn ask<'a>(&'a self, name: &str, query: BTreeMap<String, String>) -> Option<Controlled<'a>> {
+        let text = |error: StoreError| error.to_string();
+        Some(match name {
+            "status" => Box::pin(async move { self.report().map_err(text) }),
+            "accounts" => Box::pin(async move {
+                self.accounts(query.get("after").map(String::as_str))
+                    .map_err(text)
+            }),
+            "alarms" => Box::pin(async move { self.alarms().map_err(text) }),
+            "diff" => Box::pin(async move {
+                let did = query.get("did").map(String::as_str).unwrap_or_default();
+                let did: Did = did.parse().map_err(|error| format!("{did:?} is {error}"))?;
+                self.diff_live(&did).await
+            }),
+            _ => return None,
+        })
     }
 
-    fn snapshot(&self) -> Controlled<'_> {
-        Box::pin(async {
-            let accounts = self.ship().await?;
-            Ok(json!({ "accounts": accounts, "archive": self.config.archive.url.to_string() }))
+    fn command<'a>(&'a self, name: &str, query: BTreeMap<String, String>) -> Option<Controlled<'a>> {
+        Some(match name {
+            "snapshot" => Box::pin(async move {
+                let accounts = self.ship().await?;
+                Ok(json!({ "accounts": accounts, "archive": self.config.archive.url.to_string() }))
+            }),
+            "acknowledge" => Box::pin(async move {
+                let alarm = parse_alarm(&query).ok_or_else(|| "no alarm is named like that".to_owned())?;
+                let by = query.get("by").cloned().unwrap_or_else(|| "an admin".to_owned());
+                let acknowledge = Input::Acknowledge { alarm, by };
+                self.applier
+                    .apply(acknowledge)
+                    .await
+                    .map_err(|error| error.to_string())?;
+                self.alarms().map_err(|error| error.to_string())
+            }),
+            _ => return None,
         })
     }
 }

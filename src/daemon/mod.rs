@@ -11,6 +11,7 @@
 pub mod archive_link;
 pub mod control;
 pub mod follow;
+pub mod inspect;
 pub mod observe;
 pub mod progress;
 pub mod start;

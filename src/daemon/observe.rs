@@ -89,6 +89,10 @@ fn observe_note(metrics: &Metrics, note: &Note) {
             %did, %ours, %theirs,
             "the host's copy of this account is older than ours: ours stays"
         ),
+        Note::Alarm { host, kind, message } => {
+            metrics.host(host).alarms.of(*kind).inc();
+            tracing::error!(%host, alarm = kind.as_str(), "{message}");
+        }
         Note::Listed { host } => tracing::debug!(%host, "listing finished"),
         Note::Gap { host } => {
             tracing::warn!(%host, "events of this host were lost; every account is compared")

@@ -25,6 +25,7 @@ use crate::http::request::{FetchError, Limits};
 use crate::identity::document::PdsEndpoint;
 use crate::identity::resolver::{Resolver, ResolverConfig};
 use crate::metrics::Metrics;
+use crate::mirror::applier::epochs::resume_cursor;
 use crate::mirror::applier::{Applier, ApplierLimits};
 use crate::mirror::blobs::BlobFetcher;
 use crate::mirror::handle::{self, ApplierHandle};
@@ -125,10 +126,17 @@ pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Da
     }
     let upstream = upstream(&config, &clock)?;
     let temp_dir = config.data_dir.join("tmp");
+    // A mirror that is not there yet knows no host, and is not made for a mistake.
+    let fresh = !config.data_dir.exists();
+    if fresh {
+        probe_hosts(&config, &upstream, None).await?;
+    }
     let store = open_store(&config.data_dir, &temp_dir)?;
     let xrpc = bind(config.listen, "listen")?;
     let admin = bind(config.admin_listen, "admin_listen")?;
-    probe_hosts(&config, &upstream, &*store).await?;
+    if !fresh {
+        probe_hosts(&config, &upstream, Some(&*store)).await?;
+    }
 
     let metrics = Arc::new(Metrics::new());
     let numbers = Arc::new(Numbers::open(Arc::clone(&store)).map_err(store_error)?);
@@ -179,17 +187,18 @@ pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Da
         }
         None => Some(link),
     };
+    let fetcher = Fetcher {
+        store: Arc::clone(&store),
+        numbers,
+        upstream: upstream.clone(),
+        resolver: resolver.clone(),
+        clock: clock.clone(),
+        spool_dir: temp_dir,
+    };
     let workshop = Arc::new(Workshop {
         store: Arc::clone(&store),
         applier: applier.clone(),
-        fetcher: Fetcher {
-            store: Arc::clone(&store),
-            numbers,
-            upstream: upstream.clone(),
-            resolver: resolver.clone(),
-            clock: clock.clone(),
-            spool_dir: temp_dir,
-        },
+        fetcher: fetcher.clone(),
         blobs: BlobFetcher {
             store: Arc::clone(&store),
             upstream: upstream.clone(),
@@ -200,10 +209,12 @@ pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Da
         keeper: Arc::clone(&keeper),
         urls,
         clock: clock.clone(),
+        metrics: Arc::clone(&metrics),
     });
     let control = Arc::new(DaemonControl {
         store: Arc::clone(&store),
         applier: applier.clone(),
+        fetcher,
         metrics: Arc::clone(&metrics),
         clock: clock.clone(),
         keeper,
@@ -287,10 +298,17 @@ struct DescribeServer {
 
 /// Asks every host whether it is a PDS. One that does not answer may be down: it is followed as soon as it is
 /// up. One that was never seen and whose name does not exist is a mistake.
-async fn probe_hosts(config: &Config, upstream: &Upstream, store: &dyn Store) -> Result<(), DaemonError> {
+async fn probe_hosts(
+    config: &Config,
+    upstream: &Upstream,
+    store: Option<&dyn Store>,
+) -> Result<(), DaemonError> {
     for host in &config.hosts {
-        let known = Mirror::new(store).host(&host.name).map_err(store_error)?;
-        let known = known.is_some_and(|row| row.cursor.is_some());
+        let row = match store {
+            Some(store) => Mirror::new(store).host(&host.name).map_err(store_error)?,
+            None => None,
+        };
+        let known = row.is_some_and(|row| row.cursor.is_some());
         if !known {
             check_name(host).await?;
         }
@@ -387,11 +405,10 @@ fn host_parts(
             clock.clone(),
             SubscriberLimits::default(),
         );
-        let (reader, name) = (Arc::clone(store), host.name.clone());
-        // The first time everything that the host keeps is asked for.
+        let (reader, name, now) = (Arc::clone(store), host.name.clone(), clock.clone());
         let cursor = move || {
             let row = Mirror::new(&*reader).host(&name).ok().flatten();
-            Some(row.and_then(|row| row.cursor).unwrap_or(0))
+            Some(resume_cursor(row.as_ref(), now.now()))
         };
         let follow = Follow {
             host: host.name.clone(),

@@ -18,6 +18,8 @@ use crate::archive::keeper::Keeper;
 use crate::clock::Clock;
 use crate::http::request::FetchError;
 use crate::identity::resolver::{ResolveError, Resolver};
+use crate::metrics::Metrics;
+use crate::metrics::labels::FetchResult;
 use crate::mirror::blobs::{BlobFetcher, LIST_PAGES_MAX};
 use crate::mirror::handle::ApplierHandle;
 use crate::mirror::input::{BlobKey, Input};
@@ -25,7 +27,7 @@ use crate::mirror::keyspace::{self, Task, TaskKind};
 use crate::mirror::listing::{Listed, list_host};
 use crate::mirror::reader::Mirror;
 use crate::mirror::resync::{Fetcher, stored_identity};
-use crate::mirror::rows::Listing;
+use crate::mirror::rows::{BlobFailure, Listing};
 use crate::mirror::store::{Family, Store, StoreError};
 use crate::types::{Did, HostName};
 
@@ -35,7 +37,7 @@ const LIMITS: [(TaskKind, usize); 7] = [
     (TaskKind::FetchBlob, 6),
     (TaskKind::ResolveIdentity, 8),
     (TaskKind::ListRepos, 2),
-    (TaskKind::AuditBlobs, 2),
+    (TaskKind::AuditAccount, 2),
     (TaskKind::ArchiveBlob, 4),
     (TaskKind::Snapshot, 2),
 ];
@@ -70,6 +72,8 @@ pub struct Workshop {
     pub urls: BTreeMap<HostName, String>,
     /// The clock.
     pub clock: Clock,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Why the dispatcher ended before it was told to.
@@ -186,11 +190,15 @@ impl Workshop {
             Task::FetchBlob(did, digest) => match (self.url_of(&did)?, self.blob_key(&did, digest)?) {
                 (_, None) => Input::TaskDone { task: key },
                 (None, _) => self.unfollowed(key, Task::FetchBlob(did, digest)),
-                (Some(url), Some(blob)) => self.blobs.fetch(blob, key, &url).await?,
+                (Some(url), Some(blob)) => {
+                    let fetched = self.blobs.fetch(blob, key, &url).await?;
+                    self.count_blob(&did, &fetched)?;
+                    fetched
+                }
             },
             Task::ResolveIdentity(did) => self.resolve(did, key).await,
             Task::ListRepos(host) => return self.list(host, key).await,
-            Task::AuditBlobs(did) => return self.audit(did, key).await,
+            Task::AuditAccount(did) => return self.audit(did, key).await,
             Task::ArchiveBlob(did, digest) => match (self.keeper.get(), self.blob_key(&did, digest)?) {
                 (Some(keeper), Some(blob)) => keeper.blob(blob, key).await?,
                 _ => Input::TaskDone { task: key },
@@ -218,6 +226,25 @@ impl Workshop {
             did_number: row.did_number,
             digest,
         }))
+    }
+
+    fn count_blob(&self, did: &Did, fetched: &Input) -> Result<(), StoreError> {
+        let result = match fetched {
+            Input::BlobStored { .. } => FetchResult::Ok,
+            Input::BlobFailed { failure, .. } => match failure {
+                BlobFailure::NotFound => FetchResult::NotFound,
+                BlobFailure::WrongBytes => FetchResult::Mismatch,
+                BlobFailure::TooLarge => FetchResult::TooLarge,
+                BlobFailure::Refused | BlobFailure::Unreachable | BlobFailure::HostError => {
+                    FetchResult::Failed
+                }
+            },
+            _ => return Ok(()),
+        };
+        if let Some(row) = Mirror::new(&*self.store).account(did)? {
+            self.metrics.host(&row.host).blob_fetches.of(result).inc();
+        }
+        Ok(())
     }
 
     fn unfollowed(&self, key: Vec<u8>, task: Task) -> Input {
@@ -255,10 +282,13 @@ impl Workshop {
 
     async fn list(&self, host: HostName, key: Vec<u8>) -> Result<(), WorkError> {
         let row = Mirror::new(&*self.store).host(&host)?;
-        let (Some(url), Some(Listing::Unfinished { cursor })) =
-            (self.urls.get(&host), row.map(|row| row.listing))
-        else {
+        let (Some(url), Some(row)) = (self.urls.get(&host), row) else {
             return Ok(self.applier.apply(Input::TaskDone { task: key }).await?);
+        };
+        // A finished one begins anew: from time to time everything is compared.
+        let cursor = match row.listing {
+            Listing::Unfinished { cursor } => cursor,
+            Listing::Finished { .. } => None,
         };
         let upstream = &self.fetcher.upstream;
         match list_host(upstream, &self.clock, &self.applier, &host, url, cursor, key).await? {
@@ -274,15 +304,39 @@ impl Workshop {
         let Some(url) = self.url_of(&did)? else {
             return Ok(self
                 .applier
-                .apply(self.unfollowed(key, Task::AuditBlobs(did)))
+                .apply(self.unfollowed(key, Task::AuditAccount(did)))
                 .await?);
         };
+        let audited = match self.fetcher.standing(&did, &url).await {
+            Ok((status, head)) => Input::Audited {
+                did: did.clone(),
+                status,
+                head,
+                task: key.clone(),
+            },
+            Err(error) => {
+                let retry_at = self
+                    .clock
+                    .now()
+                    .plus(error.wait().unwrap_or(AUDIT_RETRY).max(AUDIT_RETRY));
+                let delayed = Input::TaskDelayed {
+                    key,
+                    task: Task::AuditAccount(did),
+                    retry_at,
+                };
+                return Ok(self.applier.apply(delayed).await?);
+            }
+        };
+        let shown = matches!(&audited, Input::Audited { status: Some(status), .. } if status.is_active());
+        if !shown {
+            return Ok(self.applier.apply(audited).await?);
+        }
         let listed = self.audit_pages(&did, &url).await?;
         let last = match listed {
-            Ok(()) => Input::TaskDone { task: key },
+            Ok(()) => audited,
             Err(error) if error.is_transient() => Input::TaskDelayed {
                 key,
-                task: Task::AuditBlobs(did),
+                task: Task::AuditAccount(did),
                 retry_at: self
                     .clock
                     .now()
@@ -291,7 +345,7 @@ impl Workshop {
             // The host refuses (a deactivated account, say); a later fetch audits again.
             Err(error) => {
                 tracing::debug!(%did, %error, "the host does not list this account's blobs");
-                Input::TaskDone { task: key }
+                audited
             }
         };
         Ok(self.applier.apply(last).await?)

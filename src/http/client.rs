@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: the network and the clock")]
 //! The HTTP client: GET, with a limit on everything.
 //!
 //! Each request says how long and how much ([`Limits`]); each failure has its own [`FetchError`], which

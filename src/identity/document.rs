@@ -18,6 +18,8 @@ use crate::types::{Did, DidMethod, HostName, Timestamp};
 pub const DOCUMENT_BYTES_MAX: u64 = 64 * 1024;
 /// Entries of a list in a document that are looked at.
 const ENTRIES_MAX: usize = 256;
+/// The type of the service that is an account's PDS.
+pub const PDS_SERVICE_TYPE: &str = "AtprotoPersonalDataServer";
 
 /// What a DID document says about an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,19 +182,22 @@ fn signing_key(did: &Did, method: &Map<String, Value>) -> Option<SigningKey> {
 /// The first service that matches counts, even if its endpoint is of no use.
 fn pds(did: &Did, document: &Map<String, Value>, dev_mode: bool) -> Option<PdsEndpoint> {
     let service = entries(document, "service").find(|service| {
-        has_fragment(did, service, "#atproto_pds")
-            && text(service, "type") == Some("AtprotoPersonalDataServer")
+        has_fragment(did, service, "#atproto_pds") && text(service, "type") == Some(PDS_SERVICE_TYPE)
     })?;
     PdsEndpoint::parse(text(service, "serviceEndpoint")?, dev_mode).ok()
 }
 
 fn handle(document: &Map<String, Value>) -> Option<String> {
-    document
-        .get("alsoKnownAs")?
-        .as_array()?
-        .iter()
+    let names = document.get("alsoKnownAs")?.as_array()?;
+    first_handle(names.iter().filter_map(Value::as_str))
+}
+
+/// The first handle among an account's names, in lower case.
+#[must_use]
+pub fn first_handle<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    names
+        .into_iter()
         .take(ENTRIES_MAX)
-        .filter_map(Value::as_str)
         .filter_map(|uri| uri.strip_prefix("at://"))
         // A handle is a domain name of two labels or more.
         .find(|name| name.contains('.') && !name.contains(':') && name.parse::<HostName>().is_ok())

@@ -1,7 +1,9 @@
 //! Who an account is: its signing key and the host that speaks for it.
 //!
-//! [`document`] reads DID documents and says where each is found; [`resolver`] fetches and remembers them.
+//! [`document`] reads DID documents and says where each is found; [`plc_log`] checks the history of a `did:plc`;
+//! [`resolver`] fetches and remembers them.
 
 pub mod document;
+pub mod plc_log;
 #[cfg(feature = "daemon")]
 pub mod resolver;

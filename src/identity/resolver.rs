@@ -1,4 +1,5 @@
-//! Fetching DID documents, and remembering them.
+#![allow(clippy::disallowed_methods, reason = "shell: waits for the network")]
+//! Fetching DID documents and audit logs, and remembering them.
 //!
 //! [`Resolver::get`] only looks into the cache and never waits; [`Resolver::resolve`] fetches. One DID is
 //! fetched once at a time, however many ask. A document is fresh for a day; after that it still answers, for
@@ -22,6 +23,7 @@ use crate::http::request::{FetchError, Limits};
 use crate::types::{Did, DidMethod, Timestamp};
 
 use super::document::{DOCUMENT_BYTES_MAX, DocumentError, Identity, UnresolvableDid, document_url};
+use super::plc_log::{LOG_BYTES_MAX, PlcLog, PlcLogError};
 
 /// How a [`Resolver`] behaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +71,9 @@ impl ResolverConfig {
 
 /// Stale DIDs that wait for [`Resolver::run`]; more are dropped and come back with the next look.
 const STALE_QUEUE_MAX: usize = 256;
+/// Audit logs kept, and for how long: one repository may need its log more than once while it is judged.
+const LOGS_MAX: u64 = 64;
+const LOG_KEPT_FOR: Duration = Duration::from_secs(60);
 /// Pause after a 429 of the directory that names no time, and the longest pause that it may name.
 const PAUSE: Duration = Duration::from_secs(10);
 const PAUSE_MAX: Duration = Duration::from_secs(600);
@@ -88,6 +93,9 @@ pub enum ResolveError {
     /// What stands there is no document of it.
     #[error("{0}")]
     Document(DocumentError),
+    /// What stands there is no log that verifies.
+    #[error("{0}")]
+    Log(PlcLogError),
     /// Nothing came.
     #[error("{0}")]
     Fetch(FetchError),
@@ -114,7 +122,9 @@ impl ResolveError {
         match self {
             Self::Fetch(error) => error.is_transient(),
             Self::TooSoon { .. } | Self::Paused { .. } => true,
-            Self::Unresolvable(_) | Self::NotFound | Self::Tombstoned | Self::Document(_) => false,
+            Self::Unresolvable(_) | Self::NotFound | Self::Tombstoned | Self::Document(_) | Self::Log(_) => {
+                false
+            }
         }
     }
 }
@@ -155,6 +165,8 @@ struct Inner {
     clock: Clock,
     config: ResolverConfig,
     cache: moka::sync::Cache<Did, Arc<Entry>>,
+    /// Audit logs, each with the time at which it was fetched.
+    logs: moka::sync::Cache<Did, (Arc<PlcLog>, Timestamp)>,
     /// The fetches under way, each with its number. Weak, so that a fetch for which nobody waits any more ends
     /// and frees its place.
     flights: Mutex<HashMap<Did, (u64, WeakFlight)>>,
@@ -197,6 +209,10 @@ impl Resolver {
             cache: moka::sync::Cache::builder()
                 .max_capacity(config.entries_max)
                 .time_to_live(config.kept_for)
+                .build(),
+            logs: moka::sync::Cache::builder()
+                .max_capacity(LOGS_MAX)
+                .time_to_live(LOG_KEPT_FOR)
                 .build(),
             flights: Mutex::default(),
             next_flight: AtomicU64::new(0),
@@ -271,6 +287,32 @@ impl Resolver {
             }
         }
         self.flight(did, refresh).await
+    }
+
+    /// The audit log of a `did:plc`, verified from its first operation to its last; at most a minute old.
+    ///
+    /// # Errors
+    /// When it cannot be fetched now, or does not verify.
+    pub async fn audit_log(&self, did: &Did) -> Result<Arc<PlcLog>, ResolveError> {
+        let inner = &self.0;
+        if did.method() != DidMethod::Plc {
+            return Err(ResolveError::Unresolvable(UnresolvableDid(
+                "only a did:plc has a log",
+            )));
+        }
+        if let Some((log, at)) = inner.logs.get(did)
+            && inner.clock.now().since(at) < LOG_KEPT_FOR
+        {
+            return Ok(log);
+        }
+        let url = format!("{}/{did}/log/audit", inner.config.plc_url);
+        let answer = inner.get(&url, true, LOG_BYTES_MAX).await?;
+        let parsed = PlcLog::parse(did, &answer).map(Arc::new);
+        let log = parsed.map_err(ResolveError::Log)?;
+        inner
+            .logs
+            .insert(did.clone(), (Arc::clone(&log), inner.clock.now()));
+        Ok(log)
     }
 
     /// Fetches stale documents again, one after the other, until cancelled. To be run once.
@@ -398,6 +440,14 @@ impl Inner {
         let config = &self.config;
         let url = document_url(did, &config.plc_url, config.dev_mode).map_err(ResolveError::Unresolvable)?;
         let is_plc = did.method() == DidMethod::Plc;
+        let document = self.get(&url, is_plc, DOCUMENT_BYTES_MAX).await?;
+        Identity::from_document(did, &document, config.dev_mode, self.clock.now())
+            .map(Arc::new)
+            .map_err(ResolveError::Document)
+    }
+
+    /// A document of the directory or of a web host, when it is its turn.
+    async fn get(&self, url: &str, is_plc: bool, bytes_max: u64) -> Result<Vec<u8>, ResolveError> {
         let places = if is_plc {
             &self.plc_places
         } else {
@@ -407,13 +457,12 @@ impl Inner {
         if is_plc {
             self.check_pause()?;
         }
-        let limits = Limits::document(DOCUMENT_BYTES_MAX);
-        let fetched = match self.upstream.get(&url, &limits).await {
+        let fetched = match self.upstream.get(url, &Limits::document(bytes_max)).await {
             Ok(answer) => answer.body.collect().await,
             Err(error) => Err(error),
         };
         drop(place);
-        let document = fetched.map_err(|error| match error {
+        fetched.map_err(|error| match error {
             FetchError::Status { status: 404, .. } => ResolveError::NotFound,
             FetchError::Status { status: 410, .. } => ResolveError::Tombstoned,
             FetchError::Status { status: 429, .. } if is_plc => {
@@ -421,10 +470,7 @@ impl Inner {
                 ResolveError::Fetch(error)
             }
             other => ResolveError::Fetch(other),
-        })?;
-        Identity::from_document(did, &document, config.dev_mode, self.clock.now())
-            .map(Arc::new)
-            .map_err(ResolveError::Document)
+        })
     }
 
     fn check_pause(&self) -> Result<(), ResolveError> {

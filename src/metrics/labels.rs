@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 
 use prometheus::core::{MetricVec, MetricVecBuilder};
 
+pub use crate::mirror::keyspace::AlarmKind;
 pub use crate::mirror::rows::DesyncReason as ResyncReason;
 pub use crate::verify::RejectReason;
 
@@ -170,6 +171,10 @@ labels! {
         Wanted = "wanted",
         /// Follows the stream.
         Live = "live",
+        /// The host's copy is older than ours.
+        Diverged = "diverged",
+        /// Lives at a host that is not followed.
+        Moved = "moved",
         /// Does not prove: its CAR is kept whole.
         Quarantined = "quarantined",
     }
@@ -290,6 +295,18 @@ impl Label for RejectReason {
 
     fn index(self) -> usize {
         self as usize
+    }
+}
+
+impl Label for AlarmKind {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn text(self) -> &'static str {
+        self.as_str()
+    }
+
+    fn index(self) -> usize {
+        self as usize - 1
     }
 }
 

@@ -94,13 +94,13 @@ fn each_value_of_a_label_has_its_own_series() {
     host.resyncs
         .of(ResyncReason::ChainBroken, ResyncResult::Refused)
         .inc();
-    host.events_rejected.of(RejectReason::Signature).inc_by(2);
+    host.events_rejected.of(RejectReason::BadSignature).inc_by(2);
     metrics.blobs.of(BlobLabel::Missing).set(3);
     metrics.count_http_request(HttpMethod::Head, Endpoint::GetBlob, 400);
     let text = text(&metrics);
     for line in [
         "firekeep_resyncs_total{host=\"pds.example.com\",reason=\"chain_broken\",result=\"refused\"} 1",
-        "firekeep_events_rejected_total{host=\"pds.example.com\",reason=\"signature\"} 2",
+        "firekeep_events_rejected_total{host=\"pds.example.com\",reason=\"bad_signature\"} 2",
         "firekeep_blobs{state=\"missing\"} 3",
         "firekeep_http_requests_total{code=\"400\",method=\"HEAD\",nsid=\"com.atproto.sync.getBlob\"} 1",
     ] {

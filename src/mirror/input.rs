@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::keyspace::Task;
+use super::keyspace::{AlarmId, Task};
 use super::rows::{BlobFailure, Listing, StoredIdentity};
 use crate::types::{AccountStatus, Cid, Did, Digest, HostName, Rev, Timestamp};
 use crate::verify::{CheckedEvent, VerifiedRepo};
@@ -99,6 +99,24 @@ pub enum Input {
     ArchiveLinked {
         /// Its id.
         id: String,
+    },
+    /// An account was compared with its host.
+    Audited {
+        /// Whose.
+        did: Did,
+        /// Its standing there; none if the host does not know it.
+        status: Option<AccountStatus>,
+        /// The commit that the host says is its head; none if it gives none.
+        head: Option<Cid>,
+        /// The key of the task row that asked for it.
+        task: Vec<u8>,
+    },
+    /// A person has seen an alarm.
+    Acknowledge {
+        /// Which.
+        alarm: AlarmId,
+        /// Who.
+        by: String,
     },
     /// A snapshot stands in the archive.
     SnapshotStored(SnapshotStored),
@@ -274,9 +292,9 @@ pub enum FetchFailure {
     /// The account's identity could not be resolved.
     #[error("its identity cannot be resolved: {0}")]
     NoIdentity(String),
-    /// The DID document names another host.
+    /// The DID document names another host, or none.
     #[error("its DID document names another host")]
-    NotThisHost,
+    NotThisHost(StoredIdentity),
 }
 
 impl FetchFailure {
@@ -289,7 +307,7 @@ impl FetchFailure {
             Self::NotFound => "not_found",
             Self::Unproven(_) => "unproven",
             Self::NoIdentity(_) => "no_identity",
-            Self::NotThisHost => "not_this_host",
+            Self::NotThisHost(_) => "not_this_host",
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::types::{Cid, Did, Digest, HostName, RepoPath, Rev, SyntaxError, Times
 mod codec;
 mod status;
 
-pub use status::{DesyncReason, SyncState};
+pub use status::{DesyncReason, HeadSigner, SyncState};
 
 pub use crate::types::AccountStatus;
 
@@ -65,6 +65,9 @@ pub struct AccountRow {
     pub sync: SyncState,
     /// The commit that our copy stands at; none before the first load.
     pub head: Option<Head>,
+    /// Which key signed that commit.
+    #[serde(default)]
+    pub head_signed_by: HeadSigner,
     /// Records held.
     pub records: u64,
     /// Bytes of those records.
@@ -93,6 +96,18 @@ pub struct AccountRow {
     pub awaiting_identity: bool,
     /// A task will snapshot it.
     pub snapshot_due: bool,
+    /// What is kept of it beside the head because something was lost upstream. Retention passes it over.
+    pub pins: Vec<Pin>,
+    /// The host's head was older than ours when this fetch was asked for.
+    pub diverged_before_fetch: bool,
+    /// When it is compared with its host again: the time of that task.
+    #[serde(with = "codec::option")]
+    pub next_audit: Option<Timestamp>,
+    /// Deletions of the last day.
+    pub deletes: Option<DeleteWindow>,
+    /// When its host confirmed that it is deleted: from then on the time of grace runs.
+    #[serde(with = "codec::option")]
+    pub deletion_confirmed_at: Option<Timestamp>,
 }
 
 impl AccountRow {
@@ -110,6 +125,7 @@ impl AccountRow {
                 tries: 0,
             },
             head: None,
+            head_signed_by: HeadSigner::Current,
             records: 0,
             record_bytes: 0,
             journal_commits: 0,
@@ -123,6 +139,11 @@ impl AccountRow {
             identity: None,
             awaiting_identity: false,
             snapshot_due: false,
+            pins: Vec::new(),
+            diverged_before_fetch: false,
+            next_audit: None,
+            deletes: None,
+            deletion_confirmed_at: None,
         }
     }
 
@@ -134,6 +155,48 @@ impl AccountRow {
             _ => false,
         }
     }
+}
+
+/// Something of an account that is kept until a person says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pin {
+    /// A generation whose rows are kept in the mirror.
+    pub generation: Option<u64>,
+    /// Where that generation stands.
+    pub head: Option<Head>,
+    /// The newest snapshot of before.
+    pub snapshot: Option<SnapshotMark>,
+    /// Since when.
+    #[serde(with = "codec::value")]
+    pub since: Timestamp,
+    /// Why.
+    pub reason: PinReason,
+}
+
+/// Why something is kept. Persisted: keep the names stable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PinReason {
+    /// The host went back to an older state.
+    Rollback,
+    /// A large part was deleted at once.
+    MassDelete,
+}
+
+/// Deletions of an account within a day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeleteWindow {
+    /// Its beginning.
+    #[serde(with = "codec::value")]
+    pub since: Timestamp,
+    /// Records at its beginning.
+    pub records: u64,
+    /// Records deleted since.
+    pub deleted: u64,
+    /// Whether an alarm was raised.
+    pub alarmed: bool,
 }
 
 /// What a DID document says that the verification of commits needs.
@@ -211,6 +274,14 @@ pub struct HostRow {
     pub last_event: Option<Timestamp>,
     /// The last applied events, oldest first: seq and fingerprint. At most [`RING_MAX`].
     pub ring: Vec<(u64, u64)>,
+    /// When it was last seen to have gone back: what its accounts lose afterwards is kept.
+    #[serde(with = "codec::option")]
+    pub rolled_back_at: Option<Timestamp>,
+    /// Accounts seen in the listing that is under way.
+    pub listed: u64,
+    /// When it is listed again: the time of that task.
+    #[serde(with = "codec::option")]
+    pub next_listing: Option<Timestamp>,
 }
 
 impl HostRow {
@@ -225,6 +296,9 @@ impl HostRow {
             listing: Listing::Unfinished { cursor: None },
             last_event: None,
             ring: Vec::new(),
+            rolled_back_at: None,
+            listed: 0,
+            next_listing: None,
         }
     }
 }

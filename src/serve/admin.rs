@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: waits for requests")]
 //! The private listener: metrics for Prometheus, health for whoever starts and stops the daemon, and the
 //! commands of `firekeep` itself.
 //!
@@ -5,6 +6,7 @@
 //! host that is an address or `localhost`, which keeps out names that were rebound to this machine. No other
 //! origin's script may read anything.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -25,10 +27,12 @@ pub type Controlled<'a> = Pin<Box<dyn Future<Output = Result<serde_json::Value, 
 
 /// What the private listener can ask of the daemon.
 pub trait Control: Send + Sync + 'static {
-    /// What is held, as `firekeep status --json` prints it.
-    fn status(&self) -> Controlled<'_>;
-    /// Snapshots every account whose head is not in the archive; done when they are there.
-    fn snapshot(&self) -> Controlled<'_>;
+    /// Answers a question by its name, the last part of the path, with the query's values. `None`: there is no
+    /// such question.
+    fn ask<'a>(&'a self, name: &str, query: BTreeMap<String, String>) -> Option<Controlled<'a>>;
+
+    /// Does something by its name. `None`: there is no such thing.
+    fn command<'a>(&'a self, name: &str, query: BTreeMap<String, String>) -> Option<Controlled<'a>>;
 }
 
 /// The private listener's answers.
@@ -77,11 +81,17 @@ impl Admin {
         if fetched_by_a_page || !request.headers().contains_key(CONTROL_HEADER) || !host_is_plain(request) {
             return response::text(StatusCode::FORBIDDEN, "commands come from firekeep itself\n");
         }
-        let result = match (request.method(), request.uri().path()) {
-            (&Method::GET, "/control/status") => self.control.status().await,
-            (&Method::POST, "/control/snapshot") => self.control.snapshot().await,
-            _ => return response::text(StatusCode::NOT_FOUND, "no such command\n"),
+        let name = request.uri().path().strip_prefix("/control/").unwrap_or_default();
+        let query = query_values(request.uri().query().unwrap_or_default());
+        let called = match *request.method() {
+            Method::GET => self.control.ask(name, query),
+            Method::POST => self.control.command(name, query),
+            _ => None,
         };
+        let Some(called) = called else {
+            return response::text(StatusCode::NOT_FOUND, "no such command\n");
+        };
+        let result = called.await;
         let (status, body) = match result {
             Ok(value) => (StatusCode::OK, value),
             Err(message) => (
@@ -89,7 +99,7 @@ impl Admin {
                 serde_json::json!({ "error": message }),
             ),
         };
-        let json = HeaderValue::from_static("application/json");
+        let json = HeaderValue::from_static("application/json; charset=utf-8");
         let mut response = response::with_type(Body::whole(body.to_string().into_bytes()), json);
         *response.status_mut() = status;
         response
@@ -112,6 +122,17 @@ impl Admin {
     }
 }
 
+/// The values of a query; of a name that comes twice, the last.
+fn query_values(query: &str) -> BTreeMap<String, String> {
+    let decode = |text: &str| {
+        percent_encoding::percent_decode_str(text)
+            .decode_utf8_lossy()
+            .into_owned()
+    };
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(name, value)| (decode(name), decode(value))).collect()
+}
+
 /// Whether the request was made to an address or to `localhost`, not to a name that anybody could point here.
 fn host_is_plain(request: &Request<Incoming>) -> bool {
     let host = request
@@ -119,6 +140,10 @@ fn host_is_plain(request: &Request<Incoming>) -> bool {
         .get(header::HOST)
         .and_then(|host| host.to_str().ok())
         .unwrap_or_default();
+    is_plain(host)
+}
+
+pub(super) fn is_plain(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
         _ => host,

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use super::admin::{Control, Controlled};
 use super::{BlobArchive, Health, Readiness, ServeLimits, Service, bind};
 use crate::metrics::Metrics;
 use crate::mirror::memory::MemoryStore;
@@ -28,6 +29,19 @@ use crate::types::{Cid, Did, Rev, Timestamp};
 
 /// Longer than anything here takes; whatever needs it has failed.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One question, which gives its query back, and one command.
+struct EchoControl;
+
+impl Control for EchoControl {
+    fn ask<'a>(&'a self, name: &str, query: BTreeMap<String, String>) -> Option<Controlled<'a>> {
+        (name == "echo").then(|| Box::pin(std::future::ready(Ok(serde_json::json!(query)))) as Controlled<'a>)
+    }
+
+    fn command<'a>(&'a self, name: &str, _: BTreeMap<String, String>) -> Option<Controlled<'a>> {
+        (name == "fail").then(|| Box::pin(std::future::ready(Err("as asked".to_owned()))) as Controlled<'a>)
+    }
+}
 
 /// The rev of the n-th moment.
 pub(super) fn rev(number: u64) -> Rev {
@@ -159,27 +173,18 @@ impl Account {
     }
 
     pub(super) fn row(&self) -> AccountRow {
+        let host = "pds.example.com".parse().expect("valid");
         AccountRow {
-            did_number: self.number,
             account_number: if self.loaded {
                 self.account_number()
             } else {
                 keyspace::NO_NUMBER
             },
-            host: "pds.example.com".parse().expect("valid"),
             upstream: self.status.clone(),
             sync: SyncState::Live,
             head: self.loaded.then(|| self.head()),
             records: self.records.len() as u64,
-            record_bytes: 0,
-            journal_commits: 0,
-            journal_bytes: 0,
-            snapshot: None,
-            min_rev: None,
-            parked: 0,
-            parked_bytes: 0,
-            status_seq: 0,
-            verified_at: None,
+            ..AccountRow::new(self.number, host, Timestamp::default())
         }
     }
 
@@ -254,6 +259,7 @@ impl Server {
             blobs: Arc::new(blobs),
             metrics: Arc::clone(&metrics),
             health: Arc::clone(&health),
+            control: Arc::new(EchoControl),
             limits,
         };
         let addresses = [&xrpc, &admin].map(|listener| listener.local_addr().expect("bound"));
@@ -303,7 +309,8 @@ impl Server {
 /// One request on its own connection.
 pub(super) async fn ask(address: SocketAddr, method: &str, path: &str, headers: &str) -> Answer {
     let mut stream = TcpStream::connect(address).await.expect("listening");
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await.expect("sent");
     Answer::read(&mut stream).await
 }

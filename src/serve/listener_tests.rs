@@ -143,6 +143,7 @@ async fn a_head_that_trickles_in_is_cut_off() {
     };
     let mut out = Vec::new();
     tokio::select! {
+        biased;
         _ = reader.read_to_end(&mut out) => {}
         () = trickler => {}
         () = tokio::time::sleep(PATIENCE) => panic!("the trickler was never cut off"),

@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: sockets")]
 //! The two listeners as one task.
 
 use std::sync::Arc;

@@ -151,7 +151,6 @@ pub fn commit(
         world.fire(flaw);
     }
     if flaw.is_none() && world.strikes(Fault::SwallowedFrame, 40) {
-        net.unsaid.insert(did.clone());
         return true;
     }
     let rev = parts.rev;
@@ -189,14 +188,12 @@ fn host_fault(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: u
         Fault::RepoNotFound => {
             let held = net.hosts[host].books.accounts.get_mut(&did).expect("chosen from it");
             held.forgotten = true;
-            net.unsaid.insert(did.clone());
             let wait = world.host_rng.millis(1_000, 900_000);
             world.after(wait, Event::RepoBack { host, did });
             true
         }
         Fault::EmptyList => {
             net.hosts[host].lists_nothing = !net.hosts[host].lists_nothing;
-            net.unsaid.extend(net.hosts[host].books.accounts.keys().cloned());
             true
         }
         Fault::Fork => fork(net, oracle, host, &did),
@@ -284,7 +281,6 @@ fn fork(net: &mut Network, oracle: &mut Oracle, host: usize, did: &Did) -> bool 
     held.written += 1;
     held.account.write_as(&[(path, Some(post("fork")))], rev);
     oracle.committed(&held.account);
-    net.unsaid.insert(did.clone());
     true
 }
 
@@ -343,16 +339,8 @@ fn go_back(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: usiz
             return false;
         };
         pds.books = copy;
-        for (did, held) in &pds.books.accounts {
-            // Keys are not on the host's disk alone: the document says which one counts.
-            let document = net.plc.documents.get(did).expect("every account has one");
-            if held.account.key().to_did_key() != document.key {
-                net.unsaid.insert(did.clone());
-            }
-        }
     }
-    pds.went_back = true;
-    oracle.went_back(&net.hosts[host].name);
+    (pds.went_back, pds.went_back_now) = (true, true);
     if fault == Fault::RollbackSilent {
         // Its users are quick: the numbers pass where they were before anybody connects.
         for _ in 0..60 {
@@ -366,31 +354,25 @@ fn go_back(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: usiz
     true
 }
 
-/// Everybody speaks again of whom something was lost that will not be said otherwise.
-pub fn speak_again(world: &mut World, net: &mut Network, oracle: &mut Oracle, highest: &[u64]) {
-    for host in 0..net.hosts.len() {
-        net.hosts[host].down = false;
-        net.hosts[host].lists_nothing = false;
-        let dids: Vec<Did> = net.hosts[host].books.accounts.keys().cloned().collect();
-        for did in &dids {
-            let held = net.hosts[host].books.accounts.get_mut(did).expect("its key");
-            let was_forgotten = std::mem::take(&mut held.forgotten);
-            if !net.unsaid.contains(did) && !net.hosts[host].reused && !was_forgotten {
-                continue;
-            }
-            let key = net.hosts[host].books.accounts[did].account.key().to_did_key();
-            net.plc.documents.get_mut(did).expect("every account has one").key = key;
-            let now = world.now;
-            // KNOWN: silent reuse of numbers is not detected yet, so the host's numbers have to pass our cursor.
-            let gap = if net.hosts[host].reused { highest[host].saturating_sub(net.hosts[host].last_seq()) } else { 0 };
-            net.hosts[host].books.next_seq += gap;
-            net.hosts[host].emit_identity(did, now);
-            net.hosts[host].emit_account(did, now);
-            if net.hosts[host].books.accounts[did].status.is_active() {
-                commit(world, net, oracle, host, did, None);
+/// Everything outside is whole again. Nobody says what was not said.
+pub fn mend(world: &mut World, net: &mut Network) {
+    net.plc.down = false;
+    for pds in &mut net.hosts {
+        pds.down = false;
+        pds.lists_nothing = false;
+        let mut changed = Vec::new();
+        for (did, held) in &mut pds.books.accounts {
+            held.forgotten = false;
+            // A host that went back signs with the key of that time: the document has to name it.
+            let document = net.plc.documents.get_mut(did).expect("every account has one");
+            let key = held.account.key().to_did_key();
+            if document.key != key {
+                document.key = key;
+                changed.push(did.clone());
             }
         }
+        for did in changed {
+            pds.emit_identity(&did, world.now);
+        }
     }
-    net.plc.down = false;
 }
-

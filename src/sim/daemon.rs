@@ -17,6 +17,7 @@ use super::oracle::{Oracle, PARKED_BYTES_MAX, PARKED_FRAMES_MAX, Verdict};
 use super::pds::{Network, Opening};
 use super::work::{Archive, Cached, Work};
 use super::world::{Event, World};
+use crate::mirror::applier::epochs::resume_cursor;
 use crate::mirror::applier::{Applier, ApplierLimits, Note};
 use crate::mirror::input::{Gap, HostEvent, Input};
 use crate::mirror::keyspace::Task;
@@ -34,6 +35,12 @@ use crate::verify::{FrameContent, KeyLookup, Notice, check_frame};
 
 /// An account that changes is snapshotted at most this often.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(120);
+
+/// Hosts and accounts are compared this often.
+const LISTING_INTERVAL: Duration = Duration::from_secs(1800);
+const AUDIT_INTERVAL: Duration = Duration::from_secs(3600);
+/// Small enough that some repositories are larger.
+const REBUILD_RECORDS_MAX: u64 = 10;
 
 /// The daemon: what a process holds, and the disk under it.
 pub struct Daemon {
@@ -89,6 +96,9 @@ fn limits() -> ApplierLimits {
         cached_accounts_max: 4,
         batch_bytes: 8 << 10,
         snapshot_interval: SNAPSHOT_INTERVAL,
+        listing_interval: LISTING_INTERVAL,
+        audit_interval: AUDIT_INTERVAL,
+        rebuild_records_max: REBUILD_RECORDS_MAX,
     }
 }
 
@@ -193,9 +203,9 @@ impl Daemon {
     // streams
 
     /// Dials a host.
-    pub fn dial(&mut self, world: &mut World, net: &mut Network, oracle: &mut Oracle, host: usize) {
+    pub fn dial(&mut self, world: &mut World, net: &mut Network, host: usize) {
         let cursor = Mirror::new(&self.store).host(&net.hosts[host].name).ok().flatten();
-        let cursor = cursor.and_then(|row| row.cursor).unwrap_or(0);
+        let cursor = resume_cursor(cursor.as_ref(), world.now);
         let pds = &mut net.hosts[host];
         let link = &mut self.links[host];
         link.session.dialing(Some(cursor));
@@ -209,15 +219,11 @@ impl Daemon {
         let opening = pds.open(cursor);
         world.trace.say(|| format!("{} dialled with cursor {cursor}: {opening:?}", pds.name));
         let name = pds.name.clone();
-        if std::mem::take(&mut pds.went_back) {
-            if opening == Opening::Future {
-                world.fire(Fault::RollbackLoud);
-            } else if cursor > 0 {
-                world.fire(Fault::RollbackSilent);
-                pds.reused = true;
-            } else {
-                oracle.was_told(&name);
-            }
+        if std::mem::take(&mut pds.went_back) && cursor > 0 {
+            world.fire(match opening {
+                Opening::Future => Fault::RollbackLoud,
+                _ => Fault::RollbackSilent,
+            });
         }
         self.send(world, Input::Connected { host: name }, None);
         let hello = match opening {
@@ -260,14 +266,13 @@ impl Daemon {
     }
 
     /// The next frame of a host arrives, or something else does.
-    pub fn deliver(&mut self, world: &mut World, net: &mut Network, host: usize, number: u64) {
+    pub fn deliver(&mut self, world: &mut World, net: &Network, host: usize, number: u64) {
         if self.links[host].number != number || !self.links[host].open {
             return;
         }
         self.links[host].due = false;
         if let Some(overtaken) = self.links[host].overtaken.take() {
-            // The later one came first; whoever was in the earlier one may never be heard of again.
-            net.unsaid.extend(net.hosts[host].books.accounts.keys().cloned());
+            // The later one came first; what the earlier one said may never be heard again.
             let loss = self.receive(world, net, host, overtaken).err();
             let loss = loss.unwrap_or(Loss::Silent);
             return self.lost(world, net, host, &loss);
@@ -413,24 +418,13 @@ impl Daemon {
     pub fn apply(&mut self, world: &mut World, oracle: &mut Oracle) -> Verdict {
         self.apply_scheduled = false;
         let mut inputs = Vec::new();
-        let mut told = Vec::new();
         for Queued { input, done } in std::mem::take(&mut self.queue) {
-            if let Input::Gap {
-                host,
-                gap: Gap::CursorFromFuture,
-            } = &input
-            {
-                told.push(host.clone());
-            }
             inputs.push(input);
             if let Some(task) = done {
                 self.busy.remove(&task);
             }
         }
         let outcome = self.applier.apply(inputs, world.now).map_err(|error| error.to_string())?;
-        for host in told {
-            oracle.was_told(&host);
-        }
         for note in &outcome.notes {
             count(world, note);
         }
@@ -480,5 +474,6 @@ fn count(world: &mut World, note: &Note) {
         Note::HostBehind { .. } => world.reason("note", "host_behind"),
         Note::Listed { .. } => world.reason("note", "listed"),
         Note::Gap { .. } => world.reason("note", "gap"),
+        Note::Alarm { kind, .. } => world.reason("alarm", kind.as_str()),
     }
 }

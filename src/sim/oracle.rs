@@ -41,8 +41,8 @@ struct Seen {
 pub struct Oracle {
     versions: BTreeMap<Did, BTreeMap<Cid, Version>>,
     seen: BTreeMap<Did, Seen>,
-    /// Hosts whose numbers went back since the mirror last began from their beginning.
-    went_back: BTreeSet<HostName>,
+    /// Hosts whose numbers went back, with the epoch that the mirror was in then.
+    went_back: BTreeMap<HostName, u64>,
     /// Accounts whose copy rots, by the account number of that copy.
     rotten: BTreeMap<Did, u64>,
     accounts: u64,
@@ -75,14 +75,9 @@ impl Oracle {
         versions.insert(account.head(), version);
     }
 
-    /// A host's numbers went back.
-    pub fn went_back(&mut self, host: &HostName) {
-        self.went_back.insert(host.clone());
-    }
-
-    /// The mirror was told that a host's numbers went back.
-    pub fn was_told(&mut self, host: &HostName) {
-        self.went_back.remove(host);
+    /// A host's numbers went back while the mirror was in this epoch of it.
+    pub fn went_back(&mut self, host: &HostName, epoch: u64) {
+        self.went_back.insert(host.clone(), epoch);
     }
 
     /// The copy under this account number rots.
@@ -182,8 +177,8 @@ impl Oracle {
             let (Some(cursor), Listing::Finished { .. }) = (row.cursor, &row.listing) else {
                 continue;
             };
-            // KNOWN: silent reuse of numbers is not detected yet.
-            if self.went_back.contains(&pds.name) || pds.reused {
+            // Until the mirror has noticed, its cursor counts in numbers that mean something else now.
+            if self.went_back.get(&pds.name) == Some(&row.epoch) {
                 continue;
             }
             for event in pds.books.log.iter().filter(|event| event.seq <= cursor) {
@@ -243,7 +238,8 @@ impl Oracle {
                 }
                 let head = row.head.as_ref();
                 let head = head.ok_or_else(|| format!("G1: {did} was never loaded ({:?})", row.sync))?;
-                if held.account.rev() < head.rev {
+                let (theirs, same) = (held.account.rev(), held.account.head() == head.commit);
+                if theirs < head.rev || (theirs == head.rev && !same) {
                     // The host went back, and the account has not written since: ours stays.
                     continue;
                 }
@@ -257,7 +253,7 @@ impl Oracle {
                         row.awaiting_identity
                     ));
                 }
-                if row.sync != SyncState::Live || row.awaiting_identity || row.parked > 0 {
+                if !matches!(row.sync, SyncState::Live | SyncState::Diverged { .. }) || row.awaiting_identity || row.parked > 0 {
                     return Err(format!(
                         "G1: {did} is whole, but {:?}, awaiting identity: {}, {} parked",
                         row.sync, row.awaiting_identity, row.parked

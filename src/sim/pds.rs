@@ -3,7 +3,7 @@
 //! Everything that a host sends is real bytes. What a host *does* and what goes wrong is decided elsewhere
 //! (`act`); here stands only what it holds and how it answers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::account::SimAccount;
 use crate::stream::encode::encode_frame;
@@ -102,8 +102,8 @@ pub struct SimPds {
     pub lists_nothing: bool,
     /// Its numbers went back and it has not been asked for a cursor since.
     pub went_back: bool,
-    /// It gave numbers to two things, and nobody was told.
-    pub reused: bool,
+    /// Its numbers went back in this very step.
+    pub went_back_now: bool,
 }
 
 /// Why a host does not give what it was asked for.
@@ -147,7 +147,7 @@ impl SimPds {
             down: false,
             lists_nothing: false,
             went_back: false,
-            reused: false,
+            went_back_now: false,
         }
     }
 
@@ -313,7 +313,4 @@ pub struct Network {
     pub hosts: Vec<SimPds>,
     /// The directory.
     pub plc: Plc,
-    /// Accounts of which something was lost that nobody will ever say: they have to speak again before they
-    /// can be known.
-    pub unsaid: BTreeSet<Did>,
 }

@@ -58,7 +58,6 @@ pub fn run(seed: u64, keep_trace: bool) -> Report {
     let net = Network {
         hosts: (1..=hosts).map(SimPds::new).collect(),
         plc: Plc::default(),
-        unsaid: std::collections::BTreeSet::new(),
     };
     let oracle = Oracle::default();
     let daemon = Daemon::start(&mut world, &net).expect("an empty store opens");
@@ -119,7 +118,7 @@ impl Run {
                 }
             }
             Event::Dial { life, host } if life == now_life => {
-                self.daemon.dial(world, net, &mut self.oracle, host);
+                self.daemon.dial(world, net, host);
             }
             Event::Deliver { host, link } => self.daemon.deliver(world, net, host, link),
             Event::Apply { life } if life == now_life => self.daemon.apply(world, &mut self.oracle)?,
@@ -162,6 +161,11 @@ impl Run {
 
     fn after_act(&mut self, host: usize) -> Verdict {
         let (world, net) = (&mut self.world, &mut self.net);
+        if std::mem::take(&mut net.hosts[host].went_back_now) {
+            let name = &net.hosts[host].name;
+            let row = Mirror::new(&self.daemon.store).host(name).map_err(text)?;
+            self.oracle.went_back(name, row.map_or(0, |row| row.epoch));
+        }
         if net.hosts[host].down || net.hosts[host].went_back {
             let loss = Loss::Broken("the host restarts".to_owned());
             self.daemon.hang_up(world, net, host, &loss);
@@ -182,14 +186,7 @@ impl Run {
     fn heal(&mut self) {
         self.world.faulty = false;
         self.healed = Some((self.world.now, self.world.trace.steps()));
-        let mirror = Mirror::new(&self.daemon.store);
-        let highest: Vec<u64> = self
-            .net
-            .hosts
-            .iter()
-            .map(|pds| mirror.host(&pds.name).ok().flatten().map_or(0, |row| row.highest_seq))
-            .collect();
-        act::speak_again(&mut self.world, &mut self.net, &mut self.oracle, &highest);
+        act::mend(&mut self.world, &mut self.net);
         self.daemon.send(&mut self.world, Input::SnapshotAll, None);
         for host in 0..self.net.hosts.len() {
             self.daemon.poke(&mut self.world, &self.net, host);

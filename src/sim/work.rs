@@ -17,7 +17,7 @@ use crate::mirror::input::{
     SnapshotStored,
 };
 use crate::mirror::keyspace::{self, Task, TaskKind};
-use crate::mirror::reader::Mirror;
+use crate::mirror::reader::{DueTask, Mirror};
 use crate::mirror::rows::{
     AccountRow, BlobFailure, BlobState, DesyncReason, Listing, RecordValue, StoredIdentity, SyncState,
 };
@@ -36,7 +36,7 @@ const LIMITS: [(TaskKind, usize); 7] = [
     (TaskKind::FetchBlob, 6),
     (TaskKind::ResolveIdentity, 8),
     (TaskKind::ListRepos, 2),
-    (TaskKind::AuditBlobs, 2),
+    (TaskKind::AuditAccount, 2),
     (TaskKind::ArchiveBlob, 4),
     (TaskKind::Snapshot, 2),
 ];
@@ -100,8 +100,8 @@ impl Daemon {
         let Ok(tasks) = Mirror::new(&self.store).due_tasks(u64::MAX - 1, usize::MAX) else {
             return;
         };
-        let waiting = tasks.iter().find(|((_, task), _)| !self.busy.contains(task));
-        let Some(((due_ms, _), _)) = waiting else { return };
+        let waiting = tasks.iter().find(|due| !self.busy.contains(&due.task));
+        let Some(due_ms) = waiting.map(|due| due.due_ms) else { return };
         let at = Timestamp::from_micros(due_ms * 1000).max(world.now.plus(Duration::from_millis(5)));
         if self.work_at.is_some_and(|planned| planned <= at.micros()) {
             return;
@@ -122,7 +122,7 @@ impl Daemon {
         self.work_at = None;
         let tasks = Mirror::new(&self.store).due_tasks(world.now.millis(), usize::MAX)?;
         let mut left = false;
-        for ((due_ms, task), _) in tasks {
+        for DueTask { due_ms, task, .. } in tasks {
             let running = self.busy.iter().filter(|other| other.kind() == task.kind()).count();
             let limit = LIMITS.iter().find(|(kind, _)| *kind == task.kind());
             if self.busy.contains(&task) {
@@ -150,13 +150,14 @@ impl Daemon {
             Task::FetchRepo(did)
             | Task::FetchBlob(did, _)
             | Task::ResolveIdentity(did)
-            | Task::AuditBlobs(did)
+            | Task::AuditAccount(did)
             | Task::ArchiveBlob(did, _)
             | Task::Snapshot(did) => mirror.account(did)?,
             Task::ListRepos(host) => {
-                if let Some(Listing::Unfinished { cursor: next }) = mirror.host(host)?.map(|row| row.listing) {
-                    cursor = Some(next.unwrap_or_default());
-                }
+                cursor = mirror.host(host)?.map(|row| match row.listing {
+                    Listing::Unfinished { cursor } => cursor.unwrap_or_default(),
+                    Listing::Finished { .. } => String::new(),
+                });
                 None
             }
             Task::DropGeneration(_) => None,
@@ -189,7 +190,7 @@ impl Daemon {
             Task::FetchBlob(did, digest) => vec![self.fetch_blob(world, net, did, digest, &work)?],
             Task::ResolveIdentity(did) => vec![self.resolve_task(world, net, did, &work)],
             Task::ListRepos(_) => vec![self.list(world, net, &mut work)],
-            Task::AuditBlobs(did) => audit(world, net, did, &work),
+            Task::AuditAccount(did) => audit(net, did, &work, world.now),
             Task::ArchiveBlob(did, digest) => vec![self.archive_blob(did, digest, &work)?],
             Task::Snapshot(did) => vec![self.snapshot(did, &work)?],
             Task::DropGeneration(_) => vec![done],
@@ -272,6 +273,10 @@ impl Daemon {
     ) -> Result<Result<(StoredIdentity, FetchedContent), FetchFailure>, StoreError> {
         let refresh = matches!(reason, DesyncReason::BadSignature | DesyncReason::Moved);
         let identity = match self.resolve(net, did, refresh, world.now) {
+            Err("too soon") => self.resolve(net, did, false, world.now),
+            resolved => resolved,
+        };
+        let identity = match identity {
             Ok(identity) => identity,
             Err(error) => return Ok(Err(FetchFailure::NoIdentity(error.to_owned()))),
         };
@@ -281,7 +286,7 @@ impl Daemon {
         };
         let host = net.hosts.iter().find(|pds| pds.name == row.host);
         let Some(host) = host.filter(|_| identity.speaks_at(&row.host)) else {
-            return Ok(Err(FetchFailure::NotThisHost));
+            return Ok(Err(FetchFailure::NotThisHost(identity)));
         };
         if world.strikes(Fault::ServerError, 200) {
             return Ok(Err(FetchFailure::Unreachable("500".to_owned())));
@@ -635,23 +640,30 @@ fn export(world: &mut World, account: &super::SimAccount) -> Vec<u8> {
     car
 }
 
-fn audit(world: &mut World, net: &Network, did: Did, work: &Work) -> Vec<Input> {
+fn audit(net: &Network, did: Did, work: &Work, now: Timestamp) -> Vec<Input> {
     let task = work.key.clone();
     let host = work.row.as_ref().and_then(|row| net.hosts.iter().find(|pds| pds.name == row.host));
-    match host.map(|pds| pds.served(&did)) {
-        Some(Ok(held)) => vec![
-            Input::BlobsListed {
-                did,
-                digests: held.blobs.keys().copied().collect(),
-                task: None,
-            },
-            Input::TaskDone { task },
-        ],
-        Some(Err(Refusal::Unreachable)) => vec![Input::TaskDelayed {
+    let Some(pds) = host.filter(|pds| !pds.down) else {
+        return vec![Input::TaskDelayed {
             key: task,
-            task: Task::AuditBlobs(did),
-            retry_at: world.now.plus(AUDIT_RETRY),
-        }],
-        _ => vec![Input::TaskDone { task }],
-    }
+            task: Task::AuditAccount(did),
+            retry_at: now.plus(AUDIT_RETRY),
+        }];
+    };
+    let held = pds.books.accounts.get(&did).filter(|held| !held.forgotten);
+    let status = held.map(|held| held.status.clone());
+    let shown = held.filter(|held| held.status.is_active());
+    let audited = Input::Audited {
+        did: did.clone(),
+        status,
+        head: shown.map(|held| held.account.head()),
+        task,
+    };
+    let Some(held) = shown else { return vec![audited] };
+    let listed = Input::BlobsListed {
+        did,
+        digests: held.blobs.keys().copied().collect(),
+        task: None,
+    };
+    vec![listed, audited]
 }

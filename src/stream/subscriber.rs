@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: the socket and the clock")]
 //! The socket of one host's stream.
 //!
 //! A [`Subscriber`] connects, drains the socket into a bounded queue, and connects again when the

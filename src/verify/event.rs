@@ -5,9 +5,11 @@
 
 use std::sync::Arc;
 
-use super::{RejectReason, VerifiedCommit, VerifiedSync, check_commit, check_sync};
+use sha2::{Digest as _, Sha256};
+
+use super::{CommitProof, RejectReason, VerifiedSync, check_commit, check_sync};
 use crate::repo::signing_key::SigningKey;
-use crate::stream::frame::{Frame, FrameError, decode_frame};
+use crate::stream::frame::{FieldError, Frame, FrameError, decode_frame};
 use crate::types::{AccountStatus, Did, Rev, Timestamp};
 
 /// What is known about who may speak for an account.
@@ -28,6 +30,8 @@ pub struct CheckedEvent {
     pub seq: u64,
     /// When the host says that it happened. Not trusted; used for lag alone.
     pub time: Option<Timestamp>,
+    /// What tells it from another event under the same number.
+    pub fingerprint: u64,
     /// What it is.
     pub body: EventBody,
 }
@@ -42,7 +46,7 @@ pub enum EventBody {
         /// The rev that it claims.
         rev: Rev,
         /// The proof, or why there is none.
-        checked: Checked<Box<VerifiedCommit>>,
+        checked: Checked<CommitProof>,
     },
     /// `#sync`
     Sync {
@@ -69,6 +73,8 @@ pub enum EventBody {
     Malformed {
         /// Whose, if that could be read.
         did: Option<Did>,
+        /// The gate that it fails.
+        reason: RejectReason,
     },
 }
 
@@ -81,6 +87,17 @@ pub enum Checked<T> {
     NoKey,
     /// Not accepted.
     Rejected(RejectReason),
+}
+
+impl<T> Checked<T> {
+    /// The gate that refused it, if one did.
+    #[must_use]
+    pub const fn rejection(&self) -> Option<RejectReason> {
+        match self {
+            Self::Rejected(reason) => Some(*reason),
+            Self::Verified(_) | Self::NoKey => None,
+        }
+    }
 }
 
 /// A message that is no event.
@@ -122,25 +139,36 @@ pub fn check_frame(
     key_of: impl FnOnce(&Did) -> KeyLookup,
     now: Timestamp,
 ) -> Result<FrameContent, FrameError> {
-    let event = |seq, time, body| FrameContent::Event(CheckedEvent { seq, time, body });
+    let event = |seq, time, fingerprint, body| {
+        FrameContent::Event(CheckedEvent {
+            seq,
+            time,
+            fingerprint,
+            body,
+        })
+    };
     let frame = match decode_frame(bytes) {
         Ok(frame) => frame,
         Err(FrameError::Event(bad)) => {
             let Some(seq) = bad.seq else {
                 return Ok(FrameContent::Ignored);
             };
-            return Ok(event(seq, None, EventBody::Malformed { did: bad.did }));
+            let print = fingerprint("malformed", bytes, &[]);
+            let reason = field_reason(&bad.error);
+            let did = bad.did;
+            return Ok(event(seq, None, print, EventBody::Malformed { did, reason }));
         }
         Err(error) => return Err(error),
     };
     Ok(match frame {
         Frame::Commit(frame) => {
-            let checked = judge(key_of(&frame.did), |key| {
-                check_commit(&frame, key, now).map(Box::new)
-            });
+            let checked = judge(key_of(&frame.did), |key| check_commit(&frame, key, now));
+            let (rev, commit) = (frame.rev.to_bits().to_be_bytes(), frame.commit.to_bytes());
+            let print = fingerprint("commit", frame.did.as_str().as_bytes(), &[&rev, &commit]);
             event(
                 frame.seq,
                 frame.time,
+                print,
                 EventBody::Commit {
                     did: frame.did,
                     rev: frame.rev,
@@ -152,9 +180,12 @@ pub fn check_frame(
             let checked = judge(key_of(&frame.did), |key| {
                 check_sync(&frame, key, now).map(Box::new)
             });
+            let rev = frame.rev.to_bits().to_be_bytes();
+            let print = fingerprint("sync", frame.did.as_str().as_bytes(), &[&rev]);
             event(
                 frame.seq,
                 frame.time,
+                print,
                 EventBody::Sync {
                     did: frame.did,
                     rev: frame.rev,
@@ -162,12 +193,22 @@ pub fn check_frame(
                 },
             )
         }
-        Frame::Identity(frame) => event(frame.seq, frame.time, EventBody::Identity { did: frame.did }),
-        Frame::Account(frame) => {
-            let status = AccountStatus::from_wire(frame.active, frame.status);
+        Frame::Identity(frame) => {
+            let print = fingerprint("identity", frame.did.as_str().as_bytes(), &[&micros(frame.time)]);
             event(
                 frame.seq,
                 frame.time,
+                print,
+                EventBody::Identity { did: frame.did },
+            )
+        }
+        Frame::Account(frame) => {
+            let status = AccountStatus::from_wire(frame.active, frame.status);
+            let print = fingerprint("account", frame.did.as_str().as_bytes(), &[&micros(frame.time)]);
+            event(
+                frame.seq,
+                frame.time,
+                print,
                 EventBody::Account {
                     did: frame.did,
                     status,
@@ -187,6 +228,24 @@ pub fn check_frame(
     })
 }
 
+/// Which gate an event fails whose fields break a rule of the lexicon.
+fn field_reason(error: &FieldError) -> RejectReason {
+    match error {
+        FieldError::TooLong { field: "blocks", .. } => RejectReason::BlocksTooLarge,
+        FieldError::TooManyOps(_) => RejectReason::TooManyOps,
+        FieldError::OpNotMap
+        | FieldError::UnknownAction
+        | FieldError::OpCidMissing(_)
+        | FieldError::DeleteWithCid
+        | FieldError::CreateWithPrev => RejectReason::OpShape,
+        FieldError::Syntax("path", _) => RejectReason::OpPath,
+        FieldError::NotABlock(_) | FieldError::Syntax("commit" | "prevData" | "cid" | "prev", _) => {
+            RejectReason::CidForm
+        }
+        _ => RejectReason::Field,
+    }
+}
+
 fn judge<T>(lookup: KeyLookup, check: impl FnOnce(&SigningKey) -> Result<T, RejectReason>) -> Checked<T> {
     match lookup {
         KeyLookup::Unknown => Checked::NoKey,
@@ -196,4 +255,24 @@ fn judge<T>(lookup: KeyLookup, check: impl FnOnce(&SigningKey) -> Result<T, Reje
             Err(reason) => Checked::Rejected(reason),
         },
     }
+}
+
+/// The first 8 bytes of a hash over what an event is about: the same for the same event, however often a host
+/// encodes it anew.
+fn fingerprint(kind: &str, subject: &[u8], parts: &[&[u8]]) -> u64 {
+    let mut hasher = Sha256::new();
+    hasher.update(kind);
+    hasher.update([0]);
+    hasher.update(subject);
+    for part in parts {
+        hasher.update([0]);
+        hasher.update(part);
+    }
+    let digest: [u8; 32] = hasher.finalize().into();
+    let (head, _) = digest.split_first_chunk::<8>().expect("32 bytes");
+    u64::from_be_bytes(*head)
+}
+
+fn micros(time: Option<Timestamp>) -> [u8; 8] {
+    time.map_or(0, Timestamp::micros).to_be_bytes()
 }

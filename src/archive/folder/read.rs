@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: files")]
 //! Reading and listing a folder archive.
 
 use std::fs::{self, File};

@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: files")]
 //! Writing to and deleting from a folder archive.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};

@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: the network")]
 //! The S3 client: its settings, its credentials.
 
 use std::fmt;

@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: the network and files")]
 //! Large objects go in parts, one at a time, so that memory holds one part. An upload that fails is aborted; one
 //! whose process died is found later by its age ([`S3::abort_leftovers`]).
 

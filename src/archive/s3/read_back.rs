@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: the network")]
 //! After each write: what does the store hold?
 
 use std::sync::atomic::Ordering;

@@ -329,3 +329,73 @@ async fn web_dids_are_looked_up_on_their_host() {
         "{outcome:?}"
     );
 }
+
+/// A directory that answers with this log to whoever asks for one.
+async fn with_log(log: &crate::identity::plc_log::fixtures::LogMaker) -> Setup {
+    let bytes = log.answer();
+    setup(move |head| {
+        if asked(head).ends_with("/log/audit") {
+            answer("200 OK", &[], &bytes)
+        } else {
+            answer("404 Not Found", &[], b"{}")
+        }
+    })
+    .await
+}
+
+fn short_log() -> crate::identity::plc_log::fixtures::LogMaker {
+    use crate::identity::plc_log::fixtures::{LogMaker, key};
+
+    let mut log = LogMaker::new(START.minus(Duration::from_secs(3600)));
+    log.push(LogMaker::operation(&[1], &key(2), "pds.test", None), 1);
+    log
+}
+
+#[tokio::test]
+async fn an_audit_log_is_verified_and_kept_for_a_minute() {
+    let log = short_log();
+    let Setup {
+        server,
+        clock,
+        resolver,
+    } = with_log(&log).await;
+    let did = log.did();
+    let fetched = resolver.audit_log(&did).await.expect("verifies");
+    assert_eq!(fetched.signing_keys().len(), 1);
+    resolver.audit_log(&did).await.expect("kept");
+    assert_eq!(server.requests(), 1);
+    clock.advance(Duration::from_secs(60));
+    resolver.audit_log(&did).await.expect("fetched again");
+    assert_eq!(server.requests(), 2);
+
+    // Another DID's log, and a DID that has none.
+    let error = resolver.audit_log(&alice()).await.expect_err("another's log");
+    assert!(
+        matches!(error, ResolveError::Log(_)) && !error.is_transient(),
+        "{error}"
+    );
+    let web = "did:web:alice.test".parse().expect("valid");
+    let error = resolver.audit_log(&web).await.expect_err("no log");
+    assert!(matches!(error, ResolveError::Unresolvable(_)), "{error}");
+}
+
+#[tokio::test]
+async fn an_audit_log_that_lies_or_is_too_long_is_refused() {
+    let mut log = short_log();
+    log.entries[0]["nullified"] = true.into();
+    let Setup { resolver, .. } = with_log(&log).await;
+    let error = resolver.audit_log(&log.did()).await.expect_err("a lie");
+    assert!(matches!(error, ResolveError::Log(_)), "{error}");
+
+    let bytes = vec![b' '; usize::try_from(LOG_BYTES_MAX).expect("small") + 1];
+    let Setup { resolver, .. } = setup(move |_| answer("200 OK", &[], &bytes)).await;
+    let error = resolver.audit_log(&alice()).await.expect_err("too long");
+    assert!(
+        matches!(error, ResolveError::Fetch(FetchError::TooLarge { .. })),
+        "{error}"
+    );
+    assert_eq!(
+        resolver.0.plc_places.available_permits(),
+        resolver.0.config.plc_requests_max
+    );
+}

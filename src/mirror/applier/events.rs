@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use super::super::input::{Gap, HostEvent, ListedPage, ListedRepo};
-use super::super::keyspace::{self, Task};
-use super::super::rows::{AccountRow, DesyncReason, HostRow, Listing, ParkedFrame, Row as _, SyncState};
+use super::super::input::{Gap, HostEvent};
+use super::super::keyspace::{self, AlarmKind, Task};
+use super::super::rows::{
+    AccountRow, DesyncReason, Head, HostRow, Listing, ParkedFrame, Row as _, SyncState,
+};
 use super::super::store::{Family, StoreError};
+use super::epochs::{self, Place};
 use super::{Applier, Group, Note};
 use crate::types::{AccountStatus, Did, HostName, Rev, Timestamp};
-use crate::verify::{Checked, EventBody, RejectReason, Remedy, VerifiedCommit, VerifiedSync};
+use crate::verify::{Checked, CommitProof, EventBody, RejectReason, Remedy, VerifiedSync};
 
 /// An event as it is judged: live, or again from the parked queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,12 +52,19 @@ impl Applier {
             event,
         } = event;
         let mut row = group.stage.host(&host)?.unwrap_or_else(|| HostRow::new(""));
-        if row.cursor.is_some_and(|cursor| event.seq <= cursor) {
-            group.notes.push(Note::Replayed { host });
-            return Ok(());
+        match epochs::place(&row, event.seq, event.fingerprint) {
+            Place::Next => {}
+            Place::Seen => {
+                group.notes.push(Note::Replayed { host });
+                return Ok(());
+            }
+            Place::OtherHistory => {
+                let seq = event.seq;
+                let found = format!("under sequence number {seq} it now has another event than before");
+                Self::new_epoch(group, &host, &mut row, &found)?;
+            }
         }
-        row.cursor = Some(event.seq);
-        row.highest_seq = row.highest_seq.max(event.seq);
+        epochs::remember(&mut row, event.seq, event.fingerprint);
         row.last_event = Some(received);
         let epoch = row.epoch;
         group.stage.put_host(&host, row);
@@ -80,7 +90,7 @@ impl Applier {
             EventBody::Account { did, status } => {
                 self.on_account_event(group, &did, &host, event.seq, status)
             }
-            EventBody::Malformed { did } => self.on_malformed(group, did, &host),
+            EventBody::Malformed { did, reason } => self.on_malformed(group, did, reason, &host),
         }
     }
 
@@ -120,6 +130,44 @@ impl Applier {
         matches!(row.sync, SyncState::Wanted { .. }) || row.awaiting_identity
     }
 
+    /// What is settled without the proof: who may speak, whether the account is on, whether the event has to
+    /// wait, whether it is old. `None`: the proof decides.
+    fn before_proof(
+        group: &mut Group<'_>,
+        did: &Did,
+        row: &AccountRow,
+        arrival: &Arrival,
+        rev: Rev,
+        rejection: Option<RejectReason>,
+        turn: Turn,
+    ) -> Option<Fate> {
+        let host = &arrival.host;
+        if row.host != *host {
+            // Another host of ours has the account; its DID document decides when that one is asked.
+            Self::note_rejected(group, did, host, RejectReason::WrongHost);
+        } else if rejection == Some(RejectReason::FutureRev) {
+            Self::note_rejected(group, did, host, RejectReason::FutureRev);
+        } else if !row.upstream.is_active() {
+            // The host says that the account is off, so it should not speak. When it comes back it is compared.
+            group.notes.push(Note::Inactive { host: host.clone() });
+        } else if turn == Turn::Live && Self::must_wait(row) {
+            return Some(Fate::Park);
+        } else if row.head.as_ref().is_some_and(|head| rev <= head.rev) {
+            group.notes.push(Note::Replayed { host: host.clone() });
+        } else {
+            return None;
+        }
+        Some(Fate::Done)
+    }
+
+    fn note_rejected(group: &mut Group<'_>, did: &Did, host: &HostName, reason: RejectReason) {
+        group.notes.push(Note::Rejected {
+            host: host.clone(),
+            did: Some(did.clone()),
+            reason,
+        });
+    }
+
     #[expect(
         clippy::too_many_arguments,
         reason = "one event and its account: a struct would only rename them"
@@ -131,66 +179,33 @@ impl Applier {
         mut row: AccountRow,
         arrival: &Arrival,
         rev: Rev,
-        checked: Checked<Box<VerifiedCommit>>,
+        checked: Checked<CommitProof>,
         turn: Turn,
     ) -> Result<Fate, StoreError> {
-        if row.host != arrival.host {
-            // Another host of ours has the account; its DID document decides when that one is asked.
-            group.notes.push(Note::Rejected {
-                host: arrival.host.clone(),
-                did: Some(did.clone()),
-                reason: RejectReason::WrongHost,
-            });
-            return Ok(Fate::Done);
+        if let Some(fate) = Self::before_proof(group, did, &row, arrival, rev, checked.rejection(), turn) {
+            return Ok(fate);
         }
-        if let Checked::Rejected(RejectReason::FutureRev) = checked {
-            return Ok(Self::reject(
-                group,
-                did,
-                row,
-                &arrival.host,
-                RejectReason::FutureRev,
-                turn,
-            ));
-        }
-        if !row.upstream.is_active() {
-            // The host says that the account is off, so it should not speak. When it comes back it is compared.
-            group.notes.push(Note::Inactive {
-                host: arrival.host.clone(),
-            });
-            return Ok(Fate::Done);
-        }
-        if turn == Turn::Live && Self::must_wait(&row) {
-            return Ok(Fate::Park);
-        }
-        if row.head.as_ref().is_some_and(|head| rev <= head.rev) {
-            group.notes.push(Note::Replayed {
-                host: arrival.host.clone(),
-            });
-            return Ok(Fate::Done);
-        }
-        let commit = match checked {
-            Checked::Verified(commit) => commit,
+        let proof = match checked {
+            Checked::Verified(proof) => proof,
             Checked::NoKey => return Ok(Self::await_identity(group, did, row, false)),
             Checked::Rejected(reason) => {
                 return Ok(Self::reject(group, did, row, &arrival.host, reason, turn));
             }
         };
-        if row
-            .head
-            .as_ref()
-            .is_none_or(|head| head.data != commit.prev_data())
-        {
-            group.notes.push(Note::Rejected {
-                host: arrival.host.clone(),
-                did: Some(did.clone()),
-                reason: RejectReason::ChainBroken,
-            });
+        let prev_data = match &proof {
+            CommitProof::Inverted(commit) => Some(commit.prev_data()),
+            CommitProof::Legacy(commit) => commit.prev_data(),
+        };
+        let chains = |head: &Head| prev_data.is_none_or(|data| data == head.data);
+        if !row.head.as_ref().is_some_and(chains) {
+            Self::note_rejected(group, did, &arrival.host, RejectReason::ChainBroken);
             Self::want(group, did, &mut row, DesyncReason::ChainBroken, Some(rev));
             group.stage.put_account(did, row);
             return Ok(Fate::Done);
         }
-        self.apply_commit(group, did, row, arrival, &commit)?;
+        if let Err((row, reason)) = self.apply_commit(group, did, row, arrival, &proof)? {
+            return Ok(Self::reject(group, did, row, &arrival.host, reason, turn));
+        }
         Ok(Fate::Done)
     }
 
@@ -208,49 +223,30 @@ impl Applier {
         checked: Checked<Box<VerifiedSync>>,
         turn: Turn,
     ) -> Result<Fate, StoreError> {
-        if row.host != arrival.host {
-            // Another host of ours has the account; its DID document decides when that one is asked.
-            group.notes.push(Note::Rejected {
-                host: arrival.host.clone(),
-                did: Some(did.clone()),
-                reason: RejectReason::WrongHost,
-            });
-            return Ok(Fate::Done);
-        }
-        if let Checked::Rejected(RejectReason::FutureRev) = checked {
-            return Ok(Self::reject(
-                group,
-                did,
-                row,
-                &arrival.host,
-                RejectReason::FutureRev,
-                turn,
-            ));
-        }
-        if !row.upstream.is_active() {
-            group.notes.push(Note::Inactive {
-                host: arrival.host.clone(),
-            });
-            return Ok(Fate::Done);
-        }
-        if turn == Turn::Live && Self::must_wait(&row) {
-            return Ok(Fate::Park);
-        }
-        if row.head.as_ref().is_some_and(|head| rev <= head.rev) {
-            group.notes.push(Note::Replayed {
-                host: arrival.host.clone(),
-            });
-            return Ok(Fate::Done);
+        if let Some(fate) = Self::before_proof(group, did, &row, arrival, rev, checked.rejection(), turn) {
+            return Ok(fate);
         }
         let sync = match checked {
             Checked::Verified(sync) => sync,
             Checked::NoKey => return Ok(Self::await_identity(group, did, row, false)),
+            // Anyone can sign a state with a key of their own: that must not make us fetch.
+            Checked::Rejected(reason) if reason.is_foreign_signature(turn == Turn::Replayed) => {
+                Self::note_rejected(group, did, &arrival.host, reason);
+                return Ok(Fate::Done);
+            }
             Checked::Rejected(reason) => {
                 return Ok(Self::reject(group, did, row, &arrival.host, reason, turn));
             }
         };
-        if row.head.as_ref().is_some_and(|head| head.commit == sync.cid()) {
-            return Ok(Fate::Done);
+        let signed = sync.signed();
+        match &row.head {
+            Some(head) if head.commit == signed.cid() => return Ok(Fate::Done),
+            // Signed anew, such as after a change of keys: the records are the ones that we hold.
+            Some(head) if head.data == signed.data() && head.rev < signed.rev() => {
+                self.apply_same_tree(group, did, row, arrival, &sync)?;
+                return Ok(Fate::Done);
+            }
+            _ => {}
         }
         Self::want(group, did, &mut row, DesyncReason::SyncEvent, None);
         group.stage.put_account(did, row);
@@ -278,11 +274,7 @@ impl Applier {
         if remedy == Remedy::RefreshIdentity {
             return Self::await_identity(group, did, row, true);
         }
-        group.notes.push(Note::Rejected {
-            host: host.clone(),
-            did: Some(did.clone()),
-            reason,
-        });
+        Self::note_rejected(group, did, host, reason);
         if remedy == Remedy::Resync {
             Self::want(group, did, &mut row, reason.into(), None);
             group.stage.put_account(did, row);
@@ -385,12 +377,16 @@ impl Applier {
     }
 
     /// Takes over what the host says of the account's standing. Nothing is deleted by it.
-    fn set_status(group: &mut Group<'_>, did: &Did, mut row: AccountRow, status: AccountStatus) {
+    pub(super) fn set_status(group: &mut Group<'_>, did: &Did, mut row: AccountRow, status: AccountStatus) {
         if row.upstream != status {
             group.notes.push(Note::Status {
                 did: did.clone(),
                 status: status.label(),
             });
+            if status == AccountStatus::Deleted {
+                // Asked for by name, the host confirms it or does not.
+                group.stage.put_task(group.now, &Task::AuditAccount(did.clone()));
+            }
             let returns = status.is_active() && !row.upstream.is_active();
             row.upstream = status;
             if returns {
@@ -408,18 +404,22 @@ impl Applier {
         &mut self,
         group: &mut Group<'_>,
         did: Option<Did>,
+        reason: RejectReason,
         host: &HostName,
     ) -> Result<(), StoreError> {
         let Some(did) = did else {
             group.notes.push(Note::Rejected {
                 host: host.clone(),
                 did: None,
-                reason: RejectReason::Field,
+                reason,
             });
             return Ok(());
         };
         let row = self.account_or_new(group, &did, host)?;
-        Self::reject(group, &did, row, host, RejectReason::Field, Turn::Live);
+        // Another host's word about the account is no reason to fetch it.
+        let is_ours = row.host == *host;
+        let reason = if is_ours { reason } else { RejectReason::WrongHost };
+        Self::reject(group, &did, row, host, reason, Turn::Replayed);
         Ok(())
     }
 
@@ -442,12 +442,15 @@ impl Applier {
         let Some(mut row) = group.stage.host(host)? else {
             return Ok(());
         };
-        let first_contact = row.cursor.is_none();
+        if row.cursor.is_none() {
+            // With cursor 0, an old PDS always says that the cursor is outdated; and a second refusal of a
+            // cursor that was given up already says nothing new.
+            return Ok(());
+        }
         if gap == Gap::CursorFromFuture {
-            row.epoch += 1;
-            row.cursor = None;
-        } else if first_contact {
-            // With cursor 0, an old PDS always says that the cursor is outdated.
+            let found = "it does not know the sequence number that we had reached";
+            Self::new_epoch(group, host, &mut row, found)?;
+            group.stage.put_host(host, row);
             return Ok(());
         }
         row.listing = Listing::Unfinished { cursor: None };
@@ -457,46 +460,21 @@ impl Applier {
         Ok(())
     }
 
-    pub(super) fn on_listed(&mut self, group: &mut Group<'_>, page: ListedPage) -> Result<(), StoreError> {
-        for repo in page.repos {
-            self.on_listed_repo(group, &page.host, repo)?;
-        }
-        if let Some(mut row) = group.stage.host(&page.host)? {
-            if let Listing::Finished { .. } = page.listing {
-                group.notes.push(Note::Listed {
-                    host: page.host.clone(),
-                });
-            }
-            row.listing = page.listing;
-            group.stage.put_host(&page.host, row);
-        }
-        if let Some(task) = page.task {
-            group.stage.delete_task(&task);
-        }
-        Ok(())
-    }
-
-    fn on_listed_repo(
-        &mut self,
+    /// The host's numbering is another one: a restored copy, or a new installation. Every account is compared.
+    fn new_epoch(
         group: &mut Group<'_>,
         host: &HostName,
-        repo: ListedRepo,
+        row: &mut HostRow,
+        found: &str,
     ) -> Result<(), StoreError> {
-        let Some(mut row) = self.account(group, &repo.did)? else {
-            let mut row = self.account_or_new(group, &repo.did, host)?;
-            row.upstream = repo.status;
-            group.stage.put_account(&repo.did, row);
-            return Ok(());
-        };
-        if row.host != *host {
-            // Another host of ours has it. Which of them may speak for it, its DID document says.
-            return Ok(());
-        }
-        if repo.status.is_active() && row.head.as_ref().map(|head| head.commit) != repo.head {
-            // Either events are on their way, or they were lost. The fetch compares first.
-            Self::want(group, &repo.did, &mut row, DesyncReason::HeadDiffers, None);
-        }
-        Self::set_status(group, &repo.did, row, repo.status);
-        Ok(())
+        epochs::begin_epoch(row, group.now);
+        group.stage.put_task(group.now, &Task::ListRepos(host.clone()));
+        let message = format!(
+            "{host} went back: {found}. Nothing of ours is lost; its accounts are compared, and what they lack is \
+             kept. The highest sequence number ever seen there is {}: move the PDS's sequence above it",
+            row.highest_seq
+        );
+        group.notes.push(Note::Gap { host: host.clone() });
+        Self::raise(group, host, AlarmKind::SequenceReset, "", message, Vec::new())
     }
 }

@@ -5,15 +5,15 @@
 //! a proven head, or more than one.
 
 use super::super::input::{BlobMention, FetchFailure, Fetched, FetchedContent};
-use super::super::keyspace::{self, NO_NUMBER, Task};
+use super::super::keyspace::{self, AlarmKind, NO_NUMBER, Task};
 use super::super::reader::Mirror;
-use super::super::rows::{AccountRow, DesyncReason, Head, Row as _, StoredIdentity, SyncState};
+use super::super::rows::{AccountRow, DesyncReason, Head, HeadSigner, Row as _, StoredIdentity, SyncState};
 use super::super::store::{Family, StoreError};
 use super::events::{Arrival, Fate, Turn};
 use super::{Applier, Group, Note};
 use crate::repo::signing_key::SigningKey;
-use crate::types::{Did, Timestamp};
-use crate::verify::{EventBody, FrameContent, KeyLookup, VerifiedRepo, check_frame};
+use crate::types::{Did, Rev, Timestamp};
+use crate::verify::{EventBody, FrameContent, KeyLookup, KeyStanding, VerifiedRepo, check_frame};
 
 impl Applier {
     pub(super) fn on_fetched(&mut self, group: &mut Group<'_>, fetched: Fetched) -> Result<(), StoreError> {
@@ -54,6 +54,12 @@ impl Applier {
                     group.stage.put_account(&did, row);
                     return Ok(());
                 }
+                if let Some(head) = &row.head
+                    && is_behind_its_stream(&row, head.rev)
+                {
+                    Self::retry_fetch(group, &did, row, group.now.plus(TOO_OLD_RETRY));
+                    return Ok(());
+                }
                 row.sync = SyncState::Live;
                 row.min_rev = None;
                 group.notes.push(Note::Unchanged {
@@ -63,18 +69,14 @@ impl Applier {
                 });
             }
             FetchedContent::Loaded { repo, blobs, .. } => {
-                if let Some(head) = row.head.as_ref().filter(|head| repo.rev() < head.rev) {
-                    group.notes.push(Note::HostBehind {
-                        did: did.clone(),
-                        ours: head.rev,
-                        theirs: repo.rev(),
-                    });
+                let behind = row.head.as_ref().filter(|head| {
+                    repo.rev() < head.rev || (repo.rev() == head.rev && repo.cid() != head.commit)
+                });
+                if let Some(ours) = behind.map(|head| head.rev) {
                     drop_generation(group, loaded_number);
-                    Self::retry_fetch(group, &did, row, group.now.plus(HOST_BEHIND_RETRY));
-                    return Ok(());
+                    return self.diverge(group, &did, row, ours, repo.rev());
                 }
-                if row.min_rev.is_some_and(|least| repo.rev() < least) {
-                    // Frames up to that rev were dropped; the host has not caught up with its own stream.
+                if is_behind_its_stream(&row, repo.rev()) {
                     drop_generation(group, loaded_number);
                     Self::retry_fetch(group, &did, row, group.now.plus(TOO_OLD_RETRY));
                     return Ok(());
@@ -93,6 +95,42 @@ impl Applier {
         self.replay_parked(group, &did)
     }
 
+    /// The host's head is older than ours. Ours stays, and is kept when the host goes on from its own.
+    fn diverge(
+        &mut self,
+        group: &mut Group<'_>,
+        did: &Did,
+        mut row: AccountRow,
+        ours: Rev,
+        theirs: Rev,
+    ) -> Result<(), StoreError> {
+        group.notes.push(Note::HostBehind {
+            did: did.clone(),
+            ours,
+            theirs,
+        });
+        row.sync = SyncState::Diverged {
+            since: group.now,
+            theirs,
+        };
+        row.min_rev = None;
+        let (host, number) = (row.host.clone(), row.account_number);
+        let message = format!(
+            "{did}: the host went back to rev {theirs}, we hold rev {ours}; ours is kept, and what the host does next \
+             is followed"
+        );
+        group.stage.put_account(did, row);
+        Self::raise(
+            group,
+            &host,
+            AlarmKind::Rollback,
+            did.as_str(),
+            message,
+            vec![number],
+        )?;
+        self.replay_parked(group, did)
+    }
+
     /// Points the DID at the loaded generation.
     fn swap(
         &self,
@@ -104,7 +142,11 @@ impl Applier {
         blobs: &[BlobMention],
     ) -> Result<(), StoreError> {
         let first = row.head.is_none();
-        drop_generation(group, row.account_number);
+        let was_diverged = row.diverged_before_fetch;
+        if !Self::pin_if_lost(group, did, row, number, was_diverged)? {
+            drop_generation(group, row.account_number);
+        }
+        row.diverged_before_fetch = false;
         row.account_number = number;
         row.head = Some(Head {
             rev: repo.rev(),
@@ -112,6 +154,12 @@ impl Applier {
             commit_block: repo.block().to_vec(),
             data: repo.data(),
         });
+        row.head_signed_by = match repo.signed_by() {
+            KeyStanding::Current => HeadSigner::Current,
+            KeyStanding::Earlier(logged) => HeadSigner::Earlier {
+                key: logged.key().to_did_key(),
+            },
+        };
         (row.records, row.record_bytes) = (repo.records(), repo.record_bytes());
         (row.journal_commits, row.journal_bytes) = (0, 0);
         row.sync = SyncState::Live;
@@ -125,7 +173,7 @@ impl Applier {
             Self::want_blob(group, did, row.did_number, blob)?;
         }
         if first {
-            group.stage.put_task(group.now, &Task::AuditBlobs(did.clone()));
+            group.stage.put_task(group.now, &Task::AuditAccount(did.clone()));
         }
         Ok(())
     }
@@ -150,6 +198,18 @@ impl Applier {
                 status: status.label(),
             });
             row.upstream = status.clone();
+        }
+        if *failure == FetchFailure::NotFound && row.head.is_some() {
+            let message = format!("{did}: the host says that it has no such repository; ours is kept");
+            let (host, number) = (row.host.clone(), row.account_number);
+            Self::raise(
+                group,
+                &host,
+                AlarmKind::RepoNotFound,
+                did.as_str(),
+                message,
+                vec![number],
+            )?;
         }
         if let SyncState::Wanted { reason, .. } = row.sync {
             group.notes.push(Note::FetchFailed {
@@ -271,10 +331,21 @@ impl Applier {
     }
 }
 
-/// A host whose head is older than ours is asked again after this long.
-const HOST_BEHIND_RETRY: std::time::Duration = std::time::Duration::from_secs(15 * 60);
 /// A host that has not caught up with its own stream is asked again after this long.
 const TOO_OLD_RETRY: std::time::Duration = std::time::Duration::from_secs(5);
+/// And so many times. Then what it serves is taken: it is proven, and no older than ours. Should the commit
+/// that was seen come to be its head after all, the next one does not chain, and it is fetched again.
+const TOO_OLD_TRIES: u32 = 6;
+
+/// Whether what a host serves is older than what its stream has sent: frames that were dropped, or a commit
+/// that did not chain.
+fn is_behind_its_stream(row: &AccountRow, rev: Rev) -> bool {
+    let tries = match row.sync {
+        SyncState::Wanted { tries, .. } => tries,
+        _ => 0,
+    };
+    row.min_rev.is_some_and(|least| rev < least) && tries < TOO_OLD_TRIES
+}
 
 /// Removes every row of a generation that nothing points at.
 fn drop_generation(group: &mut Group<'_>, number: u64) {

@@ -19,6 +19,7 @@ impl Applier {
         let mut named = BTreeSet::new();
         Mirror::new(&*self.store).each_account(|_, row| {
             named.insert(row.account_number);
+            named.extend(row.pins.iter().filter_map(|pin| pin.generation));
             ControlFlow::Continue(())
         })?;
         let mut orphans = BTreeSet::new();

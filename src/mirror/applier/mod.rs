@@ -8,18 +8,23 @@
 //! Never does: verify (that is `verify`'s, which alone makes the proofs it takes), fetch, or delete the
 //! last good copy of anything because a host said so.
 
+mod alarms;
 mod blobs;
 mod commit;
+pub mod epochs;
 mod events;
 mod fetched;
 mod generations;
+mod listing;
+#[cfg(test)]
+mod rollback_tests;
 mod snapshots;
 mod stage;
 #[cfg(test)]
 mod tests;
 mod totals;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +33,7 @@ pub use totals::Totals;
 
 use self::stage::Stage;
 use super::input::{FetchFailure, Input};
-use super::keyspace::{self, Task};
+use super::keyspace::{self, AlarmKind, Task};
 use super::numbers::Numbers;
 use super::reader::Mirror;
 use super::rows::{AccountRow, DesyncReason, HostRow, SyncState};
@@ -49,6 +54,13 @@ pub struct ApplierLimits {
     pub batch_bytes: usize,
     /// An account that changes is snapshotted at most this often.
     pub snapshot_interval: Duration,
+    /// Up to so many records an account's tree is rebuilt, or a record looked for, to judge one commit: half a
+    /// microsecond a record, and a read of the row, while the others wait. Beyond it is fetched.
+    pub rebuild_records_max: u64,
+    /// A host's accounts are listed again this long after the last listing: for what its stream never said.
+    pub listing_interval: Duration,
+    /// An account is compared with its host this often.
+    pub audit_interval: Duration,
 }
 
 impl Default for ApplierLimits {
@@ -59,6 +71,9 @@ impl Default for ApplierLimits {
             cached_accounts_max: 20_000,
             batch_bytes: 4 << 20,
             snapshot_interval: Duration::from_secs(3600),
+            rebuild_records_max: 200_000,
+            listing_interval: Duration::from_secs(6 * 3600),
+            audit_interval: Duration::from_secs(24 * 3600),
         }
     }
 }
@@ -162,6 +177,15 @@ pub enum Note {
         /// The host's.
         theirs: Rev,
     },
+    /// An alarm was raised.
+    Alarm {
+        /// Which host it concerns.
+        host: HostName,
+        /// What kind it is.
+        kind: AlarmKind,
+        /// For people.
+        message: String,
+    },
     /// A listing ended.
     Listed {
         /// Which host.
@@ -191,6 +215,9 @@ pub struct Applier {
     cache: HashMap<Did, AccountRow>,
     totals: Totals,
     next_arrival: u64,
+    /// The accounts that the listing under way has named, by host: DID numbers. A listing that was taken up in
+    /// the middle has none.
+    listed: BTreeMap<HostName, BTreeSet<u64>>,
 }
 
 /// What the steps of one group share.
@@ -219,6 +246,7 @@ impl Applier {
             cache: HashMap::new(),
             totals,
             next_arrival,
+            listed: BTreeMap::new(),
         })
     }
 
@@ -312,6 +340,13 @@ impl Applier {
                 self.on_blobs_listed(group, &did, &digests, task.as_deref())
             }
             Input::Connected { host } => Self::on_connected(group, &host),
+            Input::Audited {
+                did,
+                status,
+                head,
+                task,
+            } => self.on_audited(group, &did, status, head, &task),
+            Input::Acknowledge { alarm, by } => Self::on_acknowledged(group, &alarm, by),
             Input::ArchiveLinked { id } => self.on_archive_linked(group, &id),
             Input::SnapshotStored(stored) => self.on_snapshot_stored(group, &stored),
             Input::SnapshotAll => self.on_snapshot_all(group),
@@ -379,6 +414,7 @@ impl Applier {
         if let SyncState::Wanted { .. } = row.sync {
             return;
         }
+        row.diverged_before_fetch |= matches!(row.sync, SyncState::Diverged { .. });
         row.sync = SyncState::Wanted {
             reason,
             since: group.now,

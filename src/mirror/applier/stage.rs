@@ -5,15 +5,17 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::ops::ControlFlow;
 
-use super::super::keyspace::{self, Task};
+use super::super::keyspace::{self, AlarmId, Task};
 use super::super::reader::{Mirror, Record};
 use super::super::rows::{
-    AccountRow, BlobRow, BlobState, HostRow, JournalEntry, RecordValue, Row as _, TaskRow,
+    AccountRow, AlarmRow, BlobRow, BlobState, HostRow, JournalEntry, RecordValue, Row as _, TaskRow,
 };
 use super::super::store::{Batch, Family, Store, StoreError};
 use super::totals::Totals;
-use crate::types::{Did, Digest, HostName, RepoPath, Rev, Timestamp};
+use crate::repo::mst::TreeBuilder;
+use crate::types::{Cid, Did, Digest, HostName, RepoPath, Rev, Timestamp};
 
 /// The staged batch. Dropping it changes nothing.
 pub(super) struct Stage<'s> {
@@ -23,6 +25,7 @@ pub(super) struct Stage<'s> {
     hosts: BTreeMap<HostName, Loaded<HostRow>>,
     blobs: BTreeMap<(u64, Digest), Loaded<BlobRow>>,
     records: BTreeMap<Vec<u8>, Option<Record>>,
+    alarms: BTreeMap<Vec<u8>, AlarmRow>,
     tasks: bool,
 }
 
@@ -62,6 +65,7 @@ impl<'s> Stage<'s> {
             hosts: BTreeMap::new(),
             blobs: BTreeMap::new(),
             records: BTreeMap::new(),
+            alarms: BTreeMap::new(),
             tasks: false,
         }
     }
@@ -167,6 +171,72 @@ impl<'s> Stage<'s> {
         self.mirror().record(account_number, path.as_bytes())
     }
 
+    /// The root of the account's tree as staged, with changes `(path, record or deleted)` on top; `None` when
+    /// they build no tree. Reads every row of the account.
+    pub(super) fn root_with<'c>(
+        &self,
+        account_number: u64,
+        changes: impl Iterator<Item = (&'c RepoPath, Option<Cid>)>,
+    ) -> Result<Option<Cid>, StoreError> {
+        let mut over: BTreeMap<&[u8], Option<Cid>> = self
+            .staged_records(account_number)
+            .map(|(key, row)| (&key[keyspace::NUMBER_BYTES..], row.as_ref().map(|row| row.cid)))
+            .collect();
+        over.extend(changes.map(|(path, cid)| (path.as_bytes(), cid)));
+
+        let mut over = over.into_iter().peekable();
+        let mut builder = TreeBuilder::new(|_, _, _: &[u8]| {});
+        let mut built = Ok(());
+        self.mirror()
+            .scan_records(account_number, None, &mut |path, record| {
+                while let Some((before, cid)) = over.next_if(|(key, _)| *key < path) {
+                    built = cid.map_or(Ok(()), |cid| builder.push(before, cid));
+                    if built.is_err() {
+                        return ControlFlow::Break(());
+                    }
+                }
+                let cid = match over.next_if(|(key, _)| *key == path) {
+                    Some((_, cid)) => cid,
+                    None => Some(record.cid()),
+                };
+                built = cid.map_or(Ok(()), |cid| builder.push(path, cid));
+                if built.is_err() {
+                    return ControlFlow::Break(());
+                }
+                ControlFlow::Continue(())
+            })?;
+        for (path, cid) in over {
+            built = built.and_then(|()| cid.map_or(Ok(()), |cid| builder.push(path, cid)));
+        }
+        Ok(built.is_ok().then(|| builder.finish()))
+    }
+
+    /// The bytes of some record of the account that is, or was before this stage, under this CID. Reads up to
+    /// every row of the account.
+    pub(super) fn find_record(&self, account_number: u64, cid: Cid) -> Result<Option<Vec<u8>>, StoreError> {
+        let staged = self
+            .staged_records(account_number)
+            .filter_map(|(_, row)| row.as_ref());
+        if let Some(row) = staged.into_iter().find(|row| row.cid == cid) {
+            return Ok(Some(row.bytes.clone()));
+        }
+        let mut found = None;
+        self.mirror()
+            .scan_records(account_number, None, &mut |_, record| {
+                if record.cid() == cid {
+                    found = Some(record.bytes.to_vec());
+                    return ControlFlow::Break(());
+                }
+                ControlFlow::Continue(())
+            })?;
+        Ok(found)
+    }
+
+    fn staged_records(&self, account_number: u64) -> impl Iterator<Item = (&Vec<u8>, &Option<Record>)> {
+        let (from, to) = keyspace::number_bounds(account_number);
+        self.records.range(from.to_vec()..to.to_vec())
+    }
+
     pub(super) fn put_record(&mut self, account_number: u64, path: &RepoPath, row: Record) {
         let key = keyspace::encode_record(account_number, path.as_bytes());
         let value = RecordValue {
@@ -207,6 +277,27 @@ impl<'s> Stage<'s> {
         bytes
     }
 
+    // alarms
+
+    pub(super) fn alarm(&self, id: &AlarmId) -> Result<Option<AlarmRow>, StoreError> {
+        let key = keyspace::encode_alarm(id);
+        if let Some(row) = self.alarms.get(&key) {
+            return Ok(Some(row.clone()));
+        }
+        let Some(value) = self.store.get(Family::Alarms, &key)? else {
+            return Ok(None);
+        };
+        let row =
+            AlarmRow::decode(&value).map_err(|error| StoreError::bad_row(Family::Alarms, &key, error))?;
+        Ok(Some(row))
+    }
+
+    pub(super) fn put_alarm(&mut self, id: &AlarmId, row: AlarmRow) {
+        let key = keyspace::encode_alarm(id);
+        self.batch.put(Family::Alarms, key.clone(), row.encode());
+        self.alarms.insert(key, row);
+    }
+
     // tasks
 
     pub(super) fn put_task(&mut self, due: Timestamp, task: &Task) {
@@ -216,6 +307,15 @@ impl<'s> Stage<'s> {
             TaskRow::default().encode(),
         );
         self.tasks = true;
+    }
+
+    /// Moves a task that repeats to its next time; `last` is the time that it had before.
+    pub(super) fn repeat_task(&mut self, last: Option<Timestamp>, next: Timestamp, task: &Task) {
+        if let Some(last) = last.filter(|last| last.millis() != next.millis()) {
+            self.batch
+                .delete(Family::Tasks, keyspace::encode_task(last.millis(), task));
+        }
+        self.put_task(next, task);
     }
 
     pub(super) fn delete_task(&mut self, key: &[u8]) {

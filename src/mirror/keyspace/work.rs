@@ -30,8 +30,8 @@ pub enum TaskKind {
     DropGeneration = 6,
     /// Put a blob that is held into the archive.
     ArchiveBlob = 7,
-    /// Compare an account's blobs with what its host lists.
-    AuditBlobs = 8,
+    /// Compare an account with its host: standing, head and blobs.
+    AuditAccount = 8,
 }
 
 impl TaskKind {
@@ -43,7 +43,7 @@ impl TaskKind {
         Self::ResolveIdentity,
         Self::DropGeneration,
         Self::ArchiveBlob,
-        Self::AuditBlobs,
+        Self::AuditAccount,
     ];
 
     fn from_code(code: u8) -> Option<Self> {
@@ -68,8 +68,8 @@ pub enum Task {
     DropGeneration(u64),
     /// [`TaskKind::ArchiveBlob`].
     ArchiveBlob(Did, Digest),
-    /// [`TaskKind::AuditBlobs`].
-    AuditBlobs(Did),
+    /// [`TaskKind::AuditAccount`].
+    AuditAccount(Did),
 }
 
 impl Task {
@@ -84,7 +84,7 @@ impl Task {
             Self::ResolveIdentity(_) => TaskKind::ResolveIdentity,
             Self::DropGeneration(_) => TaskKind::DropGeneration,
             Self::ArchiveBlob(..) => TaskKind::ArchiveBlob,
-            Self::AuditBlobs(_) => TaskKind::AuditBlobs,
+            Self::AuditAccount(_) => TaskKind::AuditAccount,
         }
     }
 }
@@ -96,7 +96,7 @@ pub fn encode_task(due_ms: u64, task: &Task) -> Vec<u8> {
     key.extend_from_slice(&encode_number(due_ms));
     key.push(task.kind() as u8);
     match task {
-        Task::FetchRepo(did) | Task::Snapshot(did) | Task::ResolveIdentity(did) | Task::AuditBlobs(did) => {
+        Task::FetchRepo(did) | Task::Snapshot(did) | Task::ResolveIdentity(did) | Task::AuditAccount(did) => {
             key.extend_from_slice(did.as_str().as_bytes());
         }
         Task::FetchBlob(did, digest) | Task::ArchiveBlob(did, digest) => {
@@ -127,7 +127,7 @@ pub fn decode_task(key: &[u8]) -> Result<(u64, Task), SyntaxError> {
             let (digest, did) = split_digest(subject, "tasks key")?;
             Task::ArchiveBlob(decode_account(did)?, digest)
         }
-        TaskKind::AuditBlobs => Task::AuditBlobs(decode_account(subject)?),
+        TaskKind::AuditAccount => Task::AuditAccount(decode_account(subject)?),
         TaskKind::Snapshot => Task::Snapshot(decode_account(subject)?),
         TaskKind::ListRepos => Task::ListRepos(decode_host(subject)?),
         TaskKind::ResolveIdentity => Task::ResolveIdentity(decode_account(subject)?),
@@ -165,7 +165,21 @@ pub enum AlarmKind {
 }
 
 impl AlarmKind {
-    const ALL: [Self; 6] = [
+    /// The name, for metrics and people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SequenceReset => "sequence_reset",
+            Self::Rollback => "rollback",
+            Self::MassDelete => "mass_delete",
+            Self::RepoNotFound => "repo_not_found",
+            Self::EmptyList => "empty_list",
+            Self::Quarantine => "quarantine",
+        }
+    }
+
+    /// Every kind.
+    pub const ALL: [Self; 6] = [
         Self::SequenceReset,
         Self::Rollback,
         Self::MassDelete,

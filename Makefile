@@ -1,0 +1,33 @@
+# Firekeep's commands. Each installs what it lacks (or says what to run), and builds outside the checkout, in
+# ~/.cache/firekeep or $FIREKEEP_CACHE.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help run build test test-full fmt deny clean-cache
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 } /^#   / { sub(/^#   /, ""); print "                      " $$0 }' Makefile
+
+run: ## Back up a PDS: HOST=https://pds.example.com, or without HOST one made up on this machine
+#   HOST=URL   the PDS to follow      ARCHIVE=file:///folder or s3://bucket/prefix
+#   DATA=DIR   the mirror's folder (./firekeep-data)    ARGS="…" more options of `firekeep run`
+	@HOST='$(HOST)' ARCHIVE='$(ARCHIVE)' DATA='$(DATA)' ARGS='$(ARGS)' exec scripts/run
+
+build: ## The program, optimised; says where it lies
+	@exec scripts/build
+
+test: ## Every check and every test; ends with `N passed, N failed`
+#   SUITES="tidy unit"   only these
+	@exec scripts/test $(SUITES)
+
+test-full: ## The same in the long forms; a broken run is taken up; the table goes to docs/test-full.md
+	@exec scripts/test --full $(SUITES)
+
+fmt: ## Format the source
+	@cargo fmt
+
+deny: ## Licences and banned crates, if cargo-deny is there
+	@if cargo deny --version >/dev/null 2>&1; then exec cargo deny check bans licenses sources; \
+	else echo "cargo-deny is not installed, so nothing was checked; run: cargo install --locked cargo-deny"; fi
+
+clean-cache: ## Delete what was built for this project (not the sandbox's parts, nor the compiled RocksDB)
+	@exec scripts/clean-cache

@@ -1,0 +1,179 @@
+#![allow(clippy::disallowed_methods, reason = "shell: the mirror and the network")]
+//! What a person can look at: accounts, alarms, and how an account differs from what its host has now.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use serde_json::{Value, json};
+
+use super::control::DaemonControl;
+use crate::mirror::keyspace::AlarmKind;
+use crate::mirror::reader::Mirror;
+use crate::mirror::rows::{AccountRow, SyncState};
+use crate::mirror::store::StoreError;
+use crate::types::{Cid, Did};
+
+/// Accounts on a page.
+const ACCOUNTS_MAX: usize = 10_000;
+/// Differences that are listed; the counts are complete.
+const DIFFERENCES_MAX: usize = 10_000;
+
+impl DaemonControl {
+    /// Accounts, in the order of their DIDs, after `after`.
+    ///
+    /// # Errors
+    /// When the mirror cannot be read.
+    pub fn accounts(&self, after: Option<&str>) -> Result<Value, StoreError> {
+        let page = Mirror::new(&*self.store).accounts(after, ACCOUNTS_MAX)?;
+        let next = (page.len() == ACCOUNTS_MAX)
+            .then(|| page.last().map(|(did, _)| did.to_string()))
+            .flatten();
+        let accounts: Vec<_> = page.iter().map(|(did, row)| account_json(did, row)).collect();
+        Ok(json!({ "accounts": accounts, "next": next }))
+    }
+
+    /// Every alarm.
+    ///
+    /// # Errors
+    /// When the mirror cannot be read.
+    pub fn alarms(&self) -> Result<Value, StoreError> {
+        let alarms: Vec<_> = Mirror::new(&*self.store)
+            .alarms()?
+            .into_iter()
+            .map(|(id, row)| {
+                json!({
+                    "host": id.host.as_ref().map(|host| host.as_str().to_owned()),
+                    "kind": id.kind.as_str(),
+                    "subject": id.subject,
+                    "since": row.since.to_string(),
+                    "message": row.message,
+                    "acknowledged": row.acknowledged.map(|seen| json!({ "by": seen.by, "at": seen.at.to_string() })),
+                })
+            })
+            .collect();
+        Ok(json!({ "alarms": alarms }))
+    }
+
+    /// Compares what we hold of an account, and what is kept beside it, with what its host has now.
+    ///
+    /// # Errors
+    /// One line for a person.
+    pub async fn diff_live(&self, did: &Did) -> Result<Value, String> {
+        let row = Mirror::new(&*self.store)
+            .account(did)
+            .map_err(|error| error.to_string())?;
+        let row = row.ok_or_else(|| format!("{did} is not known here"))?;
+        let host = self.config.hosts.iter().find(|host| host.name == row.host);
+        let host = host.ok_or_else(|| format!("{did} is at {}, which is not followed", row.host))?;
+        let theirs = self.fetcher.live_paths(did, &host.url).await?;
+        let mut sides = vec![(
+            "head".to_owned(),
+            row.head.as_ref().map(|head| head.rev),
+            row.account_number,
+        )];
+        for pin in &row.pins {
+            if let Some(generation) = pin.generation {
+                sides.push((
+                    format!("kept since {}", pin.since),
+                    pin.head.as_ref().map(|head| head.rev),
+                    generation,
+                ));
+            }
+        }
+        let mut compared = Vec::new();
+        for (name, rev, number) in sides {
+            let difference = self
+                .compare(number, &theirs.paths)
+                .map_err(|error| error.to_string())?;
+            compared.push(json!({
+                "ours": name,
+                "rev": rev.map(|rev| rev.to_string()),
+                "only_here": difference.only_here.len(),
+                "only_there": difference.only_there.len(),
+                "changed": difference.changed.len(),
+                "equal": difference.equal,
+                "paths": {
+                    "only_here": first(difference.only_here),
+                    "only_there": first(difference.only_there),
+                    "changed": first(difference.changed),
+                },
+            }));
+        }
+        Ok(json!({
+            "did": did.as_str(),
+            "host": host.name.as_str(),
+            "host_rev": theirs.rev.to_string(),
+            "host_commit": theirs.commit.to_string(),
+            "compared": compared,
+        }))
+    }
+
+    fn compare(&self, number: u64, theirs: &BTreeMap<String, Cid>) -> Result<Difference, StoreError> {
+        let mut difference = Difference::default();
+        let mut rest = theirs.clone();
+        Mirror::new(&*self.store).scan_records(number, None, &mut |path, record| {
+            let path = String::from_utf8_lossy(path).into_owned();
+            match rest.remove(&path) {
+                None => difference.only_here.push(path),
+                Some(cid) if cid == record.cid() => difference.equal += 1,
+                Some(_) => difference.changed.push(path),
+            }
+            ControlFlow::Continue(())
+        })?;
+        difference.only_there = rest.into_keys().collect();
+        Ok(difference)
+    }
+}
+
+#[derive(Default)]
+struct Difference {
+    only_here: Vec<String>,
+    only_there: Vec<String>,
+    changed: Vec<String>,
+    equal: u64,
+}
+
+fn first(mut paths: Vec<String>) -> Vec<String> {
+    paths.truncate(DIFFERENCES_MAX);
+    paths
+}
+
+fn account_json(did: &Did, row: &AccountRow) -> Value {
+    let (reason, tries) = match &row.sync {
+        SyncState::Wanted { reason, tries, .. } => (Some(reason.as_str().to_owned()), *tries),
+        SyncState::Quarantined { reason, .. } => (Some(reason.clone()), 0),
+        SyncState::Diverged { theirs, .. } => (Some(format!("the host is at rev {theirs}")), 0),
+        _ => (None, 0),
+    };
+    json!({
+        "did": did.as_str(),
+        "host": row.host.as_str(),
+        "status": row.upstream.label(),
+        "sync": row.sync.label(),
+        "reason": reason,
+        "tries": tries,
+        "rev": row.head.as_ref().map(|head| head.rev.to_string()),
+        "commit": row.head.as_ref().map(|head| head.commit.to_string()),
+        "records": row.records,
+        "record_bytes": row.record_bytes,
+        "parked_events": row.parked,
+        "snapshot_rev": row.snapshot.map(|mark| mark.rev.to_string()),
+        "snapshot_at": row.snapshot.map(|mark| mark.at.to_string()),
+        "kept_beside": row.pins.len(),
+    })
+}
+
+/// The alarm that a person names: host, kind and subject.
+pub fn parse_alarm(query: &BTreeMap<String, String>) -> Option<crate::mirror::keyspace::AlarmId> {
+    let kind = query.get("kind")?;
+    let kind = AlarmKind::ALL.into_iter().find(|known| known.as_str() == kind)?;
+    let host = match query.get("host").map(String::as_str) {
+        None | Some("") => None,
+        Some(text) => Some(text.parse().ok()?),
+    };
+    Some(crate::mirror::keyspace::AlarmId {
+        host,
+        kind,
+        subject: query.get("subject").cloned().unwrap_or_default(),
+    })
+}

@@ -1,0 +1,211 @@
+//! What an operator has to look at, and what is kept until he did.
+
+use std::ops::ControlFlow;
+
+use super::super::keyspace::{self, AlarmId, AlarmKind};
+use super::super::reader::Mirror;
+use super::super::rows::{AccountRow, Acknowledged, AlarmRow, DeleteWindow, Pin, PinReason};
+use super::super::store::{Family, StoreError};
+use super::{Applier, Group, Note};
+use crate::types::{Did, HostName};
+
+/// Generations kept for one account, at most: the oldest ones stay, for they hold what was lost first.
+const PINS_MAX: usize = 4;
+/// What counts as a mass deletion within a window: this many records and this share of what there was.
+const MASS_DELETE_RECORDS: u64 = 100;
+const MASS_DELETE_PERCENT: u64 = 50;
+/// The window.
+const MASS_DELETE_WINDOW: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+/// A host that was rolled back is watched this long: what its accounts lose in a swap is kept.
+const ROLLBACK_WATCH: std::time::Duration = std::time::Duration::from_secs(30 * 24 * 3600);
+
+impl Applier {
+    /// Raises an alarm, unless it stands already.
+    pub(super) fn raise(
+        group: &mut Group<'_>,
+        host: &HostName,
+        kind: AlarmKind,
+        subject: &str,
+        message: String,
+        pinned: Vec<u64>,
+    ) -> Result<(), StoreError> {
+        let id = AlarmId {
+            host: Some(host.clone()),
+            kind,
+            subject: subject.to_owned(),
+        };
+        if group.stage.alarm(&id)?.is_some() {
+            return Ok(());
+        }
+        group.notes.push(Note::Alarm {
+            host: host.clone(),
+            kind,
+            message: message.clone(),
+        });
+        group.stage.put_alarm(
+            &id,
+            AlarmRow {
+                since: group.now,
+                message,
+                pinned,
+                acknowledged: None,
+            },
+        );
+        Ok(())
+    }
+
+    /// A person has seen an alarm. It stays until then, and what it keeps stays longer.
+    pub(super) fn on_acknowledged(group: &mut Group<'_>, id: &AlarmId, by: String) -> Result<(), StoreError> {
+        if let Some(mut row) = group.stage.alarm(id)?
+            && row.acknowledged.is_none()
+        {
+            row.acknowledged = Some(Acknowledged { by, at: group.now });
+            group.stage.put_alarm(id, row);
+        }
+        Ok(())
+    }
+
+    /// A deleted record is counted; many within a day raise an alarm, and the snapshot of before is kept.
+    pub(super) fn count_deletes(
+        group: &mut Group<'_>,
+        did: &Did,
+        row: &mut AccountRow,
+        deleted: u64,
+        records_before: u64,
+    ) -> Result<(), StoreError> {
+        if deleted == 0 {
+            return Ok(());
+        }
+        let fresh = |now| DeleteWindow {
+            since: now,
+            records: records_before,
+            deleted: 0,
+            alarmed: false,
+        };
+        let mut window = row.deletes.take().unwrap_or_else(|| fresh(group.now));
+        if group.now.since(window.since) > MASS_DELETE_WINDOW {
+            window = fresh(group.now);
+        }
+        window.deleted += deleted;
+        let mass = window.deleted >= MASS_DELETE_RECORDS
+            && window.deleted.saturating_mul(100) >= window.records.saturating_mul(MASS_DELETE_PERCENT);
+        if mass && !window.alarmed {
+            window.alarmed = true;
+            let message = format!(
+                "{did} lost {} of {} records within a day; its snapshot of before is kept",
+                window.deleted, window.records
+            );
+            let snapshot = row.snapshot;
+            if row.pins.len() < PINS_MAX {
+                let (since, reason) = (group.now, PinReason::MassDelete);
+                row.pins.push(Pin {
+                    generation: None,
+                    head: None,
+                    snapshot,
+                    since,
+                    reason,
+                });
+            }
+            let host = row.host.clone();
+            Self::raise(
+                group,
+                &host,
+                AlarmKind::MassDelete,
+                did.as_str(),
+                message,
+                Vec::new(),
+            )?;
+        }
+        row.deletes = Some(window);
+        Ok(())
+    }
+
+    /// Before a generation is replaced: decides whether it is kept, and says so. Returns whether it is.
+    pub(super) fn pin_if_lost(
+        group: &mut Group<'_>,
+        did: &Did,
+        row: &mut AccountRow,
+        new_number: u64,
+        was_diverged: bool,
+    ) -> Result<bool, StoreError> {
+        let old = row.account_number;
+        let Some(head) = row.head.clone() else {
+            return Ok(false);
+        };
+        if old == keyspace::NO_NUMBER {
+            return Ok(false);
+        }
+        let lost = lost_paths(group, old, new_number)?;
+        let rolled_back = group.stage.host(&row.host)?.and_then(|host| host.rolled_back_at);
+        let watched = rolled_back.is_some_and(|at| group.now.since(at) < ROLLBACK_WATCH);
+        let mass =
+            lost >= MASS_DELETE_RECORDS && lost.saturating_mul(100) >= row.records * MASS_DELETE_PERCENT;
+        let (kind, reason) = match () {
+            () if lost > 0 && (watched || was_diverged) => (AlarmKind::Rollback, PinReason::Rollback),
+            () if mass => (AlarmKind::MassDelete, PinReason::MassDelete),
+            () => return Ok(false),
+        };
+        if row.pins.len() >= PINS_MAX {
+            return Ok(false);
+        }
+        let message = format!(
+            "{did}: the host's repository lacks {lost} records that it had at rev {}; what we held is kept beside \
+             it (generation {old})",
+            head.rev
+        );
+        row.pins.push(Pin {
+            generation: Some(old),
+            head: Some(head),
+            snapshot: row.snapshot,
+            since: group.now,
+            reason,
+        });
+        let host = row.host.clone();
+        Self::raise(group, &host, kind, did.as_str(), message, vec![old])?;
+        Ok(true)
+    }
+}
+
+/// How many paths one generation has that another lacks: two sorted scans, merged.
+fn lost_paths(group: &Group<'_>, old: u64, new: u64) -> Result<u64, StoreError> {
+    let store = group.stage.store();
+    let mut lost = 0;
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        // A page of old paths, then the same stretch of the new generation.
+        let mut page: Vec<Vec<u8>> = Vec::with_capacity(PAGE);
+        Mirror::new(store).scan_records(old, after.as_deref(), &mut |path, _| {
+            if after.as_deref() != Some(path) {
+                page.push(path.to_vec());
+            }
+            if page.len() == PAGE {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })?;
+        let (Some(first), Some(last)) = (page.first().cloned(), page.last().cloned()) else {
+            return Ok(lost);
+        };
+        let mut kept = 0u64;
+        let mut pending = page.iter().peekable();
+        let range = keyspace::number_range(new).starting_at(&keyspace::encode_record(new, &first));
+        store.scan(Family::Records, &range, &mut |key, _| {
+            let path = &key[keyspace::NUMBER_BYTES..];
+            while pending.next_if(|old| old.as_slice() < path).is_some() {}
+            if pending.next_if(|old| old.as_slice() == path).is_some() {
+                kept += 1;
+            }
+            if path >= last.as_slice() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })?;
+        lost += page.len() as u64 - kept;
+        after = Some(last);
+    }
+}
+
+/// Paths compared at once.
+const PAGE: usize = 4096;

@@ -1,0 +1,182 @@
+//! Comparing with a host what its stream may never have said: listings of all its accounts, audits of one.
+//!
+//! Nothing is deleted because a host does not name it. What a listing lacks is asked for one by one.
+
+use std::ops::ControlFlow;
+
+use super::super::input::{ListedPage, ListedRepo};
+use super::super::keyspace::{AlarmKind, Task};
+use super::super::reader::Mirror;
+use super::super::rows::{DesyncReason, Listing, SyncState};
+use super::super::store::StoreError;
+use super::{Applier, Group, Note};
+use crate::types::{AccountStatus, Cid, Did, HostName};
+
+/// A listing with fewer than this share of the accounts that we hold of a host raises an alarm.
+const LISTED_PERCENT_MIN: u64 = 50;
+/// Of hosts with fewer accounts none is raised.
+const LISTED_ACCOUNTS_MIN: u64 = 3;
+
+impl Applier {
+    pub(super) fn on_listed(&mut self, group: &mut Group<'_>, page: ListedPage) -> Result<(), StoreError> {
+        let Some(row) = group.stage.host(&page.host)? else {
+            return Ok(());
+        };
+        let first = !matches!(row.listing, Listing::Unfinished { cursor: Some(_) });
+        if first {
+            self.listed
+                .insert(page.host.clone(), std::collections::BTreeSet::new());
+        }
+        let count = page.repos.len() as u64;
+        for repo in page.repos {
+            let did = repo.did.clone();
+            self.on_listed_repo(group, &page.host, repo)?;
+            if let Some(row) = self.account(group, &did)?
+                && let Some(listed) = self.listed.get_mut(&page.host)
+            {
+                listed.insert(row.did_number);
+            }
+        }
+        let finished = matches!(page.listing, Listing::Finished { .. });
+        if let Some(mut row) = group.stage.host(&page.host)? {
+            row.listed = if first { count } else { row.listed + count };
+            row.listing = page.listing;
+            if finished {
+                group.notes.push(Note::Listed {
+                    host: page.host.clone(),
+                });
+                let again = group.now.plus(self.limits.listing_interval);
+                group
+                    .stage
+                    .repeat_task(row.next_listing, again, &Task::ListRepos(page.host.clone()));
+                row.next_listing = Some(again);
+            }
+            group.stage.put_host(&page.host, row.clone());
+            if finished {
+                self.check_unlisted(group, &page.host, row.listed)?;
+            }
+        }
+        if let Some(task) = page.task {
+            group.stage.delete_task(&task);
+        }
+        Ok(())
+    }
+
+    fn on_listed_repo(
+        &mut self,
+        group: &mut Group<'_>,
+        host: &HostName,
+        repo: ListedRepo,
+    ) -> Result<(), StoreError> {
+        let Some(mut row) = self.account(group, &repo.did)? else {
+            let mut row = self.account_or_new(group, &repo.did, host)?;
+            row.upstream = repo.status;
+            group.stage.put_account(&repo.did, row);
+            return Ok(());
+        };
+        if row.host != *host {
+            // Another host of ours has it. Which of them may speak for it, its DID document says.
+            return Ok(());
+        }
+        if repo.status.is_active() && row.head.as_ref().map(|head| head.commit) != repo.head {
+            // Either events are on their way, or they were lost. The fetch compares first.
+            self.want_unless_diverged(group, &repo.did, &mut row);
+        }
+        Self::set_status(group, &repo.did, row, repo.status);
+        Ok(())
+    }
+
+    /// An account whose host is known to be behind is not fetched again for being behind.
+    fn want_unless_diverged(
+        &self,
+        group: &mut Group<'_>,
+        did: &Did,
+        row: &mut super::super::rows::AccountRow,
+    ) {
+        if !matches!(row.sync, SyncState::Diverged { .. }) {
+            Self::want(group, did, row, DesyncReason::HeadDiffers, None);
+        }
+    }
+
+    /// Accounts that we hold of a host and that its complete listing does not name: each is asked for, and many
+    /// raise an alarm.
+    fn check_unlisted(
+        &mut self,
+        group: &mut Group<'_>,
+        host: &HostName,
+        count: u64,
+    ) -> Result<(), StoreError> {
+        let Some(listed) = self.listed.remove(host) else {
+            return Ok(());
+        };
+        let (mut held, mut unlisted) = (0u64, Vec::new());
+        Mirror::new(group.stage.store()).each_account(|did, row| {
+            if row.host == *host && row.head.is_some() && row.upstream.is_active() {
+                held += 1;
+                if !listed.contains(&row.did_number) {
+                    unlisted.push(did);
+                }
+            }
+            ControlFlow::Continue(())
+        })?;
+        if held >= LISTED_ACCOUNTS_MIN && count.saturating_mul(100) < held.saturating_mul(LISTED_PERCENT_MIN)
+        {
+            let message = format!(
+                "{host} lists {count} accounts, and we hold {held} of it; nothing of ours is deleted for that"
+            );
+            Self::raise(group, host, AlarmKind::EmptyList, "", message, Vec::new())?;
+        }
+        for did in unlisted {
+            group.stage.put_task(group.now, &Task::AuditAccount(did));
+        }
+        Ok(())
+    }
+
+    /// What a host says of one account when asked.
+    pub(super) fn on_audited(
+        &mut self,
+        group: &mut Group<'_>,
+        did: &Did,
+        status: Option<AccountStatus>,
+        head: Option<Cid>,
+        task: &[u8],
+    ) -> Result<(), StoreError> {
+        group.stage.delete_task(task);
+        let Some(mut row) = self.account(group, did)? else {
+            return Ok(());
+        };
+        match &status {
+            None if row.upstream != AccountStatus::Deleted && row.head.is_some() => {
+                let message = format!("{did}: the host says that it has no such account; ours is kept");
+                let (host, number) = (row.host.clone(), row.account_number);
+                Self::raise(
+                    group,
+                    &host,
+                    AlarmKind::RepoNotFound,
+                    did.as_str(),
+                    message,
+                    vec![number],
+                )?;
+            }
+            // What the stream said of a deletion is confirmed: the time of grace runs from here.
+            None | Some(AccountStatus::Deleted) => {
+                row.deletion_confirmed_at = row.deletion_confirmed_at.or(Some(group.now));
+            }
+            Some(_) => row.deletion_confirmed_at = None,
+        }
+        let active = status.as_ref().is_some_and(AccountStatus::is_active);
+        if active && head.is_some() && row.head.as_ref().map(|head| head.commit) != head {
+            self.want_unless_diverged(group, did, &mut row);
+        }
+        let again = group.now.plus(self.limits.audit_interval);
+        group
+            .stage
+            .repeat_task(row.next_audit, again, &Task::AuditAccount(did.clone()));
+        row.next_audit = Some(again);
+        match status {
+            Some(status) => Self::set_status(group, did, row, status),
+            None => group.stage.put_account(did, row),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,26 @@
+//! The main job, end to end: the real PDS, PLC directory and S3 server, and Firekeep as a process of its own.
+//!
+//! `cargo test --test e2e -- --test-threads=1`. Each test starts the services that it needs through
+//! `deploy/sandbox/sandbox`, which is the judge too (`sandbox compare`: the reference library, and plain `zstd -d`),
+//! and stops them again. Where the sandbox cannot be installed the tests fail: they never skip. Each prints one line
+//! of counts. `FIREKEEP_E2E_FULL=1` makes the long form, `FIREKEEP_E2E_SEED` chooses other moments to kill at,
+//! `FIREKEEP_E2E_KEEP=1` keeps the folders.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests, which run processes and measure time"
+)]
+
+mod support;
+
+#[path = "e2e/archives.rs"]
+mod archives;
+#[path = "e2e/bad_input.rs"]
+mod bad_input;
+#[path = "e2e/kill_nine.rs"]
+mod kill_nine;
+#[path = "e2e/main_job.rs"]
+mod main_job;
+#[path = "e2e/outages.rs"]
+mod outages;

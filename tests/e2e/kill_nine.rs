@@ -1,0 +1,189 @@
+//! `kill -9`, again and again.
+
+use std::time::{Duration, Instant};
+
+use crate::support::firekeep::{Firekeep, Running};
+use crate::support::metrics::Metrics;
+use crate::support::sandbox::Sandbox;
+use crate::support::stream::Emitted;
+use crate::support::{Chance, report, sized, wait_for};
+
+/// After so many kills the PDS is stopped, and what the last one left is looked at.
+const LOOK_AFTER: u64 = 5;
+
+/// Sums over all lives. What a life did after its last reading is not in it, so sums are lower bounds.
+#[derive(Debug, Default)]
+struct Lives {
+    count: u64,
+    applied: u64,
+    replayed: u64,
+    loaded: u64,
+}
+
+impl Lives {
+    fn take(&mut self, metrics: Option<&Metrics>) {
+        self.count += 1;
+        let Some(metrics) = metrics else { return };
+        // Killed so early that no host was followed yet.
+        if metrics.find("firekeep_events_applied_total", &[]).is_none() {
+            return;
+        }
+        let count = |name: &str, labels: &[(&str, &str)]| metrics.count(name, labels);
+        self.applied += count("firekeep_events_applied_total", &[("kind", "commit")]);
+        self.replayed += count("firekeep_events_skipped_total", &[("reason", "replayed")]);
+        self.loaded += count("firekeep_resyncs_total", &[("result", "loaded")]);
+        let rejected = count("firekeep_events_rejected_total", &[]);
+        assert_eq!(rejected, 0, "no event of an honest PDS is rejected");
+    }
+}
+
+#[test]
+fn kill_nine() {
+    let began = Instant::now();
+    let seed = Chance::seed();
+    let mut chance = Chance(seed);
+    let sandbox = Sandbox::up("pds,plc");
+    let accounts = sized(16, 40);
+    sandbox.populate(accounts, sized(500, 4000), sized(20, 100));
+    let firekeep = Firekeep::new(&sandbox, "data").args(&["--snapshot-interval", "1s"]);
+
+    // While the mirror is filled for the first time.
+    let mut filling = Lives::default();
+    let mut partly = 0;
+    for _ in 0..sized(4, 10) {
+        let life = firekeep.spawn();
+        // Until it has fetched something, or has nothing left to fetch; and a moment more.
+        wait_for("it fetches repositories", || {
+            let metrics = life.metrics_if_there();
+            let loaded = metrics
+                .as_ref()
+                .and_then(|m| m.find("firekeep_resyncs_total", &[("result", "loaded")]));
+            let live = metrics
+                .as_ref()
+                .and_then(|m| m.find("firekeep_account_sync", &[("state", "live")]));
+            let some = loaded.is_some_and(|n| n > 0.0) || live.is_some_and(|n| n >= accounts as f64);
+            if some { Ok(()) } else { Err((loaded, live)) }
+        });
+        std::thread::sleep(chance.below(Duration::from_millis(30)));
+        let last = life.metrics_if_there().expect("it answered before");
+        life.kill_nine();
+        partly += u64::from(last.count("firekeep_account_sync", &[("state", "live")]) < accounts);
+        filling.take(Some(&last));
+    }
+    let mut life = firekeep.start();
+    let filled = life.wait_filled(accounts);
+    filling.take(Some(&life.metrics()));
+    assert!(
+        filling.loaded <= accounts,
+        "what was fetched and durable is not fetched again: {filling:?}"
+    );
+    let first = filled.cursor();
+    assert_eq!(first, Emitted::read(&sandbox).last());
+
+    // Under load.
+    let kills = sized(10, 30);
+    let mut loaded = Lives::default();
+    let mut churn = Some(sandbox.churn(25, 3600));
+    let (mut commits, mut prefixes) = (0, 0);
+    for kill in 1..=kills {
+        let from = life.status().cursor();
+        life.wait_status("it applies live events", |status| status.cursor() > from);
+        std::thread::sleep(chance.below(Duration::from_millis(700)));
+        let seen = life.status().cursor();
+        loaded.take(Some(&life.metrics()));
+        life.kill_nine();
+        if kill % LOOK_AFTER == 0 {
+            let ended = churn.take().expect("it runs").end();
+            assert_eq!(ended.errors, 0, "{ended:?}");
+            commits += ended.commits;
+            sandbox.stop("pds1");
+            life = firekeep.start();
+            let left = check_prefix(&mut life, &sandbox, seen, kill);
+            sandbox.start("pds1");
+            check_rest(&mut life, &sandbox, left);
+            prefixes += 1;
+            churn = (kill < kills).then(|| sandbox.churn(25, 3600));
+        } else {
+            // Some die before they have opened everything.
+            if kill % 3 == 0 {
+                let early = firekeep.spawn();
+                std::thread::sleep(chance.below(Duration::from_millis(400)));
+                loaded.take(early.metrics_if_there().as_ref());
+                early.kill_nine();
+            }
+            life = firekeep.start();
+            let now = life.status().cursor();
+            assert!(now >= seen, "the cursor is durable: {now} after {seen}");
+        }
+    }
+    assert!(churn.is_none(), "the last kill ends the load");
+
+    life.wait_caught_up(&sandbox);
+    loaded.take(Some(&life.metrics()));
+    let total = Emitted::read(&sandbox).commits_after(first);
+    assert!(
+        loaded.applied <= total,
+        "nothing is applied twice: {loaded:?}, {total} commits"
+    );
+    assert_eq!(
+        loaded.replayed, 0,
+        "nothing comes twice: cursor and data are one batch: {loaded:?}"
+    );
+    assert_eq!(
+        loaded.loaded, 0,
+        "no unchanged account is fetched again: {loaded:?}"
+    );
+    life.snapshot();
+    let archive = firekeep.archive();
+    let equal = sandbox.compare(&["--url", &firekeep.url(), "--archive", archive.to_str().unwrap()]);
+    assert_eq!((equal.accounts, equal.snapshots), (accounts, accounts));
+    let status = life.status();
+    assert_eq!(
+        status.accounts("records"),
+        equal.records,
+        "counted from commit to commit: {status:?}"
+    );
+    assert_eq!(status.blobs("missing"), 0, "{status:?}");
+    let stopped = life.stop();
+    let counts = format!(
+        "seed {seed}, {} lives while filling ({partly} killed half-filled, {} of {accounts} repositories seen loaded), {kills} kills under load in \
+         {} lives, {commits} churn commits, {} of {total} commits seen applied, 0 twice, {prefixes} crash states each an \
+         exact prefix of the stream, {} fetched again, {}, stop {} ms",
+        filling.count,
+        filling.loaded,
+        loaded.count,
+        loaded.applied,
+        loaded.loaded,
+        equal.text(),
+        stopped.as_millis()
+    );
+    report("kill_nine", began, &counts);
+}
+
+/// With the PDS away, the mirror after a crash is what the stream's events up to its cursor make, and no more.
+/// Answers the cursor.
+fn check_prefix(life: &mut Running, sandbox: &Sandbox, seen: u64, kill: u64) -> u64 {
+    let status = life.status();
+    let cursor = status.cursor();
+    assert!(
+        cursor >= seen,
+        "the cursor is durable: {cursor} after {seen}, kill {kill}"
+    );
+    let revs = Emitted::read(sandbox).revs_at(cursor);
+    let heads = life.heads(&sandbox.dids());
+    for (did, rev) in &revs {
+        let held = heads.get(did).map(|(rev, _)| rev);
+        assert_eq!(held, Some(rev), "{did} after event {cursor}, kill {kill}");
+    }
+    assert_eq!(heads.len(), revs.len(), "kill {kill}");
+    cursor
+}
+
+/// What came after that event, and only that, is applied when the PDS is back.
+fn check_rest(life: &mut Running, sandbox: &Sandbox, from: u64) {
+    life.wait_caught_up(sandbox);
+    let rest = Emitted::read(sandbox).commits_after(from);
+    let metrics = life.metrics();
+    let applied = metrics.count("firekeep_events_applied_total", &[("kind", "commit")]);
+    assert_eq!(applied, rest, "each commit after event {from} is applied once");
+}
