@@ -406,6 +406,7 @@ impl World {
         match attempt {
             Err(failure) => Input::FetchFailed {
                 did,
+                host: row.host,
                 failure,
                 task,
                 retry_at,
@@ -432,7 +433,7 @@ impl World {
         let doc = self.docs.get(did);
         let doc = doc.ok_or_else(|| FetchFailure::NoIdentity("no document".to_owned()))?;
         if !doc.stored().speaks_at(&row.host) {
-            return Err(FetchFailure::NotThisHost);
+            return Err(FetchFailure::NotThisHost(doc.stored()));
         }
         let served = self.repos.get(did).ok_or(FetchFailure::NotFound)?;
         if let Some(head) = &row.head

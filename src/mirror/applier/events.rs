@@ -142,13 +142,7 @@ impl Applier {
         checked: Checked<Box<VerifiedCommit>>,
         turn: Turn,
     ) -> Result<Fate, StoreError> {
-        if row.host != arrival.host {
-            // Another host of ours has the account; its DID document decides when that one is asked.
-            group.notes.push(Note::Rejected {
-                host: arrival.host.clone(),
-                did: Some(did.clone()),
-                reason: RejectReason::WrongHost,
-            });
+        if Self::is_foreign(group, did, &row, &arrival.host) {
             return Ok(Fate::Done);
         }
         if let Checked::Rejected(RejectReason::FutureRev) = checked {
@@ -216,13 +210,7 @@ impl Applier {
         checked: Checked<Box<VerifiedSync>>,
         turn: Turn,
     ) -> Result<Fate, StoreError> {
-        if row.host != arrival.host {
-            // Another host of ours has the account; its DID document decides when that one is asked.
-            group.notes.push(Note::Rejected {
-                host: arrival.host.clone(),
-                did: Some(did.clone()),
-                reason: RejectReason::WrongHost,
-            });
+        if Self::is_foreign(group, did, &row, &arrival.host) {
             return Ok(Fate::Done);
         }
         if let Checked::Rejected(RejectReason::FutureRev) = checked {
@@ -371,10 +359,14 @@ impl Applier {
         host: &HostName,
     ) -> Result<(), StoreError> {
         let mut row = self.account_or_new(group, did, host)?;
+        if Self::is_foreign(group, did, &row, host) {
+            return Ok(());
+        }
         // The key on file may be the one of before: no commit is judged by it any more. An account that is
-        // to be fetched gets its identity with the fetch.
+        // to be fetched gets its identity with the fetch, but what is inactive is not fetched.
         row.identity = None;
-        if !row.awaiting_identity && !matches!(row.sync, SyncState::Wanted { .. }) {
+        let fetching = matches!(row.sync, SyncState::Wanted { .. }) && row.upstream.is_active();
+        if !row.awaiting_identity && !fetching {
             row.awaiting_identity = true;
             group
                 .stage
@@ -393,7 +385,7 @@ impl Applier {
         status: AccountStatus,
     ) -> Result<(), StoreError> {
         let mut row = self.account_or_new(group, did, host)?;
-        if row.host != *host {
+        if Self::is_foreign(group, did, &row, host) {
             return Ok(());
         }
         row.status_seq = seq;
@@ -413,6 +405,10 @@ impl Applier {
                 group.stage.put_task(group.now, &Task::AuditAccount(did.clone()));
             }
             let returns = status.is_active() && !row.upstream.is_active();
+            if !status.is_active() {
+                // The host that an account leaves says no more than this.
+                Self::ask_identity(group, did, &row);
+            }
             row.upstream = status;
             if returns {
                 if matches!(row.sync, SyncState::Wanted { .. }) {
@@ -440,7 +436,9 @@ impl Applier {
             return Ok(());
         };
         let row = self.account_or_new(group, &did, host)?;
-        Self::reject(group, &did, row, host, RejectReason::Field, Turn::Live);
+        if !Self::is_foreign(group, &did, &row, host) {
+            Self::reject(group, &did, row, host, RejectReason::Field, Turn::Live);
+        }
         Ok(())
     }
 
