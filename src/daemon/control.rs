@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::archive::keeper::Keeper;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::metrics::labels::SeqStage;
+use crate::metrics::labels::{Outcome, SeqStage};
 use crate::mirror::applier::Totals;
 use crate::mirror::handle::ApplierHandle;
 use crate::mirror::input::Input;
@@ -162,6 +163,18 @@ impl DaemonControl {
             self.metrics
                 .data_dir_free
                 .set(i64::try_from(free).unwrap_or(i64::MAX));
+        }
+        let looks = self.fetcher.resolver.counts();
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        for (outcome, total) in [
+            (Outcome::Ok, count(&looks.fetched)),
+            (
+                Outcome::Error,
+                count(&looks.failed_transient) + count(&looks.failed_lasting),
+            ),
+        ] {
+            let shown = self.metrics.identity_fetches.of(outcome);
+            shown.inc_by(total.saturating_sub(shown.get()));
         }
         for (name, row) in Mirror::new(&*self.store).hosts()? {
             let host = self.metrics.host(&name);

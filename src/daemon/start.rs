@@ -126,10 +126,17 @@ pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Da
     }
     let upstream = upstream(&config, &clock)?;
     let temp_dir = config.data_dir.join("tmp");
+    // A mirror that is not there yet knows no host, and is not made for a mistake.
+    let fresh = !config.data_dir.exists();
+    if fresh {
+        probe_hosts(&config, &upstream, None).await?;
+    }
     let store = open_store(&config.data_dir, &temp_dir)?;
     let xrpc = bind(config.listen, "listen")?;
     let admin = bind(config.admin_listen, "admin_listen")?;
-    probe_hosts(&config, &upstream, &*store).await?;
+    if !fresh {
+        probe_hosts(&config, &upstream, Some(&*store)).await?;
+    }
 
     let metrics = Arc::new(Metrics::new());
     let numbers = Arc::new(Numbers::open(Arc::clone(&store)).map_err(store_error)?);
@@ -202,6 +209,7 @@ pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Da
         keeper: Arc::clone(&keeper),
         urls,
         clock: clock.clone(),
+        metrics: Arc::clone(&metrics),
     });
     let control = Arc::new(DaemonControl {
         store: Arc::clone(&store),
@@ -290,10 +298,17 @@ struct DescribeServer {
 
 /// Asks every host whether it is a PDS. One that does not answer may be down: it is followed as soon as it is
 /// up. One that was never seen and whose name does not exist is a mistake.
-async fn probe_hosts(config: &Config, upstream: &Upstream, store: &dyn Store) -> Result<(), DaemonError> {
+async fn probe_hosts(
+    config: &Config,
+    upstream: &Upstream,
+    store: Option<&dyn Store>,
+) -> Result<(), DaemonError> {
     for host in &config.hosts {
-        let known = Mirror::new(store).host(&host.name).map_err(store_error)?;
-        let known = known.is_some_and(|row| row.cursor.is_some());
+        let row = match store {
+            Some(store) => Mirror::new(store).host(&host.name).map_err(store_error)?,
+            None => None,
+        };
+        let known = row.is_some_and(|row| row.cursor.is_some());
         if !known {
             check_name(host).await?;
         }

@@ -18,6 +18,8 @@ use crate::archive::keeper::Keeper;
 use crate::clock::Clock;
 use crate::http::request::FetchError;
 use crate::identity::resolver::{ResolveError, Resolver};
+use crate::metrics::Metrics;
+use crate::metrics::labels::FetchResult;
 use crate::mirror::blobs::{BlobFetcher, LIST_PAGES_MAX};
 use crate::mirror::handle::ApplierHandle;
 use crate::mirror::input::{BlobKey, Input};
@@ -25,7 +27,7 @@ use crate::mirror::keyspace::{self, Task, TaskKind};
 use crate::mirror::listing::{Listed, list_host};
 use crate::mirror::reader::Mirror;
 use crate::mirror::resync::{Fetcher, stored_identity};
-use crate::mirror::rows::{Listing, SyncState};
+use crate::mirror::rows::{BlobFailure, Listing, SyncState};
 use crate::mirror::store::{Family, Store, StoreError};
 use crate::types::{Did, HostName};
 
@@ -70,6 +72,8 @@ pub struct Workshop {
     pub urls: BTreeMap<HostName, String>,
     /// The clock.
     pub clock: Clock,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Why the dispatcher ended before it was told to.
@@ -186,7 +190,11 @@ impl Workshop {
             Task::FetchBlob(did, digest) => match (self.url_of(&did)?, self.blob_key(&did, digest)?) {
                 (_, None) => Input::TaskDone { task: key },
                 (None, _) => self.unfollowed(key, Task::FetchBlob(did, digest)),
-                (Some(url), Some(blob)) => self.blobs.fetch(blob, key, &url).await?,
+                (Some(url), Some(blob)) => {
+                    let fetched = self.blobs.fetch(blob, key, &url).await?;
+                    self.count_blob(&did, &fetched)?;
+                    fetched
+                }
             },
             Task::ResolveIdentity(did) => self.resolve(did, key).await,
             Task::ListRepos(host) => return self.list(host, key).await,
@@ -223,6 +231,25 @@ impl Workshop {
             did_number: row.did_number,
             digest,
         }))
+    }
+
+    fn count_blob(&self, did: &Did, fetched: &Input) -> Result<(), StoreError> {
+        let result = match fetched {
+            Input::BlobStored { .. } => FetchResult::Ok,
+            Input::BlobFailed { failure, .. } => match failure {
+                BlobFailure::NotFound => FetchResult::NotFound,
+                BlobFailure::WrongBytes => FetchResult::Mismatch,
+                BlobFailure::TooLarge => FetchResult::TooLarge,
+                BlobFailure::Refused | BlobFailure::Unreachable | BlobFailure::HostError => {
+                    FetchResult::Failed
+                }
+            },
+            _ => return Ok(()),
+        };
+        if let Some(row) = Mirror::new(&*self.store).account(did)? {
+            self.metrics.host(&row.host).blob_fetches.of(result).inc();
+        }
+        Ok(())
     }
 
     fn unfollowed(&self, key: Vec<u8>, task: Task) -> Input {

@@ -27,9 +27,15 @@ impl SimAccount {
     /// A new account with an empty repository. `number` makes its DID and key.
     #[must_use]
     pub fn new(number: u64, now: Timestamp) -> Self {
+        Self::on_curve(Curve::K256, number, now)
+    }
+
+    /// As [`SimAccount::new`], with a key on this curve.
+    #[must_use]
+    pub fn on_curve(curve: Curve, number: u64, now: Timestamp) -> Self {
         let mut seed = [0x42; 32];
         seed[..8].copy_from_slice(&number.to_be_bytes());
-        let secret = SecretKey::from_bytes(Curve::K256, &seed).expect("below the group order");
+        let secret = SecretKey::from_bytes(curve, &seed).expect("below the group order");
         let id: String = (0..24)
             .map(|i| char::from(b'a' + ((number >> (i * 2)) & 3) as u8))
             .collect();
@@ -48,6 +54,14 @@ impl SimAccount {
         }
     }
 
+    /// The same account under another DID.
+    #[must_use]
+    pub fn with_did(mut self, did: Did) -> Self {
+        self.did = did;
+        self.commit = sign(&self.secret, &self.did, self.rev, self.data);
+        self
+    }
+
     /// Its DID.
     #[must_use]
     pub const fn did(&self) -> &Did {
@@ -58,6 +72,12 @@ impl SimAccount {
     #[must_use]
     pub fn key(&self) -> SigningKey {
         self.secret.public()
+    }
+
+    /// Signs with its key, for commits that are not what they should be.
+    #[must_use]
+    pub fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.secret.sign(message)
     }
 
     /// Replaces its key: the next commit is signed by the new one.

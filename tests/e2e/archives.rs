@@ -134,15 +134,16 @@ fn another_archive() {
     // Where a person says so, everything is archived again.
     let mut running = with_second.clone().args(&["--new-archive"]).start();
     running.wait_caught_up(&sandbox);
-    let again = running.snapshot();
+    running.snapshot();
     let second_path = second.to_str().unwrap();
     let equal = sandbox.compare(&["--url", &firekeep.url(), "--archive", second_path]);
     assert_eq!((equal.accounts, equal.snapshots), (accounts, accounts));
     assert!(equal.archived_blobs > 0, "{equal:?}");
-    let fetched = running
-        .metrics()
-        .count("firekeep_resyncs_total", &[("result", "loaded")]);
+    let metrics = running.metrics();
+    let fetched = metrics.count("firekeep_resyncs_total", &[("result", "loaded")]);
     assert_eq!(fetched, 0, "from the mirror, not from the PDS");
+    let again = metrics.count("firekeep_snapshots_total", &[("result", "ok")]);
+    assert_eq!(again, accounts, "every account is archived again, once");
     running.stop();
     assert_eq!(inventory(&first), archived, "the first archive is left alone");
 
@@ -156,7 +157,7 @@ fn another_archive() {
     assert!(refused.stderr.contains("holds archive"), "{}", refused.stderr);
     assert_eq!(inventory(&first), archived);
     let counts = format!(
-        "3 refusals with exit code 78, nothing written by them; with --new-archive {again} accounts on command, {}",
+        "3 refusals with exit code 78, nothing written by them; with --new-archive {again} accounts archived again, {}",
         equal.text()
     );
     report("another_archive", began, &counts);

@@ -174,10 +174,13 @@ fn wrong_settings(table: &mut Table<'_>) {
     }
     let twice = table.following().args(&["--host", &http]);
     table.refused_early(&twice, CONFIG, &["hosts", "twice"]);
+    let plc = table
+        .fresh()
+        .args(&["--host", &http, "--dev-mode", "--plc-url", "plc"]);
+    table.refused_early(&plc, CONFIG, &["plc_url", "https://"]);
     for (flag, value, names) in [
         ("--archive", "ftp://somewhere", ["archive", "s3://"]),
         ("--archive", "backups", ["archive", "file:///"]),
-        ("--plc-url", "plc", ["plc_url", "https://"]),
         ("--snapshot-interval", "often", ["snapshot_interval", "1h"]),
         ("--snapshot-interval", "9999d", ["snapshot_interval", "7d"]),
         ("--blob-bytes-max", "huge", ["blob_bytes_max", "MiB"]),

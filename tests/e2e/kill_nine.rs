@@ -6,7 +6,7 @@ use crate::support::firekeep::{Firekeep, Running};
 use crate::support::metrics::Metrics;
 use crate::support::sandbox::Sandbox;
 use crate::support::stream::Emitted;
-use crate::support::{Chance, report, sized};
+use crate::support::{Chance, report, sized, wait_for};
 
 /// After so many kills the PDS is stopped, and what the last one left is looked at.
 const LOOK_AFTER: u64 = 5;
@@ -43,17 +43,32 @@ fn kill_nine() {
     let seed = Chance::seed();
     let mut chance = Chance(seed);
     let sandbox = Sandbox::up("pds,plc");
-    let accounts = sized(10, 40);
+    let accounts = sized(16, 40);
     sandbox.populate(accounts, sized(500, 4000), sized(20, 100));
     let firekeep = Firekeep::new(&sandbox, "data").args(&["--snapshot-interval", "1s"]);
 
     // While the mirror is filled for the first time.
     let mut filling = Lives::default();
+    let mut partly = 0;
     for _ in 0..sized(4, 10) {
         let life = firekeep.spawn();
-        std::thread::sleep(chance.below(Duration::from_millis(900)));
-        filling.take(life.metrics_if_there().as_ref());
+        // Until it has fetched something, or has nothing left to fetch; and a moment more.
+        wait_for("it fetches repositories", || {
+            let metrics = life.metrics_if_there();
+            let loaded = metrics
+                .as_ref()
+                .and_then(|m| m.find("firekeep_resyncs_total", &[("result", "loaded")]));
+            let live = metrics
+                .as_ref()
+                .and_then(|m| m.find("firekeep_account_sync", &[("state", "live")]));
+            let some = loaded.is_some_and(|n| n > 0.0) || live.is_some_and(|n| n >= accounts as f64);
+            if some { Ok(()) } else { Err((loaded, live)) }
+        });
+        std::thread::sleep(chance.below(Duration::from_millis(30)));
+        let last = life.metrics_if_there().expect("it answered before");
         life.kill_nine();
+        partly += u64::from(last.count("firekeep_account_sync", &[("state", "live")]) < accounts);
+        filling.take(Some(&last));
     }
     let mut life = firekeep.start();
     let filled = life.wait_filled(accounts);
@@ -131,7 +146,7 @@ fn kill_nine() {
     assert_eq!(status.blobs("missing"), 0, "{status:?}");
     let stopped = life.stop();
     let counts = format!(
-        "seed {seed}, {} lives while filling ({} of {accounts} repositories seen loaded), {kills} kills under load in \
+        "seed {seed}, {} lives while filling ({partly} killed half-filled, {} of {accounts} repositories seen loaded), {kills} kills under load in \
          {} lives, {commits} churn commits, {} of {total} commits seen applied, 0 twice, {prefixes} crash states each an \
          exact prefix of the stream, {} fetched again, {}, stop {} ms",
         filling.count,

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 /// fraction of it.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks at what is waited for.
-const LOOK: Duration = Duration::from_millis(40);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Whether the long form of the tests is asked for.
 pub fn full() -> bool {

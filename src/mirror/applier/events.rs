@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use super::super::input::{Gap, HostEvent};
 use super::super::keyspace::{self, AlarmKind, Task};
-use super::super::rows::{AccountRow, DesyncReason, HostRow, Listing, ParkedFrame, Row as _, SyncState};
+use super::super::rows::{
+    AccountRow, DesyncReason, Head, HostRow, Listing, ParkedFrame, Row as _, SyncState,
+};
 use super::super::store::{Family, StoreError};
 use super::epochs::{self, Place};
 use super::{Applier, Group, Note};
 use crate::types::{AccountStatus, Did, HostName, Rev, Timestamp};
-use crate::verify::{Checked, EventBody, RejectReason, Remedy, VerifiedCommit, VerifiedSync};
+use crate::verify::{Checked, CommitProof, EventBody, RejectReason, Remedy, VerifiedSync};
 
 /// An event as it is judged: live, or again from the parked queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +90,7 @@ impl Applier {
             EventBody::Account { did, status } => {
                 self.on_account_event(group, &did, &host, event.seq, status)
             }
-            EventBody::Malformed { did } => self.on_malformed(group, did, &host),
+            EventBody::Malformed { did, reason } => self.on_malformed(group, did, reason, &host),
         }
     }
 
@@ -139,7 +141,7 @@ impl Applier {
         mut row: AccountRow,
         arrival: &Arrival,
         rev: Rev,
-        checked: Checked<Box<VerifiedCommit>>,
+        checked: Checked<CommitProof>,
         turn: Turn,
     ) -> Result<Fate, StoreError> {
         if Self::is_foreign(group, did, &row, &arrival.host) {
@@ -171,18 +173,19 @@ impl Applier {
             });
             return Ok(Fate::Done);
         }
-        let commit = match checked {
-            Checked::Verified(commit) => commit,
+        let proof = match checked {
+            Checked::Verified(proof) => proof,
             Checked::NoKey => return Ok(Self::await_identity(group, did, row, false)),
             Checked::Rejected(reason) => {
                 return Ok(Self::reject(group, did, row, &arrival.host, reason, turn));
             }
         };
-        if row
-            .head
-            .as_ref()
-            .is_none_or(|head| head.data != commit.prev_data())
-        {
+        let prev_data = match &proof {
+            CommitProof::Inverted(commit) => Some(commit.prev_data()),
+            CommitProof::Legacy(commit) => commit.prev_data(),
+        };
+        let chains = |head: &Head| prev_data.is_none_or(|data| data == head.data);
+        if !row.head.as_ref().is_some_and(chains) {
             group.notes.push(Note::Rejected {
                 host: arrival.host.clone(),
                 did: Some(did.clone()),
@@ -192,7 +195,9 @@ impl Applier {
             group.stage.put_account(did, row);
             return Ok(Fate::Done);
         }
-        self.apply_commit(group, did, row, arrival, &commit)?;
+        if let Err((row, reason)) = self.apply_commit(group, did, row, arrival, &proof)? {
+            return Ok(Self::reject(group, did, row, &arrival.host, reason, turn));
+        }
         Ok(Fate::Done)
     }
 
@@ -425,19 +430,21 @@ impl Applier {
         &mut self,
         group: &mut Group<'_>,
         did: Option<Did>,
+        reason: RejectReason,
         host: &HostName,
     ) -> Result<(), StoreError> {
         let Some(did) = did else {
             group.notes.push(Note::Rejected {
                 host: host.clone(),
                 did: None,
-                reason: RejectReason::Field,
+                reason,
             });
             return Ok(());
         };
         let row = self.account_or_new(group, &did, host)?;
+        // Another host's word about the account is no reason to fetch it.
         if !Self::is_foreign(group, &did, &row, host) {
-            Self::reject(group, &did, row, host, RejectReason::Field, Turn::Live);
+            Self::reject(group, &did, row, host, reason, Turn::Replayed);
         }
         Ok(())
     }

@@ -57,6 +57,9 @@ pub struct ApplierLimits {
     pub batch_bytes: usize,
     /// An account that changes is snapshotted at most this often.
     pub snapshot_interval: Duration,
+    /// Up to so many records an account's tree is rebuilt, or a record looked for, to judge one commit: half a
+    /// microsecond a record, and a read of the row, while the others wait. Beyond it is fetched.
+    pub rebuild_records_max: u64,
     /// A host's accounts are listed again this long after the last listing: for what its stream never said.
     pub listing_interval: Duration,
     /// An account is compared with its host this often.
@@ -71,6 +74,7 @@ impl Default for ApplierLimits {
             cached_accounts_max: 20_000,
             batch_bytes: 4 << 20,
             snapshot_interval: Duration::from_secs(3600),
+            rebuild_records_max: 200_000,
             listing_interval: Duration::from_secs(6 * 3600),
             audit_interval: Duration::from_secs(24 * 3600),
         }

@@ -325,7 +325,7 @@ fn work_comes_in_order() {
     let due = |now, limit| {
         let due = mirror.due_tasks(now, limit).unwrap();
         due.into_iter()
-            .map(|((due, task), _)| (due, task))
+            .map(|due| (due.due_ms, due.task))
             .collect::<Vec<_>>()
     };
     assert_eq!(due(9, 5), []);
