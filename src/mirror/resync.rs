@@ -464,3 +464,6 @@ fn failure_of(error: &FetchError) -> Failed {
         wait: error.wait(),
     }
 }
+
+#[cfg(test)]
+mod tests;
