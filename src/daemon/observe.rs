@@ -93,6 +93,15 @@ fn observe_note(metrics: &Metrics, note: &Note) {
             %did, %ours, %theirs,
             "the host's copy of this account is older than ours: ours stays"
         ),
+        Note::Moved {
+            did,
+            from,
+            to,
+            followed,
+        } => tracing::info!(
+            %did, %from, %to, followed,
+            "the account moved; what is not followed any more is kept as it was"
+        ),
         Note::Alarm { host, kind, message } => {
             metrics.host(host).alarms.of(*kind).inc();
             tracing::error!(%host, alarm = kind.as_str(), "{message}");

@@ -56,6 +56,14 @@ impl SimAccount {
         }
     }
 
+    /// The same account under another DID.
+    #[must_use]
+    pub fn with_did(mut self, did: Did) -> Self {
+        self.did = did;
+        self.commit = sign(&self.secret, &self.did, self.rev, self.data);
+        self
+    }
+
     /// Its DID.
     #[must_use]
     pub const fn did(&self) -> &Did {
@@ -153,9 +161,7 @@ impl SimAccount {
             prev_data: Some(prev_data),
             ops,
             nodes,
-            records: records
-                .map(|bytes| (Cid::of_block(bytes), bytes.clone()))
-                .collect(),
+            records: records.map(|bytes| (Cid::of_block(bytes), bytes.clone())).collect(),
         }
     }
 
@@ -210,9 +216,7 @@ impl SimAccount {
     #[must_use]
     pub fn export_blocks(&self) -> Vec<(Cid, Vec<u8>)> {
         let records = self.records.values();
-        let mut blocks: Vec<_> = records
-            .map(|bytes| (Cid::of_block(bytes), bytes.clone()))
-            .collect();
+        let mut blocks: Vec<_> = records.map(|bytes| (Cid::of_block(bytes), bytes.clone())).collect();
         tree(&self.records, |cid, bytes| blocks.push((cid, bytes.to_vec())));
         blocks.push(self.commit.clone());
         blocks

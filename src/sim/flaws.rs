@@ -88,16 +88,19 @@ fn later(rev: Rev) -> Rev {
 }
 
 /// The frame of a commit that the account never made.
-pub fn forge(flaw: Fault, account: &SimAccount, other: &Did, seq: u64, now: Timestamp) -> Vec<u8> {
+pub fn forge(
+    flaw: Fault,
+    account: &SimAccount,
+    other: &Did,
+    seq: u64,
+    now: Timestamp,
+) -> Vec<u8> {
     let mut twin = account.clone();
     if flaw == Fault::WrongKey {
         twin.rotate_key(u64::from(u32::MAX));
     }
     let size = if flaw == Fault::RecordTooLarge { 1 << 20 } else { 1 };
-    let writes = [(
-        "app.bsky.feed.post/forged".to_owned(),
-        Some(post(&"x".repeat(size))),
-    )];
+    let writes = [("app.bsky.feed.post/forged".to_owned(), Some(post(&"x".repeat(size))))];
     let mut parts = match flaw {
         Fault::FutureRev => {
             let then = now.plus(std::time::Duration::from_secs(3600));

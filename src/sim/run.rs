@@ -102,8 +102,7 @@ impl Run {
             }
         }
         let view = self.daemon.store.view();
-        self.oracle
-            .check_converged(&*view, &self.net, &self.daemon.archive, self.world.now)
+        self.oracle.check_converged(&*view, &self.net, &self.daemon.archive, self.world.now)
     }
 
     fn step(&mut self, event: Event) -> Verdict {
@@ -196,28 +195,23 @@ impl Run {
 
     /// Whether everything came right after the faults.
     fn has_settled(&mut self) -> Result<bool, String> {
-        let Some((since, steps)) = self.healed else {
-            return Ok(false);
-        };
+        let Some((since, steps)) = self.healed else { return Ok(false) };
         let taken = self.world.trace.steps() - steps;
         if !taken.is_multiple_of(8) {
             return Ok(false);
         }
         let view = self.daemon.store.view();
         let waited = self.world.now.since(since);
-        match self
-            .oracle
-            .check_converged(&*view, &self.net, &self.daemon.archive, self.world.now)
-        {
+        match self.oracle.check_converged(&*view, &self.net, &self.daemon.archive, self.world.now) {
             Ok(()) => {
                 self.oracle.check_all(&*view)?;
                 self.settled_in = Some(waited.as_secs());
                 Ok(true)
             }
             Err(why) if waited > SETTLE_MAX => Err(format!("G11: not settled after {waited:?}: {why}")),
-            Err(why) if taken > SETTLE_STEPS_MAX => Err(format!(
-                "G11: not settled after {taken} steps in {waited:?}: {why}"
-            )),
+            Err(why) if taken > SETTLE_STEPS_MAX => {
+                Err(format!("G11: not settled after {taken} steps in {waited:?}: {why}"))
+            }
             Err(_) => Ok(false),
         }
     }

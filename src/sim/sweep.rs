@@ -58,9 +58,7 @@ impl Table {
     /// Faults that no run had.
     #[must_use]
     pub fn never_fired(&self) -> Vec<Fault> {
-        let never = Fault::ALL
-            .into_iter()
-            .filter(|fault| !self.fired.contains_key(fault));
+        let never = Fault::ALL.into_iter().filter(|fault| !self.fired.contains_key(fault));
         never.collect()
     }
 }

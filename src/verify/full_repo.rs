@@ -162,6 +162,7 @@ pub fn check_repo<'k, S: BlockSource, E>(
     }
     check_not_future(commit.rev, now).map_err(head)?;
     let (key, signed_by) = match key.into() {
+        HeadKey::Earlier(logged) if logged.did() != did => return Err(head(RejectReason::DidMismatch)),
         HeadKey::Current(key) => (key, KeyStanding::Current),
         HeadKey::Earlier(logged) => (logged.key(), KeyStanding::Earlier(logged.clone())),
     };

@@ -141,7 +141,11 @@ impl Applier {
         turn: Turn,
     ) -> Result<Fate, StoreError> {
         let forked = checked.proof().is_some_and(|proof| is_fork(&row, proof.signed()));
-        if forked && row.host == arrival.host && row.upstream.is_active() && !Self::must_wait(&row) {
+        let old = (!forked).then_some(rev);
+        if let Some(fate) = Self::before_proof(group, did, &row, arrival, old, checked.rejection(), turn) {
+            return Ok(fate);
+        }
+        if forked {
             return Ok(Self::reject(
                 group,
                 did,
@@ -150,9 +154,6 @@ impl Applier {
                 RejectReason::Forked,
                 turn,
             ));
-        }
-        if let Some(fate) = Self::before_proof(group, did, &row, arrival, rev, checked.rejection(), turn) {
-            return Ok(fate);
         }
         let proof = match checked {
             Checked::Verified(proof) => proof,
@@ -193,7 +194,11 @@ impl Applier {
         turn: Turn,
     ) -> Result<Fate, StoreError> {
         let forked = checked.proof().is_some_and(|proof| is_fork(&row, proof.signed()));
-        if forked && row.host == arrival.host && row.upstream.is_active() && !Self::must_wait(&row) {
+        let old = (!forked).then_some(rev);
+        if let Some(fate) = Self::before_proof(group, did, &row, arrival, old, checked.rejection(), turn) {
+            return Ok(fate);
+        }
+        if forked {
             return Ok(Self::reject(
                 group,
                 did,
@@ -202,9 +207,6 @@ impl Applier {
                 RejectReason::Forked,
                 turn,
             ));
-        }
-        if let Some(fate) = Self::before_proof(group, did, &row, arrival, rev, checked.rejection(), turn) {
-            return Ok(fate);
         }
         let sync = match checked {
             Checked::Verified(sync) => sync,
@@ -326,10 +328,14 @@ impl Applier {
         host: &HostName,
     ) -> Result<(), StoreError> {
         let mut row = self.account_or_new(group, did, host)?;
+        if Self::is_foreign(group, did, &row, host) {
+            return Ok(());
+        }
         // The key on file may be the one of before: no commit is judged by it any more. An account that is
-        // to be fetched gets its identity with the fetch.
+        // to be fetched gets its identity with the fetch, but what is inactive is not fetched.
         row.identity = None;
-        if !row.awaiting_identity && !matches!(row.sync, SyncState::Wanted { .. }) {
+        let fetching = matches!(row.sync, SyncState::Wanted { .. }) && row.upstream.is_active();
+        if !row.awaiting_identity && !fetching {
             row.awaiting_identity = true;
             group
                 .stage
@@ -348,7 +354,7 @@ impl Applier {
         status: AccountStatus,
     ) -> Result<(), StoreError> {
         let mut row = self.account_or_new(group, did, host)?;
-        if row.host != *host {
+        if Self::is_foreign(group, did, &row, host) {
             return Ok(());
         }
         row.status_seq = seq;
@@ -368,6 +374,10 @@ impl Applier {
                 group.stage.put_task(group.now, &Task::AuditAccount(did.clone()));
             }
             let returns = status.is_active() && !row.upstream.is_active();
+            if !status.is_active() {
+                // The host that an account leaves says no more than this.
+                Self::ask_identity(group, did, &row);
+            }
             row.upstream = status;
             if returns {
                 if matches!(row.sync, SyncState::Wanted { .. }) {
@@ -397,9 +407,9 @@ impl Applier {
         };
         let row = self.account_or_new(group, &did, host)?;
         // Another host's word about the account is no reason to fetch it.
-        let is_ours = row.host == *host;
-        let reason = if is_ours { reason } else { RejectReason::WrongHost };
-        Self::reject(group, &did, row, host, reason, Turn::Replayed);
+        if !Self::is_foreign(group, &did, &row, host) {
+            Self::reject(group, &did, row, host, reason, Turn::Replayed);
+        }
         Ok(())
     }
 

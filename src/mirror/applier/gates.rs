@@ -19,20 +19,19 @@ impl Applier {
     }
 
     /// What is settled without the proof: who may speak, whether the account is on, whether the event has to
-    /// wait, whether it is old. `None`: the proof decides.
+    /// wait, whether it is old (by `rev`, unless that is not to be looked at). `None`: the proof decides.
     pub(super) fn before_proof(
         group: &mut Group<'_>,
         did: &Did,
         row: &AccountRow,
         arrival: &Arrival,
-        rev: Rev,
+        rev: Option<Rev>,
         rejection: Option<RejectReason>,
         turn: Turn,
     ) -> Option<Fate> {
         let host = &arrival.host;
-        if row.host != *host {
-            // Another host of ours has the account; its DID document decides when that one is asked.
-            Self::note_rejected(group, did, host, RejectReason::WrongHost);
+        if Self::is_foreign(group, did, row, host) {
+            // Counted, and the account's document is read again.
         } else if rejection == Some(RejectReason::FutureRev) {
             Self::note_rejected(group, did, host, RejectReason::FutureRev);
         } else if !row.upstream.is_active() {
@@ -40,7 +39,11 @@ impl Applier {
             group.notes.push(Note::Inactive { host: host.clone() });
         } else if turn == Turn::Live && Self::must_wait(row) {
             return Some(Fate::Park);
-        } else if row.head.as_ref().is_some_and(|head| rev <= head.rev) {
+        } else if row
+            .head
+            .as_ref()
+            .is_some_and(|head| rev.is_some_and(|rev| rev <= head.rev))
+        {
             group.notes.push(Note::Replayed { host: host.clone() });
         } else {
             return None;

@@ -19,6 +19,9 @@ mod generations;
 mod listing;
 #[cfg(test)]
 mod rollback_tests;
+mod moved;
+#[cfg(test)]
+mod moved_tests;
 mod snapshots;
 mod stage;
 #[cfg(test)]
@@ -190,6 +193,17 @@ pub enum Note {
         /// The host's.
         theirs: Rev,
     },
+    /// An account's DID document names another host than before.
+    Moved {
+        /// Whose.
+        did: Did,
+        /// The host that it was followed at.
+        from: HostName,
+        /// The host that the document names.
+        to: HostName,
+        /// Whether that one is followed.
+        followed: bool,
+    },
     /// An alarm was raised.
     Alarm {
         /// Which host it concerns.
@@ -328,10 +342,11 @@ impl Applier {
             Input::Fetched(fetched) => self.on_fetched(group, *fetched),
             Input::FetchFailed {
                 did,
+                host,
                 failure,
                 task,
                 retry_at,
-            } => self.on_fetch_failed(group, &did, &failure, &task, retry_at),
+            } => self.on_fetch_failed(group, &did, &host, &failure, &task, retry_at),
             Input::Identity {
                 did,
                 resolved,
@@ -358,10 +373,11 @@ impl Applier {
             Input::Connected { host } => Self::on_connected(group, &host),
             Input::Audited {
                 did,
+                host,
                 status,
                 head,
                 task,
-            } => self.on_audited(group, &did, status, head, &task),
+            } => self.on_audited(group, &did, &host, status, head, &task),
             Input::Acknowledge { alarm, by } => Self::on_acknowledged(group, &alarm, by),
             Input::ArchiveLinked { id } => self.on_archive_linked(group, &id),
             Input::SnapshotStored(stored) => self.on_snapshot_stored(group, &stored),
@@ -427,7 +443,8 @@ impl Applier {
         least_rev: Option<Rev>,
     ) {
         row.min_rev = row.min_rev.max(least_rev);
-        if let SyncState::Wanted { .. } = row.sync {
+        // What moved away cannot be fetched here.
+        if let SyncState::Wanted { .. } | SyncState::Moved { .. } = row.sync {
             return;
         }
         row.diverged_before_fetch |= matches!(row.sync, SyncState::Diverged { .. });
