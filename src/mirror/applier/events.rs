@@ -140,7 +140,9 @@ impl Applier {
         checked: Checked<CommitProof>,
         turn: Turn,
     ) -> Result<Fate, StoreError> {
-        let forked = checked.proof().is_some_and(|proof| is_fork(&row, proof.signed()));
+        let forked = checked
+            .proof()
+            .is_some_and(|proof| is_fork(&row, rev, proof.signed()));
         let old = (!forked).then_some(rev);
         if let Some(fate) = Self::before_proof(group, did, &row, arrival, old, checked.rejection(), turn) {
             return Ok(fate);
@@ -193,7 +195,9 @@ impl Applier {
         checked: Checked<Box<VerifiedSync>>,
         turn: Turn,
     ) -> Result<Fate, StoreError> {
-        let forked = checked.proof().is_some_and(|proof| is_fork(&row, proof.signed()));
+        let forked = checked
+            .proof()
+            .is_some_and(|proof| is_fork(&row, rev, proof.signed()));
         let old = (!forked).then_some(rev);
         if let Some(fate) = Self::before_proof(group, did, &row, arrival, old, checked.rejection(), turn) {
             return Ok(fate);

@@ -6,10 +6,10 @@ use super::{Applier, Group, Note};
 use crate::types::{Did, HostName, Rev};
 use crate::verify::{RejectReason, SignedCommit};
 
-/// Whether a commit is another than our head under our head's rev.
-pub(super) fn is_fork(row: &AccountRow, commit: &SignedCommit) -> bool {
+/// Whether an event of no later `rev` than our head's has another commit than our head under our head's rev.
+pub(super) fn is_fork(row: &AccountRow, rev: Rev, commit: &SignedCommit) -> bool {
     let head = row.head.as_ref();
-    head.is_some_and(|head| head.rev == commit.rev() && head.commit != commit.cid())
+    head.is_some_and(|head| rev <= head.rev && head.rev == commit.rev() && head.commit != commit.cid())
 }
 
 impl Applier {
