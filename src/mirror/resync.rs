@@ -102,7 +102,7 @@ impl Failed {
 /// A received CAR held against a key.
 enum Judged {
     /// It is proven, and loaded.
-    Proven(FetchedContent),
+    Proven(Box<FetchedContent>),
     /// The head is not signed by this key; nothing was loaded.
     OtherKey(RejectReason),
     /// It is not a complete repository, whatever the key.
@@ -229,7 +229,7 @@ impl Fetcher {
             blocking(move || this.check_and_load(&car, number, &did, HeadKey::Current(&key), now)).await?
         };
         let reason = match judged {
-            Judged::Proven(content) => return Ok(Ok(content)),
+            Judged::Proven(content) => return Ok(Ok(*content)),
             Judged::Failed(failed) => return Ok(Err(failed)),
             Judged::OtherKey(reason) => reason,
         };
@@ -244,7 +244,7 @@ impl Fetcher {
         blocking(move || {
             for logged in &keys {
                 match this.check_and_load(&car, number, &did, HeadKey::Earlier(logged), now)? {
-                    Judged::Proven(content) => return Ok(Ok(content)),
+                    Judged::Proven(content) => return Ok(Ok(*content)),
                     Judged::Failed(failed) => return Ok(Err(failed)),
                     Judged::OtherKey(_) => {}
                 }
@@ -357,11 +357,11 @@ impl Fetcher {
             return Ok(Judged::Failed(Failed::unproven("the CAR has no root".to_owned())));
         };
         match self.load(car, root, number, did, key, now) {
-            Ok((repo, blobs)) => Ok(Judged::Proven(FetchedContent::Loaded {
+            Ok((repo, blobs)) => Ok(Judged::Proven(Box::new(FetchedContent::Loaded {
                 account_number: number,
                 repo,
                 blobs,
-            })),
+            }))),
             Err(RepoFault::Visit(error)) => Err(error),
             Err(RepoFault::Head(reason @ (RejectReason::BadSignature | RejectReason::HighS))) => {
                 Ok(Judged::OtherKey(reason))

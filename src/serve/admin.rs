@@ -99,7 +99,7 @@ impl Admin {
                 serde_json::json!({ "error": message }),
             ),
         };
-        let json = HeaderValue::from_static("application/json");
+        let json = HeaderValue::from_static("application/json; charset=utf-8");
         let mut response = response::with_type(Body::whole(body.to_string().into_bytes()), json);
         *response.status_mut() = status;
         response

@@ -127,12 +127,12 @@ fn prove_new_records(
             (_, Ok(_)) => return Err(RejectReason::OpMismatch),
             (_, Err(error)) => return Err(proof_reason(&error)),
         }
-        let new = match op.cid {
+        let put = match op.cid {
             Some(cid) => Some((cid, slice.record(&cid)?)),
             None => None,
         };
         let path = repo_path(op)?;
-        Ok(LegacyOp { path, new })
+        Ok(LegacyOp { path, put })
     };
     Ok(CommitProof::Legacy(Box::new(VerifiedLegacy {
         ops: frame.ops.iter().map(verified).collect::<Result<_, _>>()?,
@@ -158,12 +158,15 @@ pub fn check_sync(
     let root = *car.roots.first().ok_or(RejectReason::RootMismatch)?;
     let (commit, block) = Slice::new(&car, &root)?.signed_commit(&root, &frame.did, key)?;
     Ok(VerifiedSync {
-        did: commit.did,
+        signed: SignedCommit {
+            did: commit.did,
+            rev: commit.rev,
+            since: None,
+            cid: root,
+            block: Bytes::copy_from_slice(block),
+            data: commit.data,
+        },
         event_rev: frame.rev,
-        commit_rev: commit.rev,
-        cid: root,
-        block: Bytes::copy_from_slice(block),
-        data: commit.data,
     })
 }
 

@@ -89,6 +89,17 @@ pub enum Checked<T> {
     Rejected(RejectReason),
 }
 
+impl<T> Checked<T> {
+    /// The gate that refused it, if one did.
+    #[must_use]
+    pub const fn rejection(&self) -> Option<RejectReason> {
+        match self {
+            Self::Rejected(reason) => Some(*reason),
+            Self::Verified(_) | Self::NoKey => None,
+        }
+    }
+}
+
 /// A message that is no event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {

@@ -4,8 +4,7 @@ use bytes::Bytes;
 
 use crate::types::{Cid, Did, RepoPath, Rev};
 
-/// A commit block of the account that the event is about, signed by its key, with the envelope's fields
-/// agreeing.
+/// A commit block of the account that the event is about, signed by its key.
 #[derive(Debug, Clone)]
 pub struct SignedCommit {
     pub(super) did: Did,
@@ -27,7 +26,7 @@ impl SignedCommit {
     pub const fn rev(&self) -> Rev {
         self.rev
     }
-    /// The rev of the commit before, as the event claims.
+    /// The rev of the commit before, as the event claims. None for a `#sync`, which does not say.
     #[must_use]
     pub const fn since(&self) -> Option<Rev> {
         self.since
@@ -148,8 +147,11 @@ impl VerifiedLegacy {
 #[derive(Debug, Clone)]
 pub struct LegacyOp {
     pub(super) path: RepoPath,
-    pub(super) new: Option<(Cid, Option<Bytes>)>,
+    pub(super) put: Option<PutRecord>,
 }
+
+/// A record that a commit puts somewhere: its CID, and its bytes unless the event left them out.
+pub type PutRecord = (Cid, Option<Bytes>);
 
 impl LegacyOp {
     /// Where.
@@ -157,10 +159,10 @@ impl LegacyOp {
     pub const fn path(&self) -> &RepoPath {
         &self.path
     }
-    /// The record that stands there now, with its bytes unless the event left them out; none: it is deleted.
+    /// The record that stands there now; none: it is deleted.
     #[must_use]
-    pub const fn new(&self) -> Option<&(Cid, Option<Bytes>)> {
-        self.new.as_ref()
+    pub const fn put(&self) -> Option<&PutRecord> {
+        self.put.as_ref()
     }
 }
 
@@ -176,43 +178,19 @@ pub enum CommitProof {
 /// What a `#sync` proves: that this signed commit is the account's.
 #[derive(Debug, Clone)]
 pub struct VerifiedSync {
-    pub(super) did: Did,
+    pub(super) signed: SignedCommit,
     pub(super) event_rev: Rev,
-    pub(super) commit_rev: Rev,
-    pub(super) cid: Cid,
-    pub(super) block: Bytes,
-    pub(super) data: Cid,
 }
 
 impl VerifiedSync {
-    /// The account.
+    /// The commit.
     #[must_use]
-    pub const fn did(&self) -> &Did {
-        &self.did
+    pub const fn signed(&self) -> &SignedCommit {
+        &self.signed
     }
     /// The rev that the event claims. After a migration it is newer than the commit's own.
     #[must_use]
     pub const fn event_rev(&self) -> Rev {
         self.event_rev
-    }
-    /// The rev in the signed commit.
-    #[must_use]
-    pub const fn commit_rev(&self) -> Rev {
-        self.commit_rev
-    }
-    /// The commit's CID.
-    #[must_use]
-    pub const fn cid(&self) -> Cid {
-        self.cid
-    }
-    /// The signed commit block.
-    #[must_use]
-    pub const fn block(&self) -> &Bytes {
-        &self.block
-    }
-    /// The root of the tree.
-    #[must_use]
-    pub const fn data(&self) -> Cid {
-        self.data
     }
 }

@@ -15,7 +15,7 @@ pub mod reason;
 pub use commit::{check_commit, check_sync};
 pub use event::{Checked, CheckedEvent, EventBody, FrameContent, KeyLookup, Notice, check_frame};
 pub use evidence::{
-    CommitProof, LegacyOp, SignedCommit, VerifiedCommit, VerifiedLegacy, VerifiedOp, VerifiedSync,
+    CommitProof, LegacyOp, PutRecord, SignedCommit, VerifiedCommit, VerifiedLegacy, VerifiedOp, VerifiedSync,
 };
 pub use full_repo::{HeadKey, KeyStanding, RepoFault, VerifiedRepo, check_repo};
 pub use reason::{RejectReason, Remedy};

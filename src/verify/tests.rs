@@ -40,7 +40,8 @@ fn outcome(draft: &Draft) -> Result<CommitProof, RejectReason> {
     }
 }
 
-type Case = (RejectReason, &'static str, fn(&mut Draft));
+type Mutation = fn(&mut Draft);
+type Case = (RejectReason, &'static str, Mutation);
 
 /// Each mutation of a good draft, and the gate that must refuse it.
 const CASES: &[Case] = {
@@ -261,7 +262,7 @@ fn every_gate_refuses_what_it_is_there_for() {
 
 #[test]
 fn what_is_tolerated_passes() {
-    let cases: &[(&str, fn(&mut Draft))] = &[
+    let cases: &[(&str, Mutation)] = &[
         ("as it is", |_| {}),
         ("blocks in another order", |d| d.blocks.reverse()),
         ("every block twice", |d| d.blocks.extend(d.blocks.clone())),
@@ -339,7 +340,7 @@ fn a_record_that_was_left_out_is_marked() {
 
 #[test]
 fn a_commit_of_an_older_host_proves_its_new_records_only() {
-    let legacy: [(&str, fn(&mut Draft)); 3] = [
+    let legacy: [(&str, Mutation); 3] = [
         ("no prevData", |d| d.prev_data = None),
         ("no prev in an update", |d| d.ops[1].prev = None),
         ("no prev at all", |d| {
@@ -357,7 +358,7 @@ fn a_commit_of_an_older_host_proves_its_new_records_only() {
             }
             other => panic!("{what}: {other:?}"),
         }
-        let wrong: [(RejectReason, fn(&mut Draft)); 7] = [
+        let wrong: [(RejectReason, Mutation); 7] = [
             (RejectReason::BadSignature, |d| d.account.rotate_key(9)),
             (RejectReason::HighS, |d| {
                 d.sign_with(|commit| commit.change_sig = high_s)
@@ -386,7 +387,7 @@ fn a_commit_of_an_older_host_proves_its_new_records_only() {
 
 #[test]
 fn a_sync_passes_the_same_gates() {
-    type SyncCase = (Result<(), RejectReason>, &'static str, fn(&mut Draft));
+    type SyncCase = (Result<(), RejectReason>, &'static str, Mutation);
     let cases: &[SyncCase] = &[
         (Ok(()), "as it is", |_| {}),
         // After an import the event's rev is newer than the commit's.
@@ -442,7 +443,8 @@ fn a_sync_passes_the_same_gates() {
                         checked: Checked::Verified(sync),
                         ..
                     } => {
-                        assert!(draft.commit.matches(sync.block()), "{what}");
+                        assert!(draft.commit.matches(sync.signed().block()), "{what}");
+                        assert_eq!(sync.event_rev(), draft.rev);
                         Ok(())
                     }
                     EventBody::Sync {

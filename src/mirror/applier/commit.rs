@@ -13,7 +13,10 @@ use super::events::Arrival;
 use super::{Applier, Group, Note};
 use crate::repo::record::scan_record;
 use crate::types::{Cid, Did, RepoPath};
-use crate::verify::{CommitProof, RejectReason, SignedCommit, VerifiedCommit, VerifiedLegacy, VerifiedOp};
+use crate::verify::{
+    CommitProof, PutRecord, RejectReason, SignedCommit, VerifiedCommit, VerifiedLegacy, VerifiedOp,
+    VerifiedSync,
+};
 
 /// What one operation does to the rows of an account.
 struct RowChange<'c> {
@@ -58,6 +61,22 @@ impl Applier {
             Err(Unfit::Gate(reason)) => return Ok(Err((row, reason))),
         }
         Ok(Ok(()))
+    }
+
+    /// Takes over a newer commit that signs the tree which we hold.
+    pub(super) fn apply_same_tree(
+        &self,
+        group: &mut Group<'_>,
+        did: &Did,
+        row: AccountRow,
+        arrival: &Arrival,
+        sync: &VerifiedSync,
+    ) -> Result<(), StoreError> {
+        debug_assert_eq!(
+            row.head.as_ref().map(|head| head.data),
+            Some(sync.signed().data())
+        );
+        self.write_changes(group, did, row, arrival, sync.signed(), Vec::new())
     }
 
     /// The changes of a commit whose operations were undone; our rows must be what it says that it replaces.
@@ -105,7 +124,7 @@ impl Applier {
             let changes = commit
                 .ops()
                 .iter()
-                .map(|op| (op.path(), op.new().map(|(cid, _)| *cid)));
+                .map(|op| (op.path(), op.put().map(|(cid, _)| *cid)));
             let root = group.stage.root_with(row.account_number, changes)?;
             if root != Some(commit.signed().data()) {
                 return unproven;
@@ -114,7 +133,7 @@ impl Applier {
         let (mut olds, mut news) = (Vec::new(), Vec::new());
         for op in commit.ops() {
             olds.push(group.stage.record(row.account_number, op.path())?);
-            news.push((op.path(), op.new().cloned()));
+            news.push((op.path(), op.put().cloned()));
         }
         self.complete(group, row, olds, news)
     }
@@ -125,7 +144,7 @@ impl Applier {
         group: &Group<'_>,
         row: &AccountRow,
         olds: Vec<Option<Record>>,
-        news: Vec<(&'c RepoPath, Option<(Cid, Option<Bytes>)>)>,
+        news: Vec<(&'c RepoPath, Option<PutRecord>)>,
     ) -> Result<Result<Vec<RowChange<'c>>, Unfit>, StoreError> {
         let mut held = Vec::with_capacity(news.len());
         for (_, new) in &news {

@@ -130,6 +130,44 @@ impl Applier {
         matches!(row.sync, SyncState::Wanted { .. }) || row.awaiting_identity
     }
 
+    /// What is settled without the proof: who may speak, whether the account is on, whether the event has to
+    /// wait, whether it is old. `None`: the proof decides.
+    fn before_proof(
+        group: &mut Group<'_>,
+        did: &Did,
+        row: &AccountRow,
+        arrival: &Arrival,
+        rev: Rev,
+        rejection: Option<RejectReason>,
+        turn: Turn,
+    ) -> Option<Fate> {
+        let host = &arrival.host;
+        if Self::is_foreign(group, did, row, host) {
+            return Some(Fate::Done);
+        }
+        if rejection == Some(RejectReason::FutureRev) {
+            Self::note_rejected(group, did, host, RejectReason::FutureRev);
+        } else if !row.upstream.is_active() {
+            // The host says that the account is off, so it should not speak. When it comes back it is compared.
+            group.notes.push(Note::Inactive { host: host.clone() });
+        } else if turn == Turn::Live && Self::must_wait(row) {
+            return Some(Fate::Park);
+        } else if row.head.as_ref().is_some_and(|head| rev <= head.rev) {
+            group.notes.push(Note::Replayed { host: host.clone() });
+        } else {
+            return None;
+        }
+        Some(Fate::Done)
+    }
+
+    pub(super) fn note_rejected(group: &mut Group<'_>, did: &Did, host: &HostName, reason: RejectReason) {
+        group.notes.push(Note::Rejected {
+            host: host.clone(),
+            did: Some(did.clone()),
+            reason,
+        });
+    }
+
     #[expect(
         clippy::too_many_arguments,
         reason = "one event and its account: a struct would only rename them"
@@ -144,34 +182,8 @@ impl Applier {
         checked: Checked<CommitProof>,
         turn: Turn,
     ) -> Result<Fate, StoreError> {
-        if Self::is_foreign(group, did, &row, &arrival.host) {
-            return Ok(Fate::Done);
-        }
-        if let Checked::Rejected(RejectReason::FutureRev) = checked {
-            return Ok(Self::reject(
-                group,
-                did,
-                row,
-                &arrival.host,
-                RejectReason::FutureRev,
-                turn,
-            ));
-        }
-        if !row.upstream.is_active() {
-            // The host says that the account is off, so it should not speak. When it comes back it is compared.
-            group.notes.push(Note::Inactive {
-                host: arrival.host.clone(),
-            });
-            return Ok(Fate::Done);
-        }
-        if turn == Turn::Live && Self::must_wait(&row) {
-            return Ok(Fate::Park);
-        }
-        if row.head.as_ref().is_some_and(|head| rev <= head.rev) {
-            group.notes.push(Note::Replayed {
-                host: arrival.host.clone(),
-            });
-            return Ok(Fate::Done);
+        if let Some(fate) = Self::before_proof(group, did, &row, arrival, rev, checked.rejection(), turn) {
+            return Ok(fate);
         }
         let proof = match checked {
             Checked::Verified(proof) => proof,
@@ -186,11 +198,7 @@ impl Applier {
         };
         let chains = |head: &Head| prev_data.is_none_or(|data| data == head.data);
         if !row.head.as_ref().is_some_and(chains) {
-            group.notes.push(Note::Rejected {
-                host: arrival.host.clone(),
-                did: Some(did.clone()),
-                reason: RejectReason::ChainBroken,
-            });
+            Self::note_rejected(group, did, &arrival.host, RejectReason::ChainBroken);
             Self::want(group, did, &mut row, DesyncReason::ChainBroken, Some(rev));
             group.stage.put_account(did, row);
             return Ok(Fate::Done);
@@ -215,52 +223,30 @@ impl Applier {
         checked: Checked<Box<VerifiedSync>>,
         turn: Turn,
     ) -> Result<Fate, StoreError> {
-        if Self::is_foreign(group, did, &row, &arrival.host) {
-            return Ok(Fate::Done);
-        }
-        if let Checked::Rejected(RejectReason::FutureRev) = checked {
-            return Ok(Self::reject(
-                group,
-                did,
-                row,
-                &arrival.host,
-                RejectReason::FutureRev,
-                turn,
-            ));
-        }
-        if !row.upstream.is_active() {
-            group.notes.push(Note::Inactive {
-                host: arrival.host.clone(),
-            });
-            return Ok(Fate::Done);
-        }
-        if turn == Turn::Live && Self::must_wait(&row) {
-            return Ok(Fate::Park);
-        }
-        if row.head.as_ref().is_some_and(|head| rev <= head.rev) {
-            group.notes.push(Note::Replayed {
-                host: arrival.host.clone(),
-            });
-            return Ok(Fate::Done);
+        if let Some(fate) = Self::before_proof(group, did, &row, arrival, rev, checked.rejection(), turn) {
+            return Ok(fate);
         }
         let sync = match checked {
             Checked::Verified(sync) => sync,
             Checked::NoKey => return Ok(Self::await_identity(group, did, row, false)),
             // Anyone can sign a state with a key of their own: that must not make us fetch.
             Checked::Rejected(reason) if reason.is_foreign_signature(turn == Turn::Replayed) => {
-                group.notes.push(Note::Rejected {
-                    host: arrival.host.clone(),
-                    did: Some(did.clone()),
-                    reason,
-                });
+                Self::note_rejected(group, did, &arrival.host, reason);
                 return Ok(Fate::Done);
             }
             Checked::Rejected(reason) => {
                 return Ok(Self::reject(group, did, row, &arrival.host, reason, turn));
             }
         };
-        if row.head.as_ref().is_some_and(|head| head.commit == sync.cid()) {
-            return Ok(Fate::Done);
+        let signed = sync.signed();
+        match &row.head {
+            Some(head) if head.commit == signed.cid() => return Ok(Fate::Done),
+            // Signed anew, such as after a change of keys: the records are the ones that we hold.
+            Some(head) if head.data == signed.data() && head.rev < signed.rev() => {
+                self.apply_same_tree(group, did, row, arrival, &sync)?;
+                return Ok(Fate::Done);
+            }
+            _ => {}
         }
         Self::want(group, did, &mut row, DesyncReason::SyncEvent, None);
         group.stage.put_account(did, row);
@@ -288,11 +274,7 @@ impl Applier {
         if remedy == Remedy::RefreshIdentity {
             return Self::await_identity(group, did, row, true);
         }
-        group.notes.push(Note::Rejected {
-            host: host.clone(),
-            did: Some(did.clone()),
-            reason,
-        });
+        Self::note_rejected(group, did, host, reason);
         if remedy == Remedy::Resync {
             Self::want(group, did, &mut row, reason.into(), None);
             group.stage.put_account(did, row);

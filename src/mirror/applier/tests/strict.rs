@@ -142,7 +142,8 @@ fn a_commit_of_an_older_host_is_applied_when_our_rows_rebuild_its_tree() {
 
 #[test]
 fn a_commit_of_an_older_host_that_does_not_rebuild_changes_nothing() {
-    let cases: [(RejectReason, fn(&mut CommitFrame<'_>)); 4] = [
+    type Spoil = fn(&mut CommitFrame<'_>);
+    let cases: [(RejectReason, Spoil); 4] = [
         // A deletion, an update, a creation is hidden.
         (RejectReason::Legacy, |commit| _ = commit.ops.remove(2)),
         (RejectReason::Legacy, |commit| _ = commit.ops.remove(1)),
@@ -282,4 +283,22 @@ fn a_malformed_event_counts_with_its_gate_and_only_from_the_accounts_host() {
     let notes = world.frame(bad);
     assert_eq!(rejected(&notes), [RejectReason::OpPath]);
     assert_ne!(world.row(account.did()).expect("known").sync, SyncState::Live);
+}
+
+#[test]
+fn a_sync_that_signs_the_tree_we_hold_is_taken_over_without_a_fetch() {
+    let mut world = World::new();
+    let mut account = live_with_records(&mut world, 3);
+    account.commit(0, &[], NOW.plus(Duration::from_secs(1)));
+    let seq = world.seq();
+    let notes = world.frame(account.sync_frame(seq, NOW));
+    assert!(matches!(notes[..], [Note::Applied { .. }]), "{notes:?}");
+    world.check_equal(&account);
+    world.commit(&mut account, &[write("b", "x")]);
+    world.check_equal(&account);
+    // Another tree is fetched.
+    account.commit(0, &[write("c", "x")], NOW);
+    let seq = world.seq();
+    let notes = world.frame(account.sync_frame(seq, NOW));
+    assert!(matches!(notes[..], [Note::Desynchronized { .. }]), "{notes:?}");
 }
