@@ -44,6 +44,10 @@ fn observe_note(metrics: &Metrics, note: &Note) {
         Note::ParkedDropped { did } => {
             tracing::warn!(%did, "too many events wait for this account; its repository is fetched instead");
         }
+        Note::Noncanonical { host, did, records } => {
+            metrics.host(host).records_noncanonical.inc_by(*records);
+            tracing::debug!(%host, %did, records, "records that are not strict DAG-CBOR were kept as they are");
+        }
         Note::Rejected { host, did, reason } => {
             metrics.host(host).events_rejected.of(*reason).inc();
             let did = did.as_ref().map(tracing::field::display);

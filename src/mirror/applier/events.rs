@@ -143,9 +143,8 @@ impl Applier {
     ) -> Option<Fate> {
         let host = &arrival.host;
         if Self::is_foreign(group, did, row, host) {
-            return Some(Fate::Done);
-        }
-        if rejection == Some(RejectReason::FutureRev) {
+            // Counted, and the account's document is read again.
+        } else if rejection == Some(RejectReason::FutureRev) {
             Self::note_rejected(group, did, host, RejectReason::FutureRev);
         } else if !row.upstream.is_active() {
             // The host says that the account is off, so it should not speak. When it comes back it is compared.
@@ -160,7 +159,7 @@ impl Applier {
         Some(Fate::Done)
     }
 
-    pub(super) fn note_rejected(group: &mut Group<'_>, did: &Did, host: &HostName, reason: RejectReason) {
+    fn note_rejected(group: &mut Group<'_>, did: &Did, host: &HostName, reason: RejectReason) {
         group.notes.push(Note::Rejected {
             host: host.clone(),
             did: Some(did.clone()),

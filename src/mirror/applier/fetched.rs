@@ -143,6 +143,7 @@ impl Applier {
         repo: &VerifiedRepo,
         blobs: &[BlobMention],
     ) -> Result<(), StoreError> {
+        Self::note_noncanonical(group, did, &row.host, repo.noncanonical());
         let first = row.head.is_none();
         let was_diverged = row.diverged_before_fetch;
         if !Self::pin_if_lost(group, did, row, number, was_diverged)? {

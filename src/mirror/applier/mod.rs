@@ -60,6 +60,8 @@ pub struct ApplierLimits {
     /// Up to so many records an account's tree is rebuilt, or a record looked for, to judge one commit: half a
     /// microsecond a record, and a read of the row, while the others wait. Beyond it is fetched.
     pub rebuild_records_max: u64,
+    /// And so many for all commits that are applied in one go, such as those that waited for a fetch.
+    pub rebuild_records_per_group_max: u64,
     /// A host's accounts are listed again this long after the last listing: for what its stream never said.
     pub listing_interval: Duration,
     /// An account is compared with its host this often.
@@ -75,6 +77,7 @@ impl Default for ApplierLimits {
             batch_bytes: 4 << 20,
             snapshot_interval: Duration::from_secs(3600),
             rebuild_records_max: 200_000,
+            rebuild_records_per_group_max: 2_000_000,
             listing_interval: Duration::from_secs(6 * 3600),
             audit_interval: Duration::from_secs(24 * 3600),
         }
@@ -114,6 +117,15 @@ pub enum Note {
     ParkedDropped {
         /// Whose.
         did: Did,
+    },
+    /// Records were taken in that are not strict DAG-CBOR: kept byte for byte, and counted.
+    Noncanonical {
+        /// From which host.
+        host: HostName,
+        /// Whose.
+        did: Did,
+        /// How many.
+        records: u64,
     },
     /// An event was not accepted.
     Rejected {
@@ -239,6 +251,8 @@ struct Group<'a> {
     stage: Stage<'a>,
     now: Timestamp,
     notes: Vec<Note>,
+    /// Records that were read to judge commits.
+    rebuilt: u64,
 }
 
 impl Applier {
@@ -301,6 +315,7 @@ impl Applier {
             stage: Stage::new(&*store),
             now,
             notes: Vec::new(),
+            rebuilt: 0,
         };
         let mut tasks = false;
         for input in inputs {

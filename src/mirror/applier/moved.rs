@@ -35,7 +35,11 @@ impl Applier {
         if row.host == *host && !matches!(row.sync, SyncState::Moved { .. }) {
             return false;
         }
-        Self::note_rejected(group, did, host, RejectReason::WrongHost);
+        group.notes.push(Note::Rejected {
+            host: host.clone(),
+            did: Some(did.clone()),
+            reason: RejectReason::WrongHost,
+        });
         Self::ask_identity(group, did, row);
         true
     }
