@@ -171,9 +171,10 @@ impl Fetcher {
         reason: DesyncReason,
         url: &str,
     ) -> Result<Result<(StoredIdentity, FetchedContent), Failed>, StoreError> {
-        // What may have changed is read again; any other reason can live with what was read within a day.
-        let refresh =
-            matches!(reason, DesyncReason::BadSignature | DesyncReason::Moved) || row.identity.is_none();
+        // What may have changed is read again; any other reason can live with what was read within a day. No
+        // identity, but a head: the host said that it changed.
+        let announced = row.identity.is_none() && row.head.is_some();
+        let refresh = announced || matches!(reason, DesyncReason::BadSignature | DesyncReason::Moved);
         let identity = match self.resolver.resolve(did, refresh).await {
             // What the cache holds is less than a minute old.
             Err(ResolveError::TooSoon { .. }) => self.resolver.resolve(did, false).await,
