@@ -169,8 +169,10 @@ impl Fetcher {
         reason: DesyncReason,
         url: &str,
     ) -> Result<Result<(StoredIdentity, FetchedContent), Failed>, StoreError> {
-        // A key that may have changed is read again; any other reason can live with one that is fresh.
-        let refresh = matches!(reason, DesyncReason::BadSignature | DesyncReason::Moved);
+        // A key that may have changed is read again; any other reason can live with one that is fresh. Without
+        // an identity in its row the account is new, or its host said that the identity changed.
+        let refresh =
+            row.identity.is_none() || matches!(reason, DesyncReason::BadSignature | DesyncReason::Moved);
         let identity = match self.resolver.resolve(did, refresh).await {
             // What the cache holds is less than a minute old.
             Err(ResolveError::TooSoon { .. }) => self.resolver.resolve(did, false).await,

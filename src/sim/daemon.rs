@@ -217,6 +217,7 @@ impl Daemon {
         link.session.connected(world.now);
         link.open = true;
         let opening = pds.open(cursor);
+        link.after = cursor.max(pds.books.forgotten_to);
         world.trace.say(|| format!("{} dialled with cursor {cursor}: {opening:?}", pds.name));
         let name = pds.name.clone();
         if std::mem::take(&mut pds.went_back) && cursor > 0 {
@@ -266,7 +267,7 @@ impl Daemon {
     }
 
     /// The next frame of a host arrives, or something else does.
-    pub fn deliver(&mut self, world: &mut World, net: &Network, host: usize, number: u64) {
+    pub fn deliver(&mut self, world: &mut World, net: &mut Network, host: usize, number: u64) {
         if self.links[host].number != number || !self.links[host].open {
             return;
         }
@@ -290,6 +291,7 @@ impl Daemon {
         let mut frames: Vec<Vec<u8>> = odd.into_iter().collect();
         let next = net.hosts[host].next_event(event.seq).cloned();
         if let Some(next) = next.filter(|_| world.strikes(Fault::ReorderedFrames, 15)) {
+            net.hosts[host].overtaken.insert(event.seq);
             self.links[host].overtaken = Some(event.frame);
             self.links[host].after = next.seq;
             frames.push(next.frame);

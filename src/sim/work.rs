@@ -271,7 +271,8 @@ impl Daemon {
         row: &AccountRow,
         reason: DesyncReason,
     ) -> Result<Result<(StoredIdentity, FetchedContent), FetchFailure>, StoreError> {
-        let refresh = matches!(reason, DesyncReason::BadSignature | DesyncReason::Moved);
+        let refresh =
+            row.identity.is_none() || matches!(reason, DesyncReason::BadSignature | DesyncReason::Moved);
         let identity = match self.resolve(net, did, refresh, world.now) {
             Err("too soon") => self.resolve(net, did, false, world.now),
             resolved => resolved,
