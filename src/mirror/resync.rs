@@ -125,6 +125,7 @@ impl Fetcher {
             let retry_at = self.clock.now().plus(INACTIVE_RETRY);
             return Ok(Input::FetchFailed {
                 did,
+                host: row.host,
                 failure: FetchFailure::Inactive(row.upstream),
                 task,
                 retry_at,
@@ -142,6 +143,7 @@ impl Fetcher {
                 let retry_at = self.retry_at(&failed, tries);
                 Ok(Input::FetchFailed {
                     did,
+                    host: row.host,
                     failure: failed.failure,
                     task,
                     retry_at,
@@ -169,10 +171,9 @@ impl Fetcher {
         reason: DesyncReason,
         url: &str,
     ) -> Result<Result<(StoredIdentity, FetchedContent), Failed>, StoreError> {
-        // A key that may have changed is read again; any other reason can live with one that is fresh. Without
-        // an identity in its row the account is new, or its host said that the identity changed.
+        // What may have changed is read again; any other reason can live with what was read within a day.
         let refresh =
-            row.identity.is_none() || matches!(reason, DesyncReason::BadSignature | DesyncReason::Moved);
+            matches!(reason, DesyncReason::BadSignature | DesyncReason::Moved) || row.identity.is_none();
         let identity = match self.resolver.resolve(did, refresh).await {
             // What the cache holds is less than a minute old.
             Err(ResolveError::TooSoon { .. }) => self.resolver.resolve(did, false).await,
@@ -463,3 +464,6 @@ fn failure_of(error: &FetchError) -> Failed {
         wait: error.wait(),
     }
 }
+
+#[cfg(test)]
+mod tests;

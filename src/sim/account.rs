@@ -56,6 +56,14 @@ impl SimAccount {
         }
     }
 
+    /// The same account under another DID.
+    #[must_use]
+    pub fn with_did(mut self, did: Did) -> Self {
+        self.did = did;
+        self.commit = sign(&self.secret, &self.did, self.rev, self.data);
+        self
+    }
+
     /// Its DID.
     #[must_use]
     pub const fn did(&self) -> &Did {

@@ -99,6 +99,7 @@ fn limits() -> ApplierLimits {
         listing_interval: LISTING_INTERVAL,
         audit_interval: AUDIT_INTERVAL,
         rebuild_records_max: REBUILD_RECORDS_MAX,
+        rebuild_records_per_group_max: 3 * REBUILD_RECORDS_MAX,
     }
 }
 
@@ -476,6 +477,8 @@ fn count(world: &mut World, note: &Note) {
         Note::HostBehind { .. } => world.reason("note", "host_behind"),
         Note::Listed { .. } => world.reason("note", "listed"),
         Note::Gap { .. } => world.reason("note", "gap"),
+        Note::Noncanonical { .. } => world.reason("note", "noncanonical"),
+        Note::Moved { .. } => world.reason("note", "moved"),
         Note::Alarm { kind, .. } => world.reason("alarm", kind.as_str()),
     }
 }

@@ -41,6 +41,7 @@ const LIMITS: [(TaskKind, usize); 7] = [
     (TaskKind::Snapshot, 2),
 ];
 const IDENTITY_RETRY: Duration = Duration::from_secs(10);
+const UNFOLLOWED_RETRY: Duration = Duration::from_secs(3600);
 const AUDIT_RETRY: Duration = Duration::from_secs(300);
 /// As in `mirror/listing.rs`.
 const LIST_RETRY: Duration = Duration::from_secs(15);
@@ -185,6 +186,18 @@ impl Daemon {
     pub fn talk(&mut self, world: &mut World, net: &Network, id: u64) -> Result<(), StoreError> {
         let Some(mut work) = self.works.remove(&id) else { return Ok(()) };
         let done = Input::TaskDone { task: work.key.clone() };
+        let hosted = matches!(work.task, Task::FetchRepo(_) | Task::FetchBlob(..) | Task::AuditAccount(_));
+        if hosted && work.row.as_ref().is_some_and(|row| matches!(row.sync, SyncState::Moved { .. })) {
+            // Its host is not followed any more.
+            work.results = vec![Input::TaskDelayed {
+                key: work.key.clone(),
+                task: work.task.clone(),
+                retry_at: world.now.plus(UNFOLLOWED_RETRY),
+            }];
+            self.works.insert(id, work);
+            world.after(Duration::from_millis(1), Event::Result { life: self.life, work: id });
+            return Ok(());
+        }
         work.results = match work.task.clone() {
             Task::FetchRepo(did) => vec![self.fetch_repo(world, net, &did, &work)?],
             Task::FetchBlob(did, digest) => vec![self.fetch_blob(world, net, did, digest, &work)?],
@@ -234,6 +247,7 @@ impl Daemon {
         if !row.upstream.is_active() {
             return Ok(Input::FetchFailed {
                 did,
+                host: row.host.clone(),
                 failure: FetchFailure::Inactive(row.upstream.clone()),
                 task,
                 retry_at: world.now.plus(INACTIVE_RETRY),
@@ -255,6 +269,7 @@ impl Daemon {
                 let jitter = Duration::from_millis(world.daemon_rng.below(wait.as_secs() * 250 + 1));
                 Input::FetchFailed {
                     did,
+                    host: row.host.clone(),
                     failure,
                     task,
                     retry_at: world.now.plus(wait).plus(jitter),
@@ -656,6 +671,7 @@ fn audit(net: &Network, did: Did, work: &Work, now: Timestamp) -> Vec<Input> {
     let shown = held.filter(|held| held.status.is_active());
     let audited = Input::Audited {
         did: did.clone(),
+        host: pds.name.clone(),
         status,
         head: shown.map(|held| held.account.head()),
         task,

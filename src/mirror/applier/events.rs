@@ -142,9 +142,8 @@ impl Applier {
         turn: Turn,
     ) -> Option<Fate> {
         let host = &arrival.host;
-        if row.host != *host {
-            // Another host of ours has the account; its DID document decides when that one is asked.
-            Self::note_rejected(group, did, host, RejectReason::WrongHost);
+        if Self::is_foreign(group, did, row, host) {
+            // Counted, and the account's document is read again.
         } else if rejection == Some(RejectReason::FutureRev) {
             Self::note_rejected(group, did, host, RejectReason::FutureRev);
         } else if !row.upstream.is_active() {
@@ -346,10 +345,14 @@ impl Applier {
         host: &HostName,
     ) -> Result<(), StoreError> {
         let mut row = self.account_or_new(group, did, host)?;
+        if Self::is_foreign(group, did, &row, host) {
+            return Ok(());
+        }
         // The key on file may be the one of before: no commit is judged by it any more. An account that is
-        // to be fetched gets its identity with the fetch.
+        // to be fetched gets its identity with the fetch, but what is inactive is not fetched.
         row.identity = None;
-        if !row.awaiting_identity && !matches!(row.sync, SyncState::Wanted { .. }) {
+        let fetching = matches!(row.sync, SyncState::Wanted { .. }) && row.upstream.is_active();
+        if !row.awaiting_identity && !fetching {
             row.awaiting_identity = true;
             group
                 .stage
@@ -368,7 +371,7 @@ impl Applier {
         status: AccountStatus,
     ) -> Result<(), StoreError> {
         let mut row = self.account_or_new(group, did, host)?;
-        if row.host != *host {
+        if Self::is_foreign(group, did, &row, host) {
             return Ok(());
         }
         row.status_seq = seq;
@@ -388,6 +391,10 @@ impl Applier {
                 group.stage.put_task(group.now, &Task::AuditAccount(did.clone()));
             }
             let returns = status.is_active() && !row.upstream.is_active();
+            if !status.is_active() {
+                // The host that an account leaves says no more than this.
+                Self::ask_identity(group, did, &row);
+            }
             row.upstream = status;
             if returns {
                 if matches!(row.sync, SyncState::Wanted { .. }) {
@@ -417,9 +424,9 @@ impl Applier {
         };
         let row = self.account_or_new(group, &did, host)?;
         // Another host's word about the account is no reason to fetch it.
-        let is_ours = row.host == *host;
-        let reason = if is_ours { reason } else { RejectReason::WrongHost };
-        Self::reject(group, &did, row, host, reason, Turn::Replayed);
+        if !Self::is_foreign(group, &did, &row, host) {
+            Self::reject(group, &did, row, host, reason, Turn::Replayed);
+        }
         Ok(())
     }
 
