@@ -168,7 +168,10 @@ impl DaemonControl {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         for (outcome, total) in [
             (Outcome::Ok, count(&looks.fetched)),
-            (Outcome::Error, count(&looks.failed_transient) + count(&looks.failed_lasting)),
+            (
+                Outcome::Error,
+                count(&looks.failed_transient) + count(&looks.failed_lasting),
+            ),
         ] {
             let shown = self.metrics.identity_fetches.of(outcome);
             shown.inc_by(total.saturating_sub(shown.get()));

@@ -235,7 +235,9 @@ impl Workshop {
                 BlobFailure::NotFound => FetchResult::NotFound,
                 BlobFailure::WrongBytes => FetchResult::Mismatch,
                 BlobFailure::TooLarge => FetchResult::TooLarge,
-                BlobFailure::Refused | BlobFailure::Unreachable | BlobFailure::HostError => FetchResult::Failed,
+                BlobFailure::Refused | BlobFailure::Unreachable | BlobFailure::HostError => {
+                    FetchResult::Failed
+                }
             },
             _ => return Ok(()),
         };

@@ -50,7 +50,10 @@ fn s3() {
         &file("secret", &secret),
     ]);
     let (second, more) = round(&sandbox, &by_file, accounts);
-    assert!(second.records != first.records || second.blobs != first.blobs, "there was something new");
+    assert!(
+        second.records != first.records || second.blobs != first.blobs,
+        "there was something new"
+    );
     assert!(
         !by_file.archive().exists(),
         "with the archive in a bucket there is no folder for one"
@@ -114,8 +117,16 @@ fn another_archive() {
         assert!(refused.stderr.contains("--new-archive"), "{}", refused.stderr);
         assert!(refused.stderr.contains("holds no archive"), "{}", refused.stderr);
     }
-    assert_eq!(files(&second), 0, "nothing is written into an archive that is refused");
-    assert_eq!(files(&first), 0, "nothing is written into an archive that is refused");
+    assert_eq!(
+        files(&second),
+        0,
+        "nothing is written into an archive that is refused"
+    );
+    assert_eq!(
+        files(&first),
+        0,
+        "nothing is written into an archive that is refused"
+    );
     std::fs::remove_dir(&first).expect("an empty folder");
     std::fs::rename(&emptied, &first).expect("renames");
     assert_eq!(inventory(&first), archived);
@@ -155,7 +166,10 @@ fn another_archive() {
 /// Files below a folder that may not be there.
 fn files(folder: &Path) -> usize {
     if folder.exists() {
-        inventory(folder).iter().filter(|line| !line.ends_with('/')).count()
+        inventory(folder)
+            .iter()
+            .filter(|line| !line.ends_with('/'))
+            .count()
     } else {
         0
     }

@@ -25,7 +25,11 @@ struct Table<'s> {
 
 /// The one line for a person; log lines, which are JSON where stderr is no terminal, may stand before it.
 fn the_line(ended: &Ended) -> &str {
-    let lines: Vec<&str> = ended.stderr.lines().filter(|line| !line.starts_with('{')).collect();
+    let lines: Vec<&str> = ended
+        .stderr
+        .lines()
+        .filter(|line| !line.starts_with('{'))
+        .collect();
     assert_eq!(lines.len(), 1, "one line for a person: {}", ended.stderr);
     assert_eq!(ended.stderr.lines().last(), Some(lines[0]), "it is the last word");
     let line = lines[0].strip_prefix("firekeep: ");
@@ -101,7 +105,11 @@ fn bad_input() {
     away(&mut table, accounts);
 
     // Nothing was harmed.
-    assert_eq!(inventory(&firekeep.archive()), archived, "the archive is as it was");
+    assert_eq!(
+        inventory(&firekeep.archive()),
+        archived,
+        "the archive is as it was"
+    );
     let mut running = firekeep.start();
     let after: Status = running.wait_caught_up(&sandbox);
     for key in ["held", "records", "record_bytes"] {
@@ -114,7 +122,11 @@ fn bad_input() {
     let equal = sandbox.compare(&["--url", &firekeep.url(), "--archive", archive.to_str().unwrap()]);
     assert_eq!((equal.accounts, equal.snapshots), (accounts, accounts));
     running.stop();
-    let counts = format!("{} mistakes told in a line each, then {}", table.cases, equal.text());
+    let counts = format!(
+        "{} mistakes told in a line each, then {}",
+        table.cases,
+        equal.text()
+    );
     report("bad_input", began, &counts);
 }
 
@@ -154,11 +166,17 @@ fn wrong_settings(table: &mut Table<'_>) {
         let setup = table.fresh().args(&["--host", host]);
         table.refused_early(&setup, CONFIG, &["hosts", remedy]);
         let ended = setup.refused();
-        assert!(!ended.stderr.contains("user:word"), "no password is shown: {}", ended.stderr);
+        assert!(
+            !ended.stderr.contains("user:word"),
+            "no password is shown: {}",
+            ended.stderr
+        );
     }
     let twice = table.following().args(&["--host", &http]);
     table.refused_early(&twice, CONFIG, &["hosts", "twice"]);
-    let plc = table.fresh().args(&["--host", &http, "--dev-mode", "--plc-url", "plc"]);
+    let plc = table
+        .fresh()
+        .args(&["--host", &http, "--dev-mode", "--plc-url", "plc"]);
     table.refused_early(&plc, CONFIG, &["plc_url", "https://"]);
     for (flag, value, names) in [
         ("--archive", "ftp://somewhere", ["archive", "s3://"]),
@@ -178,7 +196,11 @@ fn wrong_settings(table: &mut Table<'_>) {
 fn wrong_sources(table: &mut Table<'_>) {
     let file = table.file("hosts = []\nsnapshot_intervall = \"1h\"\n");
     let setup = table.following().args(&["--config", &file]);
-    table.refused_early(&setup, CONFIG, &[&file, "snapshot_intervall", "did you mean snapshot_interval?"]);
+    table.refused_early(
+        &setup,
+        CONFIG,
+        &[&file, "snapshot_intervall", "did you mean snapshot_interval?"],
+    );
     let file = table.file("[s3]\nendpont = \"x\"\n");
     let setup = table.following().args(&["--config", &file]);
     table.refused_early(&setup, CONFIG, &[&file, "s3.endpont", "s3.endpoint"]);
@@ -206,7 +228,11 @@ fn wrong_sources(table: &mut Table<'_>) {
     // Commands that ask a daemon which is not there.
     for command in ["status", "snapshot", "health"] {
         let setup = table.fresh();
-        table.told(&setup.ask(&[command]), FAILED, &["no daemon answers", &setup.admin.to_string()]);
+        table.told(
+            &setup.ask(&[command]),
+            FAILED,
+            &["no daemon answers", &setup.admin.to_string()],
+        );
     }
 }
 
@@ -232,14 +258,21 @@ fn wrong_hosts(table: &mut Table<'_>, held: &Firekeep) {
 fn wrong_folders(table: &mut Table<'_>) {
     let file = table.sandbox.folder().join("a-file");
     std::fs::write(&file, "mine").expect("a file");
-    for data_dir in [file.clone(), file.join("data"), PathBuf::from("/sys/firekeep"), PathBuf::from("/sys/kernel")] {
+    for data_dir in [
+        file.clone(),
+        file.join("data"),
+        PathBuf::from("/sys/firekeep"),
+        PathBuf::from("/sys/kernel"),
+    ] {
         let mut setup = table.following();
         setup.data_dir = data_dir;
         let shown = setup.data_dir.to_str().unwrap().to_owned();
         table.refused(&setup, CONFIG, &[&shown]);
     }
     for archive in [file.join("archive"), PathBuf::from("/sys/firekeep")] {
-        let setup = table.following().args(&["--archive", &format!("file://{}", archive.display())]);
+        let setup = table
+            .following()
+            .args(&["--archive", &format!("file://{}", archive.display())]);
         table.refused(&setup, CONFIG, &["archive", archive.to_str().unwrap()]);
     }
     assert_eq!(std::fs::read_to_string(&file).expect("the file"), "mine");
@@ -248,7 +281,14 @@ fn wrong_folders(table: &mut Table<'_>) {
 
 fn to_bucket(setup: Firekeep, bucket: &str, endpoint: &str, sandbox: &Sandbox) -> Firekeep {
     setup
-        .args(&["--archive", &format!("s3://{bucket}/x"), "--s3-endpoint", endpoint, "--s3-path-style", "true"])
+        .args(&[
+            "--archive",
+            &format!("s3://{bucket}/x"),
+            "--s3-endpoint",
+            endpoint,
+            "--s3-path-style",
+            "true",
+        ])
         .args(&["--s3-region", &sandbox.s3("region")])
         .env("AWS_ACCESS_KEY_ID", &sandbox.s3("access_key"))
         .env("AWS_SECRET_ACCESS_KEY", &sandbox.s3("secret_key"))
@@ -273,7 +313,12 @@ fn wrong_buckets(table: &mut Table<'_>, held: &Firekeep) {
         holding.data_dir.clone_from(&held.data_dir);
         table.refused(&holding, CONFIG, &["archive", &url, says]);
     }
-    let missing = table.following().args(&["--archive", "s3://firekeep/x", "--s3-access-key-id-file", "/nowhere/id"]);
+    let missing = table.following().args(&[
+        "--archive",
+        "s3://firekeep/x",
+        "--s3-access-key-id-file",
+        "/nowhere/id",
+    ]);
     table.refused(&missing, CONFIG, &["/nowhere/id"]);
 }
 
@@ -285,7 +330,11 @@ fn away(table: &mut Table<'_>, accounts: u64) {
     let status = running.wait_filled(accounts);
     assert_eq!(status.standing(), "archive_away", "{status:?}");
     assert_eq!(status.0["archive"]["open"], false, "{status:?}");
-    assert!(running.log().contains("the archive cannot be reached"), "{}", running.log());
+    assert!(
+        running.log().contains("the archive cannot be reached"),
+        "{}",
+        running.log()
+    );
     let said = setup.ask(&["snapshot"]);
     table.told(&said, FAILED, &["the archive is not open"]);
     let equal = table.sandbox.compare(&["--url", &setup.url(), "--no-snapshots"]);

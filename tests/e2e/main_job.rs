@@ -29,15 +29,25 @@ fn main_job() {
         "{churn:?}"
     );
     let caught_up = running.wait_caught_up(&sandbox);
-    assert_eq!(caught_up.standing(), "not_off_machine", "a folder is no other machine");
+    assert_eq!(
+        caught_up.standing(),
+        "not_off_machine",
+        "a folder is no other machine"
+    );
 
     // The command answers when everything stands in the archive: so the comparison does not wait.
     let snapshotted = running.snapshot();
     let archive = firekeep.archive();
     let equal = sandbox.compare(&["--url", &firekeep.url(), "--archive", archive.to_str().unwrap()]);
     assert_eq!(equal.accounts, accounts);
-    assert_eq!(equal.snapshots, accounts, "a snapshot of every account was opened");
-    assert!(equal.blobs > 0 && equal.archived_blobs == equal.blobs, "{equal:?}");
+    assert_eq!(
+        equal.snapshots, accounts,
+        "a snapshot of every account was opened"
+    );
+    assert!(
+        equal.blobs > 0 && equal.archived_blobs == equal.blobs,
+        "{equal:?}"
+    );
 
     let emitted = Emitted::read(&sandbox);
     check_status(&mut running, &emitted, &equal);
@@ -64,7 +74,10 @@ fn check_status(running: &mut Running, emitted: &Emitted, equal: &Compared) {
     // Kept by differences from commit to commit: a commit that was applied twice would show here.
     assert_eq!(status.accounts("records"), equal.records, "{status:?}");
     assert_eq!(status.accounts("parked_events"), 0, "{status:?}");
-    assert_eq!(status.0["accounts"]["by_status"]["active"], equal.accounts, "{status:?}");
+    assert_eq!(
+        status.0["accounts"]["by_status"]["active"], equal.accounts,
+        "{status:?}"
+    );
     assert_eq!(status.blobs("held"), 0, "snapshot archives blobs too: {status:?}");
     // Those whose records were deleted since are kept too.
     assert!(status.blobs("archived") >= equal.blobs, "{status:?}");
@@ -83,24 +96,47 @@ fn check_metrics(running: &Running, emitted: &Emitted, before: u64, accounts: u6
     let received = count("firekeep_events_received_total", &[("kind", "commit")]);
     assert_eq!(received, emitted.commits_after(0), "each commit is received once");
     let applied = count("firekeep_events_applied_total", &[("kind", "commit")]);
-    assert_eq!(applied, emitted.commits_after(before), "each commit since the fetch is applied once");
+    assert_eq!(
+        applied,
+        emitted.commits_after(before),
+        "each commit since the fetch is applied once"
+    );
     assert_eq!(count("firekeep_events_rejected_total", &[]), 0);
     assert_eq!(count("firekeep_frames_rejected_total", &[]), 0);
     assert_eq!(count("firekeep_reconnects_total", &[]), 0);
-    assert_eq!(count("firekeep_resyncs_total", &[("result", "loaded")]), accounts, "fetched once each");
-    assert_eq!(count("firekeep_resyncs_total", &[]), accounts, "and for no other reason");
+    assert_eq!(
+        count("firekeep_resyncs_total", &[("result", "loaded")]),
+        accounts,
+        "fetched once each"
+    );
+    assert_eq!(
+        count("firekeep_resyncs_total", &[]),
+        accounts,
+        "and for no other reason"
+    );
     assert_eq!(count("firekeep_upstream_connected", &[]), 1);
     assert_eq!(count("firekeep_accounts", &[("status", "active")]), accounts);
     assert_eq!(count("firekeep_account_sync", &[("state", "live")]), accounts);
     assert_eq!(count("firekeep_account_sync", &[]), accounts);
-    assert!(count("firekeep_snapshots_total", &[("result", "ok")]) >= 2 * accounts - 1, "at first, and on command");
+    assert!(
+        count("firekeep_snapshots_total", &[("result", "ok")]) >= 2 * accounts - 1,
+        "at first, and on command"
+    );
     assert_eq!(count("firekeep_snapshots_total", &[("result", "error")]), 0);
     assert!(count("firekeep_data_dir_free_bytes", &[]) > 0);
     let resident = count("process_resident_memory_bytes", &[]);
     assert!((1 << 20..1 << 30).contains(&resident), "{resident} bytes");
     let blobs = count("firekeep_blobs", &[("state", "archived")]);
-    assert!(count("firekeep_blob_fetches_total", &[("result", "ok")]) >= blobs, "each was fetched");
-    assert!(count("firekeep_object_store_requests_total", &[("op", "put"), ("result", "ok")]) > blobs);
+    assert!(
+        count("firekeep_blob_fetches_total", &[("result", "ok")]) >= blobs,
+        "each was fetched"
+    );
+    assert!(
+        count(
+            "firekeep_object_store_requests_total",
+            &[("op", "put"), ("result", "ok")]
+        ) > blobs
+    );
     // Measured from time to time.
     wait_for("the gauges of the stream arrive at its end", || {
         let metrics = running.metrics();
@@ -136,7 +172,10 @@ fn check_listeners(running: &Running, sandbox: &Sandbox) {
 
     let unknown = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
     let none = running.get(&format!("/xrpc/com.atproto.sync.getRepo?did={unknown}"));
-    assert_eq!((none.status, &none.json()["error"]), (400, &"RepoNotFound".into()));
+    assert_eq!(
+        (none.status, &none.json()["error"]),
+        (400, &"RepoNotFound".into())
+    );
     let none = running.head(&format!("/xrpc/com.atproto.sync.getBlob?did={unknown}&cid={cid}"));
     assert_eq!((none.status, none.body.len()), (400, 0));
 }
@@ -159,7 +198,11 @@ fn check_commands(running: &Running) {
     assert_eq!((ready.code, ready.stdout.as_str()), (0, "ready\n"));
     let status = running.setup.ask(&["status"]);
     assert_eq!(status.code, 0);
-    assert!(status.stdout.starts_with("MIRRORED, BUT NOT OFF THIS MACHINE"), "{}", status.stdout);
+    assert!(
+        status.stdout.starts_with("MIRRORED, BUT NOT OFF THIS MACHINE"),
+        "{}",
+        status.stdout
+    );
     let nothing = running.setup.ask(&["snapshot"]);
     assert_eq!(nothing.code, 0);
     assert!(nothing.stdout.starts_with("nothing to do"), "{}", nothing.stdout);
@@ -195,8 +238,16 @@ fn stop_under_load() {
     let mut running = firekeep.start();
     let held = running.status();
     assert!(held.cursor() >= under_load.cursor(), "{held:?}");
-    assert_eq!(held.blobs("held"), 0, "every blob that was here was archived: {held:?}");
-    assert_eq!(held.archive("snapshots_due"), 0, "every head was archived: {held:?}");
+    assert_eq!(
+        held.blobs("held"),
+        0,
+        "every blob that was here was archived: {held:?}"
+    );
+    assert_eq!(
+        held.archive("snapshots_due"),
+        0,
+        "every head was archived: {held:?}"
+    );
     for (did, (rev, cid)) in &running.heads(&sandbox.dids()) {
         let name = format!("v1/repos/{did}/{rev}-{cid}.car.zst");
         assert!(firekeep.archive().join(&name).is_file(), "the archive has {name}");
@@ -209,7 +260,11 @@ fn stop_under_load() {
     let metrics = running.metrics();
     let applied = metrics.count("firekeep_events_applied_total", &[("kind", "commit")]);
     assert_eq!(applied, missed, "exactly what came while it was down is applied");
-    assert_eq!(metrics.count("firekeep_resyncs_total", &[]), 0, "and nothing is fetched again");
+    assert_eq!(
+        metrics.count("firekeep_resyncs_total", &[]),
+        0,
+        "and nothing is fetched again"
+    );
     // The snapshots of then still prove, beside those of now.
     let then = sandbox.differences(&["--archive", archive, "--old-snapshots"]);
     let unproven: Vec<_> = then.iter().filter(|what| what.contains("snapshot")).collect();

@@ -21,7 +21,11 @@ fn pds_down_and_up() {
     let alone = running.status();
     assert_eq!(alone.accounts("held"), 0);
     assert_eq!(alone.host()["connected"], false);
-    assert_eq!(alone.standing(), "filling", "nothing is protected yet, and it says so");
+    assert_eq!(
+        alone.standing(),
+        "filling",
+        "nothing is protected yet, and it says so"
+    );
     sandbox.start("pds1");
     running.wait_filled(accounts);
     let before = Emitted::read(&sandbox).last();
@@ -37,11 +41,15 @@ fn pds_down_and_up() {
         running.wait_status("the loss is seen", |status| status.host()["connected"] == false);
         std::thread::sleep(Duration::from_secs(sized(1, 20)));
         sandbox.start("pds1");
-        running.wait_status("it is connected again", |status| status.host()["connected"] == true);
+        running.wait_status("it is connected again", |status| {
+            status.host()["connected"] == true
+        });
         outages += 1;
     }
     let from = running.status().cursor();
-    running.wait_status("it applies live events again", |status| status.cursor() > from + 10);
+    running.wait_status("it applies live events again", |status| {
+        status.cursor() > from + 10
+    });
     let churn = churn.end();
     running.wait_caught_up(&sandbox);
     let emitted = Emitted::read(&sandbox);
@@ -50,9 +58,17 @@ fn pds_down_and_up() {
     let count = |name: &str, labels: &[(&str, &str)]| metrics.count(name, labels);
     let reconnects = count("firekeep_reconnects_total", &[]);
     assert!(reconnects >= outages, "{reconnects}");
-    assert_eq!(count("firekeep_resyncs_total", &[("result", "loaded")]), accounts, "each once, at first");
+    assert_eq!(
+        count("firekeep_resyncs_total", &[("result", "loaded")]),
+        accounts,
+        "each once, at first"
+    );
     let applied = count("firekeep_events_applied_total", &[("kind", "commit")]);
-    assert_eq!(applied, emitted.commits_after(before), "each commit once, over all connections");
+    assert_eq!(
+        applied,
+        emitted.commits_after(before),
+        "each commit once, over all connections"
+    );
     running.snapshot();
     let archive = firekeep.archive();
     let equal = sandbox.compare(&["--url", &firekeep.url(), "--archive", archive.to_str().unwrap()]);
@@ -88,7 +104,11 @@ fn plc_down() {
             written += 1;
             wait_for("the commit is applied", || {
                 let head = running.heads(std::slice::from_ref(did)).remove(did);
-                if head.as_ref().is_some_and(|(_, cid)| *cid == commit) { Ok(()) } else { Err(head) }
+                if head.as_ref().is_some_and(|(_, cid)| *cid == commit) {
+                    Ok(())
+                } else {
+                    Err(head)
+                }
             });
         }
     }
@@ -101,7 +121,9 @@ fn plc_down() {
     let fresh = Firekeep::new(&sandbox, "fresh");
     let mut running = fresh.start();
     let waiting = running.wait_status("every account is known and was tried", |status| {
-        status.host()["listed"] == true && status.sync("wanted") == accounts && status.accounts("parked_events") > 0
+        status.host()["listed"] == true
+            && status.sync("wanted") == accounts
+            && status.accounts("parked_events") > 0
     });
     wait_for("a fetch failed", || {
         let metrics = running.metrics();
@@ -114,7 +136,12 @@ fn plc_down() {
     for did in &dids {
         for method in ["getRepo", "getLatestCommit", "listBlobs"] {
             let answer = running.get(&format!("/xrpc/com.atproto.sync.{method}?did={did}"));
-            assert_eq!(answer.status, 400, "{method} of what is not proven: {}", answer.text());
+            assert_eq!(
+                answer.status,
+                400,
+                "{method} of what is not proven: {}",
+                answer.text()
+            );
             assert_eq!(answer.json()["error"], "RepoNotFound", "{method}");
         }
     }

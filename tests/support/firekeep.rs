@@ -63,7 +63,8 @@ impl Firekeep {
 
     /// With more flags of `run`.
     pub fn args(mut self, arguments: &[&str]) -> Self {
-        self.arguments.extend(arguments.iter().map(|text| (*text).to_owned()));
+        self.arguments
+            .extend(arguments.iter().map(|text| (*text).to_owned()));
         self
     }
 
@@ -191,7 +192,10 @@ fn told(output: &Output) -> String {
 
 /// Sends a signal to a process of ours. The shell's own `kill` is on every machine.
 pub fn signal(pid: u32, name: &str) {
-    let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {pid}")).status();
+    let sent = Command::new("sh")
+        .arg("-c")
+        .arg(format!("kill -{name} {pid}"))
+        .status();
     assert!(sent.is_ok_and(|status| status.success()), "process {pid} is gone");
 }
 
@@ -325,7 +329,12 @@ impl Running {
             let answer = self.get(&format!("/xrpc/com.atproto.sync.getLatestCommit?did={did}"));
             let body = answer.json();
             let text = |key: &str| body[key].as_str().map(str::to_owned);
-            (answer.status == 200).then(|| (did.clone(), (text("rev").expect("a rev"), text("cid").expect("a CID"))))
+            (answer.status == 200).then(|| {
+                (
+                    did.clone(),
+                    (text("rev").expect("a rev"), text("cid").expect("a CID")),
+                )
+            })
         };
         dids.iter().filter_map(head).collect()
     }
@@ -357,7 +366,12 @@ impl Running {
             std::thread::sleep(Duration::from_millis(5));
         };
         self.ended = true;
-        assert_eq!(status.code(), Some(0), "firekeep stops with 0: {status}\n{}", self.tail());
+        assert_eq!(
+            status.code(),
+            Some(0),
+            "firekeep stops with 0: {status}\n{}",
+            self.tail()
+        );
         began.elapsed()
     }
 }
@@ -402,7 +416,12 @@ impl Status {
 
     /// The one host.
     pub fn host(&self) -> &Value {
-        assert_eq!(self.0["hosts"].as_array().map(Vec::len), Some(1), "one host: {}", self.0);
+        assert_eq!(
+            self.0["hosts"].as_array().map(Vec::len),
+            Some(1),
+            "one host: {}",
+            self.0
+        );
         &self.0["hosts"][0]
     }
 

@@ -86,9 +86,9 @@ pub struct Chance(pub u64);
 impl Chance {
     /// The seed of this run: `FIREKEEP_E2E_SEED`, or always the same.
     pub fn seed() -> u64 {
-        std::env::var("FIREKEEP_E2E_SEED")
-            .ok()
-            .map_or(20_261, |text| text.parse().expect("FIREKEEP_E2E_SEED is a number"))
+        std::env::var("FIREKEEP_E2E_SEED").ok().map_or(20_261, |text| {
+            text.parse().expect("FIREKEEP_E2E_SEED is a number")
+        })
     }
 
     /// A duration below `most`.

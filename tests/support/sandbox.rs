@@ -59,7 +59,10 @@ fn told(output: &Output) -> String {
 impl Sandbox {
     /// Starts a sandbox with these services (`pds,plc,s3`). A sandbox that cannot be installed fails the test.
     pub fn up(with: &str) -> Self {
-        let installed = script().arg("install").output().expect("the sandbox's script runs");
+        let installed = script()
+            .arg("install")
+            .output()
+            .expect("the sandbox's script runs");
         assert!(
             installed.status.success(),
             "the sandbox cannot be installed, so nothing was tested: {}",
@@ -92,7 +95,10 @@ impl Sandbox {
 
     /// Runs a command that must succeed; what it printed.
     pub fn run(&self, arguments: &[&str]) -> String {
-        let output = self.command(arguments).output().expect("the sandbox's script runs");
+        let output = self
+            .command(arguments)
+            .output()
+            .expect("the sandbox's script runs");
         assert!(
             output.status.success(),
             "sandbox {} failed: {}",
@@ -104,7 +110,8 @@ impl Sandbox {
 
     fn json(&self, arguments: &[&str]) -> Value {
         let text = self.run(arguments);
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?} printed no JSON: {error}\n{text}"))
+        serde_json::from_str(&text)
+            .unwrap_or_else(|error| panic!("{arguments:?} printed no JSON: {error}\n{text}"))
     }
 
     fn file(&self, name: &str) -> Value {
@@ -245,7 +252,10 @@ impl Drop for Sandbox {
         // `down` goes by process id, of what this sandbox has started.
         let downed = self.command(&["down"]).output();
         if !downed.as_ref().is_ok_and(|output| output.status.success()) {
-            say(&format!("e2e: the sandbox in {} could not be stopped", self.own_folder().display()));
+            say(&format!(
+                "e2e: the sandbox in {} could not be stopped",
+                self.own_folder().display()
+            ));
         }
         if std::env::var_os("FIREKEEP_E2E_KEEP").is_some() {
             self.folder.disable_cleanup(true);
