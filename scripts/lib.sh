@@ -127,8 +127,8 @@ need_rust() {
     command -v rustc >/dev/null || PATH="$PATH:${CARGO_HOME:-${HOME:-}/.cargo}/bin"
     local rustup_line="curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal"
     if ! command -v rustc >/dev/null && ! command -v rustup >/dev/null; then
-        if command -v apt-cache >/dev/null && apt-cache show rustup >/dev/null 2>&1; then
-            need rustup has rustup # Debian 13 and later
+        if command -v apt-cache >/dev/null && apt-cache policy rustup 2>/dev/null | grep -q 'Candidate: [0-9]'; then
+            need rustup has rustup # Debian 13 and later have it
             install_packages
         else
             die "this machine has no Rust (>= $rust_least); run: $rustup_line"

@@ -19,7 +19,7 @@
 //! - **404** to a HEAD does not tell a missing object from a missing bucket, so until the bucket has been seen once
 //!   it is asked for.
 //!
-//! Requests are tried again by the client on connection errors, 5xx and throttling ([`client`]); beyond that, the
+//! Requests are tried again by the client on connection errors, 5xx and throttling (`client`); beyond that, the
 //! caller decides ([`BucketError::is_transient`]).
 
 use std::fmt;

@@ -18,7 +18,7 @@ use crate::types::Digest;
 
 /// Compression level.
 const LEVEL: i32 = 3;
-/// Largest window that a reader takes, as a power of two: 8 MiB, four times what [`LEVEL`] makes.
+/// Largest window that a reader takes, as a power of two: 8 MiB, four times what `LEVEL` makes.
 pub const WINDOW_LOG_MAX: u32 = 23;
 /// What is read from the source at once, in bytes.
 const READ_BYTES: usize = 128 * 1024;

@@ -202,3 +202,28 @@ pub fn example() -> String {
     }
     text
 }
+
+/// The table of the README.
+#[must_use]
+pub fn table() -> String {
+    let mut text = String::from("| key | flag | default | |\n|---|---|---|---|\n");
+    for key in &KEYS {
+        let flag = match key.name {
+            "hosts" => "`--host`".to_owned(),
+            "s3.session_token_file" | "s3.connect_timeout" | "s3.attempt_timeout" | "s3.idle_timeout" => {
+                String::new()
+            }
+            name => format!("`--{}`", name.replace(['_', '.'], "-")),
+        };
+        let default = if key.default.is_empty() {
+            String::new()
+        } else {
+            format!("`{}`", key.default)
+        };
+        text.push_str(&format!(
+            "| `{}` | {flag} | {default} | {} |\n",
+            key.name, key.help
+        ));
+    }
+    text
+}

@@ -162,3 +162,41 @@ fn durations_and_sizes_round_trip() {
     assert_eq!(parse_size("300MiB"), Some(300 << 20));
     assert_eq!(parse_size("99999999999GiB"), None);
 }
+
+#[test]
+fn the_readme_has_the_table() {
+    let readme = include_str!("../../README.md");
+    let table = keys::table();
+    assert!(readme.contains(&table), "README.md lacks this table:\n{table}");
+}
+
+#[test]
+fn every_flag_of_the_table_exists() {
+    use clap::CommandFactory as _;
+
+    let command = crate::cli::Cli::command();
+    let run = command.find_subcommand("run").expect("there");
+    for row in keys::table().lines().skip(2) {
+        let flag = row.split('|').nth(2).unwrap_or_default().trim().trim_matches('`');
+        let known = |arg: &clap::Arg| arg.get_long().is_some_and(|long| format!("--{long}") == flag);
+        assert!(flag.is_empty() || run.get_arguments().any(known), "{flag}");
+    }
+}
+
+#[test]
+fn the_example_is_a_valid_file() {
+    let example = keys::example();
+    config(&example, &[], &[]).expect("all comments");
+    // And so is every line of it without its comment mark.
+    let set: String = example
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(line) if line.contains(" = ") && !line.contains("\"\"") && !line.starts_with("archive") => {
+                line
+            }
+            Some(_) => "",
+            None => line,
+        })
+        .fold(String::new(), |text, line| text + line + "\n");
+    config(&set, &[], &[]).expect("defaults can be written out");
+}

@@ -75,12 +75,18 @@ pub struct PlcState {
 /// A signing key that a standing operation of a verified log names, and when it was the current one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoggedKey {
+    did: Did,
     key: SigningKey,
     from: Timestamp,
     until: Option<Timestamp>,
 }
 
 impl LoggedKey {
+    /// Whose.
+    #[must_use]
+    pub const fn did(&self) -> &Did {
+        &self.did
+    }
     /// The key.
     #[must_use]
     pub const fn key(&self) -> &SigningKey {
@@ -271,6 +277,7 @@ impl PlcLog {
             }
             open = key.is_some();
             keys.extend(key.map(|key| LoggedKey {
+                did: self.did.clone(),
                 key: key.clone(),
                 from: entry.created_at,
                 until: None,
@@ -278,6 +285,21 @@ impl PlcLog {
         }
         keys.reverse();
         keys
+    }
+}
+
+impl PlcLog {
+    /// The signing keys of before, newest first, each once: without `current`, and at most `max`.
+    #[must_use]
+    pub fn earlier_keys(&self, current: &SigningKey, max: usize) -> Vec<LoggedKey> {
+        let mut earlier: Vec<LoggedKey> = Vec::new();
+        for logged in self.signing_keys() {
+            if logged.key != *current && earlier.iter().all(|other| other.key != logged.key) {
+                earlier.push(logged);
+            }
+        }
+        earlier.truncate(max);
+        earlier
     }
 }
 

@@ -173,6 +173,8 @@ labels! {
         Live = "live",
         /// The host's copy is older than ours.
         Diverged = "diverged",
+        /// Lives at a host that is not followed.
+        Moved = "moved",
         /// Does not prove: its CAR is kept whole.
         Quarantined = "quarantined",
     }

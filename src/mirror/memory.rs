@@ -253,7 +253,7 @@ mod tests {
         for keep in 0..=4 {
             let store = MemoryStore::new();
             store.write(put("lost or not")).expect("memory");
-            let _ = store.write_durable(put("synced")).expect("memory");
+            store.write_durable(put("synced")).expect("memory");
             for value in ["a", "b", "c"] {
                 store.write(put(value)).expect("memory");
             }
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn a_crash_brings_back_deleted_ranges() {
         let store = MemoryStore::new();
-        let _ = store.write_durable(put("old")).expect("memory");
+        store.write_durable(put("old")).expect("memory");
         let mut batch = Batch::new();
         batch.put(Family::Meta, "kez", "new");
         batch.delete_range(Family::Meta, "a", "z");

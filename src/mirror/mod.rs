@@ -28,4 +28,5 @@ pub mod rows;
 pub mod spool;
 pub mod store;
 
+pub use reader::Mirror;
 pub use store::{Batch, Durable, Family, KeyRange, Store, StoreError, StoreStats, View};

@@ -49,6 +49,17 @@ pub struct Record {
     pub bytes: Vec<u8>,
 }
 
+/// A task whose time has come. Its key is `keyspace::encode_task(due_ms, &task)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueTask {
+    /// Since when, in milliseconds since 1970.
+    pub due_ms: u64,
+    /// What to do.
+    pub task: Task,
+    /// How it went before.
+    pub row: TaskRow,
+}
+
 impl<'v> Mirror<'v> {
     /// Reads through this view.
     #[must_use]
@@ -355,17 +366,21 @@ impl<'v> Mirror<'v> {
         self.page(Family::Parked, &keyspace::number_range(did_number), limit, decode)
     }
 
-    /// The tasks that are due, the longest due first, at most `limit`, each with when it was due.
+    /// The tasks that are due, the longest due first, at most `limit`.
     ///
     /// # Errors
     /// As [`Mirror::number`].
-    pub fn due_tasks(&self, now_ms: u64, limit: usize) -> Result<Vec<((u64, Task), TaskRow)>, StoreError> {
-        self.page(
+    pub fn due_tasks(&self, now_ms: u64, limit: usize) -> Result<Vec<DueTask>, StoreError> {
+        let due = self.page(
             Family::Tasks,
             &keyspace::due_range(now_ms),
             limit,
             keyspace::decode_task,
-        )
+        )?;
+        let due = due.into_iter();
+        Ok(due
+            .map(|((due_ms, task), row)| DueTask { due_ms, task, row })
+            .collect())
     }
 
     /// When the next task is due, in milliseconds since 1970; none when there is no task.

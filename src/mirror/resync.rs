@@ -21,13 +21,14 @@ use crate::clock::Clock;
 use crate::http::client::Upstream;
 use crate::http::request::{FetchError, Limits};
 use crate::identity::document::Identity;
-use crate::identity::resolver::Resolver;
+use crate::identity::plc_log::LoggedKey;
+use crate::identity::resolver::{ResolveError, Resolver};
 use crate::repo::commit::Commit;
 use crate::repo::mst::{BlockSource as _, MstError, WalkLimits, walk};
 use crate::repo::record::scan_record;
 use crate::repo::signing_key::SigningKey;
-use crate::types::{AccountStatus, Cid, Did, Rev, Timestamp};
-use crate::verify::{RejectReason, RepoFault, VerifiedRepo, check_repo};
+use crate::types::{AccountStatus, Cid, Did, DidMethod, Rev, Timestamp};
+use crate::verify::{HeadKey, RejectReason, RepoFault, VerifiedRepo, check_repo};
 
 /// Largest repository that is fetched, in bytes.
 pub const REPO_BYTES_MAX: u64 = 4 << 30;
@@ -39,6 +40,9 @@ const RETRY_LONGEST: Duration = Duration::from_secs(3600);
 /// An account that its host does not serve is asked for again after this long, unless the host says sooner
 /// that it is back.
 const INACTIVE_RETRY: Duration = Duration::from_secs(6 * 3600);
+
+/// Keys of before that a head is held against, at most.
+const EARLIER_KEYS_MAX: usize = 16;
 
 /// What fetching needs.
 #[derive(Clone)]
@@ -89,6 +93,20 @@ impl Failed {
     const fn new(failure: FetchFailure) -> Self {
         Self { failure, wait: None }
     }
+
+    const fn unproven(text: String) -> Self {
+        Self::new(FetchFailure::Unproven(text))
+    }
+}
+
+/// A received CAR held against a key.
+enum Judged {
+    /// It is proven, and loaded.
+    Proven(FetchedContent),
+    /// The head is not signed by this key; nothing was loaded.
+    OtherKey(RejectReason),
+    /// It is not a complete repository, whatever the key.
+    Failed(Failed),
 }
 
 impl Fetcher {
@@ -107,6 +125,7 @@ impl Fetcher {
             let retry_at = self.clock.now().plus(INACTIVE_RETRY);
             return Ok(Input::FetchFailed {
                 did,
+                host: row.host,
                 failure: FetchFailure::Inactive(row.upstream),
                 task,
                 retry_at,
@@ -124,6 +143,7 @@ impl Fetcher {
                 let retry_at = self.retry_at(&failed, tries);
                 Ok(Input::FetchFailed {
                     did,
+                    host: row.host,
                     failure: failed.failure,
                     task,
                     retry_at,
@@ -151,9 +171,15 @@ impl Fetcher {
         reason: DesyncReason,
         url: &str,
     ) -> Result<Result<(StoredIdentity, FetchedContent), Failed>, StoreError> {
-        // A key that may have changed is read again; any other reason can live with one that is fresh.
-        let refresh = matches!(reason, DesyncReason::BadSignature | DesyncReason::Moved);
+        // What may have changed is read again; any other reason can live with what was read within a day.
+        let refresh =
+            matches!(reason, DesyncReason::BadSignature | DesyncReason::Moved) || row.identity.is_none();
         let identity = match self.resolver.resolve(did, refresh).await {
+            // What the cache holds is less than a minute old.
+            Err(ResolveError::TooSoon { .. }) => self.resolver.resolve(did, false).await,
+            resolved => resolved,
+        };
+        let identity = match identity {
             Ok(identity) => identity,
             Err(error) => return Ok(Err(Failed::new(FetchFailure::NoIdentity(error.to_string())))),
         };
@@ -163,7 +189,7 @@ impl Fetcher {
             return Ok(Err(Failed::new(FetchFailure::NoIdentity(text))));
         };
         if !stored.speaks_at(&row.host) {
-            return Ok(Err(Failed::new(FetchFailure::NotThisHost)));
+            return Ok(Err(Failed::new(FetchFailure::NotThisHost(stored))));
         }
         if let Some(head) = &row.head
             && reason != DesyncReason::CopyDamaged
@@ -180,12 +206,62 @@ impl Fetcher {
             Ok(spool) => spool,
             Err(failed) => return Ok(Err(failed)),
         };
+        let proven = self.prove(spool, did, key).await?;
+        Ok(proven.map(|content| (stored, content)))
+    }
+
+    /// Holds a received CAR against the account's current key. If nothing but the signature is at fault, the
+    /// keys of before are tried: until its next write, the head of an account that moved is still signed by one.
+    async fn prove(
+        &self,
+        spool: Spool,
+        did: &Did,
+        key: SigningKey,
+    ) -> Result<Result<FetchedContent, Failed>, StoreError> {
+        let car = match blocking(move || spool.index()).await {
+            Ok(car) => Arc::new(car),
+            Err(error) => return Ok(Err(Failed::unproven(error.to_string()))),
+        };
         let number = self.numbers.next()?;
-        let (this, did, now) = (self.clone(), did.clone(), self.clock.now());
-        let loaded =
-            tokio::task::spawn_blocking(move || this.check_and_load(spool, number, &did, &key, now)).await;
-        let loaded = loaded.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-        Ok(loaded.map(|content| (stored, content)))
+        let (this, now) = (self.clone(), self.clock.now());
+        let judged = {
+            let (this, car, did, key) = (this.clone(), Arc::clone(&car), did.clone(), key.clone());
+            blocking(move || this.check_and_load(&car, number, &did, HeadKey::Current(&key), now)).await?
+        };
+        let reason = match judged {
+            Judged::Proven(content) => return Ok(Ok(content)),
+            Judged::Failed(failed) => return Ok(Err(failed)),
+            Judged::OtherKey(reason) => reason,
+        };
+        let keys = match self.earlier_keys(did, &key).await {
+            Ok(keys) => keys,
+            Err(error) => {
+                let text = format!("its head is not signed by its current key, and its key history: {error}");
+                return Ok(Err(Failed::new(FetchFailure::NoIdentity(text))));
+            }
+        };
+        let did = did.clone();
+        blocking(move || {
+            for logged in &keys {
+                match this.check_and_load(&car, number, &did, HeadKey::Earlier(logged), now)? {
+                    Judged::Proven(content) => return Ok(Ok(content)),
+                    Judged::Failed(failed) => return Ok(Err(failed)),
+                    Judged::OtherKey(_) => {}
+                }
+            }
+            let fault = RepoFault::<StoreError>::Head(reason);
+            Ok(Err(Failed::unproven(fault.to_string())))
+        })
+        .await
+    }
+
+    /// The keys that the account had before; none but for a `did:plc`.
+    async fn earlier_keys(&self, did: &Did, current: &SigningKey) -> Result<Vec<LoggedKey>, ResolveError> {
+        if did.method() != DidMethod::Plc {
+            return Ok(Vec::new());
+        }
+        let log = self.resolver.audit_log(did).await?;
+        Ok(log.earlier_keys(current, EARLIER_KEYS_MAX))
     }
 
     /// What the host's export holds now: paths and CIDs. Complete, but its signature is not looked at.
@@ -271,30 +347,28 @@ impl Fetcher {
     /// Proves a received CAR and loads it; what was loaded of one that does not prove is removed again.
     fn check_and_load(
         &self,
-        spool: Spool,
+        car: &IndexedCar,
         number: u64,
         did: &Did,
-        key: &SigningKey,
+        key: HeadKey<'_>,
         now: Timestamp,
-    ) -> Result<Result<FetchedContent, Failed>, StoreError> {
-        let unproven = |text: String| Ok(Err(Failed::new(FetchFailure::Unproven(text))));
-        let car = match spool.index() {
-            Ok(car) => car,
-            Err(error) => return unproven(error.to_string()),
-        };
+    ) -> Result<Judged, StoreError> {
         let Some(root) = car.roots().first().copied() else {
-            return unproven("the CAR has no root".to_owned());
+            return Ok(Judged::Failed(Failed::unproven("the CAR has no root".to_owned())));
         };
-        match self.load(&car, root, number, did, key, now) {
-            Ok((repo, blobs)) => Ok(Ok(FetchedContent::Loaded {
+        match self.load(car, root, number, did, key, now) {
+            Ok((repo, blobs)) => Ok(Judged::Proven(FetchedContent::Loaded {
                 account_number: number,
                 repo,
                 blobs,
             })),
             Err(RepoFault::Visit(error)) => Err(error),
+            Err(RepoFault::Head(reason @ (RejectReason::BadSignature | RejectReason::HighS))) => {
+                Ok(Judged::OtherKey(reason))
+            }
             Err(fault) => {
                 self.unload(number)?;
-                unproven(fault.to_string())
+                Ok(Judged::Failed(Failed::unproven(fault.to_string())))
             }
         }
     }
@@ -305,7 +379,7 @@ impl Fetcher {
         root: Cid,
         number: u64,
         did: &Did,
-        key: &SigningKey,
+        key: HeadKey<'_>,
         now: Timestamp,
     ) -> Result<(VerifiedRepo, Vec<BlobMention>), RepoFault<StoreError>> {
         // Every row carries the rev of the swap, which is the head's.
@@ -360,6 +434,12 @@ impl Fetcher {
     }
 }
 
+/// Runs what computes or waits for the disk where it holds up nobody.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
 /// What the mirror keeps of a DID document.
 #[must_use]
 pub fn stored_identity(identity: &Identity) -> StoredIdentity {
@@ -384,3 +464,6 @@ fn failure_of(error: &FetchError) -> Failed {
         wait: error.wait(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,11 @@
 //! Gotchas
 //! - After a power cut (not after a kill) in the moment in which RocksDB changes to a new log file, a batch
 //!   that was not synced may survive although an older one, not synced either, is lost.
+//! - A manifest names the first and last keys of data files. Compacting a range leaves no value of a deleted
+//!   row on disk, but its key may stay in the manifest until that is rewritten: past 1 MiB, or at the next
+//!   start.
+//! - After a full disk RocksDB takes writes again by itself, once there is room for the largest write buffer
+//!   (16 MiB); it looks every few seconds. After a failed sync it takes none, and never syncs again.
 //! - Blobs live in blob files that accounts share, so [`Store::compact_range`] on `blob_data` rewrites the
 //!   whole family.
 
@@ -49,6 +54,7 @@ pub struct RocksReader {
 /// An open database.
 struct Engine {
     db: DB,
+    access: open::Access,
     path: PathBuf,
     cache: Cache,
     buffers: WriteBufferManager,
@@ -62,7 +68,7 @@ impl RocksStore {
     /// [`StoreError::Full`], or [`StoreError::Failed`] for the rest.
     pub fn open(data_dir: &Path, options: &RocksOptions) -> Result<Self, StoreError> {
         let engine = open::open(data_dir, options)?;
-        let loader = bulk::Loader::new(data_dir, options)?;
+        let loader = bulk::Loader::new(data_dir)?;
         Ok(Self {
             engine,
             loader,
@@ -81,7 +87,7 @@ impl RocksReader {
     /// Opens the mirror of a data directory for reading, whether or not a daemon has it open.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], and as [`RocksStore::open`] but for the lock.
+    /// [`StoreError::NotFound`], [`StoreError::Busy`], and as [`RocksStore::open`] but for the lock.
     pub fn open(data_dir: &Path, options: &RocksOptions) -> Result<Self, StoreError> {
         open::open_read_only(data_dir, options).map(|engine| Self { engine })
     }
@@ -95,6 +101,11 @@ impl Engine {
     }
 
     fn failed(&self, error: &rocksdb::Error) -> StoreError {
+        if self.access == open::Access::Read && open::names_missing_file(error.as_ref()) {
+            // The daemon deleted a blob file that was not opened yet.
+            let path = self.path.clone();
+            return StoreError::Busy { path };
+        }
         open::classify(&self.path, error)
     }
 

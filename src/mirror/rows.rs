@@ -15,7 +15,7 @@ use crate::types::{Cid, Did, Digest, HostName, RepoPath, Rev, SyntaxError, Times
 mod codec;
 mod status;
 
-pub use status::{DesyncReason, SyncState};
+pub use status::{DesyncReason, HeadSigner, SyncState};
 
 pub use crate::types::AccountStatus;
 
@@ -65,6 +65,9 @@ pub struct AccountRow {
     pub sync: SyncState,
     /// The commit that our copy stands at; none before the first load.
     pub head: Option<Head>,
+    /// Which key signed that commit.
+    #[serde(default)]
+    pub head_signed_by: HeadSigner,
     /// Records held.
     pub records: u64,
     /// Bytes of those records.
@@ -122,6 +125,7 @@ impl AccountRow {
                 tries: 0,
             },
             head: None,
+            head_signed_by: HeadSigner::Current,
             records: 0,
             record_bytes: 0,
             journal_commits: 0,

@@ -1,9 +1,9 @@
 //! What the mirror needs of a storage engine: ordered byte keys in a few families, atomic batches over all
 //! of them, range scans, consistent read views and a sorted bulk load.
 //!
-//! Two engines stand behind [`Store`]: [`super::memory::MemoryStore`], the model, and `super::rocks`, RocksDB.
-//! One suite of contract tests runs against both (`store/tests.rs`). All calls block and none is async: the
-//! applier owns a thread.
+//! Two engines stand behind [`Store`]: [`super::memory::MemoryStore`], the model, and `super::rocks`,
+//! RocksDB. One suite of contract tests runs against both (`store/tests.rs`). All calls block and none is
+//! async: the applier owns a thread.
 //!
 //! Durability, in one sentence each: [`Store::write`] puts a batch into the log and does not sync it;
 //! [`Store::write_durable`] syncs it **and everything written before it**. After a crash every batch up to
@@ -339,8 +339,9 @@ pub trait Store: View + Send + Sync + 'static {
         rows: &mut dyn Iterator<Item = (Vec<u8>, Vec<u8>)>,
     ) -> Result<u64, StoreError>;
 
-    /// Rewrites a range so that the bytes of deleted and overwritten rows in it are off the disk when this
-    /// returns, the log included; views that still see such a row must have been dropped.
+    /// Rewrites a range so that the values of deleted and overwritten rows in it are off the disk when this
+    /// returns, those in the log included (their keys at the next start at the latest). Views that still see
+    /// such a row keep it: they must have been dropped.
     ///
     /// # Errors
     /// As [`Store::write`].
@@ -353,7 +354,6 @@ pub trait Store: View + Send + Sync + 'static {
 /// A value that is true on disk: synced, with everything written before it. Only a store makes one, so
 /// a function that tells the outside something takes the proof as an argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
 pub struct Durable<T>(T);
 
 impl Durable<()> {

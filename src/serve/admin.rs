@@ -99,7 +99,7 @@ impl Admin {
                 serde_json::json!({ "error": message }),
             ),
         };
-        let json = HeaderValue::from_static("application/json");
+        let json = HeaderValue::from_static("application/json; charset=utf-8");
         let mut response = response::with_type(Body::whole(body.to_string().into_bytes()), json);
         *response.status_mut() = status;
         response
@@ -140,6 +140,10 @@ fn host_is_plain(request: &Request<Incoming>) -> bool {
         .get(header::HOST)
         .and_then(|host| host.to_str().ok())
         .unwrap_or_default();
+    is_plain(host)
+}
+
+pub(super) fn is_plain(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
         _ => host,

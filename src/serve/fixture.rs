@@ -30,15 +30,16 @@ use crate::types::{Cid, Did, Rev, Timestamp};
 /// Longer than anything here takes; whatever needs it has failed.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Commands that all fail: nothing here has a daemon behind it.
-struct NoControl;
+/// One question, which gives its query back, and one command.
+struct EchoControl;
 
-impl Control for NoControl {
-    fn status(&self) -> Controlled<'_> {
-        Box::pin(std::future::ready(Err("no daemon".to_owned())))
+impl Control for EchoControl {
+    fn ask<'a>(&'a self, name: &str, query: BTreeMap<String, String>) -> Option<Controlled<'a>> {
+        (name == "echo").then(|| Box::pin(std::future::ready(Ok(serde_json::json!(query)))) as Controlled<'a>)
     }
-    fn snapshot(&self) -> Controlled<'_> {
-        Box::pin(std::future::ready(Err("no daemon".to_owned())))
+
+    fn command<'a>(&'a self, name: &str, _: BTreeMap<String, String>) -> Option<Controlled<'a>> {
+        (name == "fail").then(|| Box::pin(std::future::ready(Err("as asked".to_owned()))) as Controlled<'a>)
     }
 }
 
@@ -258,7 +259,7 @@ impl Server {
             blobs: Arc::new(blobs),
             metrics: Arc::clone(&metrics),
             health: Arc::clone(&health),
-            control: Arc::new(NoControl),
+            control: Arc::new(EchoControl),
             limits,
         };
         let addresses = [&xrpc, &admin].map(|listener| listener.local_addr().expect("bound"));
@@ -308,7 +309,8 @@ impl Server {
 /// One request on its own connection.
 pub(super) async fn ask(address: SocketAddr, method: &str, path: &str, headers: &str) -> Answer {
     let mut stream = TcpStream::connect(address).await.expect("listening");
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await.expect("sent");
     Answer::read(&mut stream).await
 }

@@ -8,6 +8,8 @@
 //! blob before its last); what is hidden upstream is hidden here; nothing is fetched for a caller.
 
 mod admin;
+#[cfg(test)]
+mod admin_tests;
 pub mod blob;
 mod export;
 #[cfg(test)]

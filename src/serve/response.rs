@@ -1,7 +1,7 @@
 #![allow(clippy::disallowed_methods, reason = "shell: streams bodies")]
 //! Answers: bodies, errors and the headers that every answer carries.
 //!
-//! A streamed body ends well only when its producer says so ([`Piece::End`]). If the producer fails, or just
+//! A streamed body ends well only when its producer says so (`Piece::End`). If the producer fails, or just
 //! goes away, the connection is cut, so no caller can take half of a repository for all of it.
 //!
 //! Sources: <https://atproto.com/specs/xrpc>; the headers of `getBlob` are those of the reference PDS.

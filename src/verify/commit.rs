@@ -2,19 +2,23 @@
 //!
 //! Always verifies: size and count limits, the hash of every block, the commit's fields against the
 //! envelope, the signature (low-S), each operation against the tree, and that undoing the operations
-//! arrives at `prevData`. Does not check: that `prevData` and `rev` follow what the mirror holds, account
-//! status, and which host may speak for the account: those need state.
+//! arrives at `prevData`, where the host says what that was. Does not check: that `prevData` and `rev` follow
+//! what the mirror holds, that records which were left out are held, account status, and which host may speak
+//! for the account: those need state.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::RejectReason;
+use super::evidence::{
+    CommitProof, LegacyOp, SignedCommit, VerifiedCommit, VerifiedLegacy, VerifiedOp, VerifiedSync,
+};
+use super::reason::RejectReason;
 use crate::repo::car::{Car, CarError, parse_car};
 use crate::repo::commit::Commit;
 use crate::repo::mst::BlockSource;
-use crate::repo::proof::{ProofError, RecordOp, prove_prev_data};
+use crate::repo::proof::{ProofError, RecordOp, prove_prev_data, prove_record};
 use crate::repo::signing_key::{SignatureError, SigningKey};
 use crate::stream::frame::{Action, CommitFrame, FrameOp, SyncFrame};
 use crate::types::{Cid, Did, Digest, RepoPath, Rev, Timestamp};
@@ -30,96 +34,6 @@ pub const OPS_MAX: usize = 200;
 /// Largest record, in bytes (1 MiB; the specification says 1 MB, its guide 1 MiB).
 pub const RECORD_BYTES_MAX: usize = 1 << 20;
 
-/// A commit whose every block was hashed, whose signature is by the account's key, and whose operations
-/// lead from `prev_data` to `data`. Only [`check_commit`] makes one.
-#[derive(Debug, Clone)]
-pub struct VerifiedCommit {
-    did: Did,
-    rev: Rev,
-    since: Option<Rev>,
-    cid: Cid,
-    block: Bytes,
-    data: Cid,
-    prev_data: Cid,
-    ops: Vec<VerifiedOp>,
-}
-
-/// One operation of a [`VerifiedCommit`].
-#[derive(Debug, Clone)]
-pub enum VerifiedOp {
-    /// The record at `path` becomes `bytes`, which hash to `cid`; `prev` is what it was, if it was there.
-    Put {
-        /// Where.
-        path: RepoPath,
-        /// The new record's CID.
-        cid: Cid,
-        /// The old record's CID; none for a create.
-        prev: Option<Cid>,
-        /// The new record.
-        bytes: Bytes,
-    },
-    /// The record at `path`, `prev`, goes.
-    Delete {
-        /// Where.
-        path: RepoPath,
-        /// The old record's CID.
-        prev: Cid,
-    },
-}
-
-impl VerifiedCommit {
-    /// The account.
-    #[must_use]
-    pub const fn did(&self) -> &Did {
-        &self.did
-    }
-    /// The commit's rev.
-    #[must_use]
-    pub const fn rev(&self) -> Rev {
-        self.rev
-    }
-    /// The rev of the commit before, as the event claims.
-    #[must_use]
-    pub const fn since(&self) -> Option<Rev> {
-        self.since
-    }
-    /// The commit's CID.
-    #[must_use]
-    pub const fn cid(&self) -> Cid {
-        self.cid
-    }
-    /// The signed commit block.
-    #[must_use]
-    pub const fn block(&self) -> &Bytes {
-        &self.block
-    }
-    /// The root of the tree after it.
-    #[must_use]
-    pub const fn data(&self) -> Cid {
-        self.data
-    }
-    /// The root of the tree before it, proven by undoing the operations.
-    #[must_use]
-    pub const fn prev_data(&self) -> Cid {
-        self.prev_data
-    }
-    /// Its operations, in the order of the event.
-    #[must_use]
-    pub fn ops(&self) -> &[VerifiedOp] {
-        &self.ops
-    }
-}
-
-impl VerifiedOp {
-    /// Where.
-    #[must_use]
-    pub const fn path(&self) -> &RepoPath {
-        match self {
-            Self::Put { path, .. } | Self::Delete { path, .. } => path,
-        }
-    }
-}
-
 /// Passes a `#commit` through every gate that needs no state, in order of cost.
 ///
 /// # Errors
@@ -128,7 +42,7 @@ pub fn check_commit(
     frame: &CommitFrame<'_>,
     key: &SigningKey,
     now: Timestamp,
-) -> Result<VerifiedCommit, RejectReason> {
+) -> Result<CommitProof, RejectReason> {
     if frame.blocks.len() > BLOCKS_BYTES_MAX {
         return Err(RejectReason::BlocksTooLarge);
     }
@@ -137,14 +51,6 @@ pub fn check_commit(
     }
     check_not_future(frame.rev, now)?;
     check_op_shapes(&frame.ops)?;
-    let prev_data = frame.prev_data.ok_or(RejectReason::Legacy)?;
-    if frame
-        .ops
-        .iter()
-        .any(|op| op.action != Action::Create && op.prev.is_none())
-    {
-        return Err(RejectReason::Legacy);
-    }
 
     let slice = Slice::new(
         &parse_car(frame.blocks).map_err(|e| car_reason(&e))?,
@@ -154,7 +60,28 @@ pub fn check_commit(
     if commit.rev != frame.rev {
         return Err(RejectReason::RevMismatch);
     }
+    let signed = SignedCommit {
+        did: commit.did,
+        rev: commit.rev,
+        since: frame.since,
+        cid: frame.commit,
+        block: Bytes::copy_from_slice(block),
+        data: commit.data,
+    };
+    let says_prev = |op: &FrameOp<'_>| op.action == Action::Create || op.prev.is_some();
+    match frame.prev_data {
+        Some(prev_data) if frame.ops.iter().all(says_prev) => prove_change(frame, &slice, signed, prev_data),
+        _ => prove_new_records(frame, &slice, signed),
+    }
+}
 
+/// Undoes the operations: they, and nothing else, lead from `prev_data` to the signed tree.
+fn prove_change(
+    frame: &CommitFrame<'_>,
+    slice: &Slice<'_>,
+    signed: SignedCommit,
+    prev_data: Cid,
+) -> Result<CommitProof, RejectReason> {
     let ops: Vec<RecordOp<'_>> = frame
         .ops
         .iter()
@@ -164,61 +91,54 @@ pub fn check_commit(
             prev: op.prev,
         })
         .collect();
-    prove_prev_data(&slice, commit.data, &ops, prev_data).map_err(|e| proof_reason(&e))?;
-    Ok(VerifiedCommit {
-        ops: slice.records(&frame.ops)?,
-        did: commit.did,
-        rev: commit.rev,
-        since: frame.since,
-        cid: frame.commit,
-        block: Bytes::copy_from_slice(block),
-        data: commit.data,
+    prove_prev_data(slice, signed.data, &ops, prev_data).map_err(|e| proof_reason(&e))?;
+    let verified = |op: &FrameOp<'_>| {
+        let path = repo_path(op)?;
+        match (op.cid, op.prev) {
+            (Some(cid), prev) => Ok(VerifiedOp::Put {
+                path,
+                cid,
+                prev,
+                bytes: slice.record(&cid)?,
+            }),
+            (None, Some(prev)) => Ok(VerifiedOp::Delete { path, prev }),
+            (None, None) => Err(RejectReason::OpShape),
+        }
+    };
+    Ok(CommitProof::Inverted(Box::new(VerifiedCommit {
+        ops: frame.ops.iter().map(verified).collect::<Result<_, _>>()?,
+        signed,
         prev_data,
-    })
+    })))
 }
 
-/// What a `#sync` proves: that this signed commit is the account's. Only [`check_sync`] makes one.
-#[derive(Debug, Clone)]
-pub struct VerifiedSync {
-    did: Did,
-    event_rev: Rev,
-    commit_rev: Rev,
-    cid: Cid,
-    block: Bytes,
-    data: Cid,
-}
-
-impl VerifiedSync {
-    /// The account.
-    #[must_use]
-    pub const fn did(&self) -> &Did {
-        &self.did
-    }
-    /// The rev that the event claims. After a migration it is newer than the commit's own.
-    #[must_use]
-    pub const fn event_rev(&self) -> Rev {
-        self.event_rev
-    }
-    /// The rev in the signed commit.
-    #[must_use]
-    pub const fn commit_rev(&self) -> Rev {
-        self.commit_rev
-    }
-    /// The commit's CID.
-    #[must_use]
-    pub const fn cid(&self) -> Cid {
-        self.cid
-    }
-    /// The signed commit block.
-    #[must_use]
-    pub const fn block(&self) -> &Bytes {
-        &self.block
-    }
-    /// The root of the tree.
-    #[must_use]
-    pub const fn data(&self) -> Cid {
-        self.data
-    }
+/// What can be said of an older host's commit: what is put stands in the signed tree, what is deleted does not.
+fn prove_new_records(
+    frame: &CommitFrame<'_>,
+    slice: &Slice<'_>,
+    signed: SignedCommit,
+) -> Result<CommitProof, RejectReason> {
+    let verified = |op: &FrameOp<'_>| {
+        match (op.cid, prove_record(slice, signed.data, op.path.as_bytes())) {
+            (cid, Ok(found)) if cid == found => {}
+            // The way to where a deleted record stood may lead through a node that did not change, and is
+            // not here. Rebuilding the whole tree will tell.
+            (None, Err(ProofError::Incomplete(_))) => {}
+            (_, Ok(_)) => return Err(RejectReason::OpMismatch),
+            (_, Err(error)) => return Err(proof_reason(&error)),
+        }
+        let put = match op.cid {
+            Some(cid) => Some((cid, slice.record(&cid)?)),
+            None => None,
+        };
+        let path = repo_path(op)?;
+        Ok(LegacyOp { path, put })
+    };
+    Ok(CommitProof::Legacy(Box::new(VerifiedLegacy {
+        ops: frame.ops.iter().map(verified).collect::<Result<_, _>>()?,
+        signed,
+        prev_data: frame.prev_data,
+    })))
 }
 
 /// Passes a `#sync` through the gates that need no state.
@@ -238,12 +158,15 @@ pub fn check_sync(
     let root = *car.roots.first().ok_or(RejectReason::RootMismatch)?;
     let (commit, block) = Slice::new(&car, &root)?.signed_commit(&root, &frame.did, key)?;
     Ok(VerifiedSync {
-        did: commit.did,
+        signed: SignedCommit {
+            did: commit.did,
+            rev: commit.rev,
+            since: None,
+            cid: root,
+            block: Bytes::copy_from_slice(block),
+            data: commit.data,
+        },
         event_rev: frame.rev,
-        commit_rev: commit.rev,
-        cid: root,
-        block: Bytes::copy_from_slice(block),
-        data: commit.data,
     })
 }
 
@@ -316,28 +239,12 @@ impl<'a> Slice<'a> {
         Ok((commit, block))
     }
 
-    /// The operations with their record bytes.
-    fn records(&self, ops: &[FrameOp<'_>]) -> Result<Vec<VerifiedOp>, RejectReason> {
-        let verified = |op: &FrameOp<'_>| {
-            let path: RepoPath = op.path.parse().map_err(|_| RejectReason::Field)?;
-            let Some(cid) = op.cid else {
-                return Ok(VerifiedOp::Delete {
-                    path,
-                    prev: op.prev.ok_or(RejectReason::Legacy)?,
-                });
-            };
-            let bytes = self.get(&cid).ok_or(RejectReason::RecordMissing)?;
-            if bytes.len() > RECORD_BYTES_MAX {
-                return Err(RejectReason::RecordTooLarge);
-            }
-            Ok(VerifiedOp::Put {
-                path,
-                cid,
-                prev: op.prev,
-                bytes: Bytes::copy_from_slice(bytes),
-            })
-        };
-        ops.iter().map(verified).collect()
+    /// A record's bytes, if they are here.
+    fn record(&self, cid: &Cid) -> Result<Option<Bytes>, RejectReason> {
+        match self.get(cid) {
+            Some(bytes) if bytes.len() > RECORD_BYTES_MAX => Err(RejectReason::RecordTooLarge),
+            bytes => Ok(bytes.map(Bytes::copy_from_slice)),
+        }
     }
 }
 
@@ -345,6 +252,10 @@ impl BlockSource for Slice<'_> {
     fn block(&self, cid: &Cid) -> Result<Option<Cow<'_, [u8]>>, std::io::Error> {
         Ok(self.get(cid).map(Cow::Borrowed))
     }
+}
+
+fn repo_path(op: &FrameOp<'_>) -> Result<RepoPath, RejectReason> {
+    op.path.parse().map_err(|_| RejectReason::OpPath)
 }
 
 /// Checks a commit's signature, telling high-S from a wrong key.

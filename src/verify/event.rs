@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{RejectReason, VerifiedCommit, VerifiedSync, check_commit, check_sync};
+use super::{CommitProof, RejectReason, VerifiedSync, check_commit, check_sync};
 use crate::repo::signing_key::SigningKey;
-use crate::stream::frame::{Frame, FrameError, decode_frame};
+use crate::stream::frame::{FieldError, Frame, FrameError, decode_frame};
 use crate::types::{AccountStatus, Did, Rev, Timestamp};
 
 /// What is known about who may speak for an account.
@@ -46,7 +46,7 @@ pub enum EventBody {
         /// The rev that it claims.
         rev: Rev,
         /// The proof, or why there is none.
-        checked: Checked<Box<VerifiedCommit>>,
+        checked: Checked<CommitProof>,
     },
     /// `#sync`
     Sync {
@@ -73,6 +73,8 @@ pub enum EventBody {
     Malformed {
         /// Whose, if that could be read.
         did: Option<Did>,
+        /// The gate that it fails.
+        reason: RejectReason,
     },
 }
 
@@ -85,6 +87,17 @@ pub enum Checked<T> {
     NoKey,
     /// Not accepted.
     Rejected(RejectReason),
+}
+
+impl<T> Checked<T> {
+    /// The gate that refused it, if one did.
+    #[must_use]
+    pub const fn rejection(&self) -> Option<RejectReason> {
+        match self {
+            Self::Rejected(reason) => Some(*reason),
+            Self::Verified(_) | Self::NoKey => None,
+        }
+    }
 }
 
 /// A message that is no event.
@@ -141,15 +154,15 @@ pub fn check_frame(
                 return Ok(FrameContent::Ignored);
             };
             let print = fingerprint("malformed", bytes, &[]);
-            return Ok(event(seq, None, print, EventBody::Malformed { did: bad.did }));
+            let reason = field_reason(&bad.error);
+            let did = bad.did;
+            return Ok(event(seq, None, print, EventBody::Malformed { did, reason }));
         }
         Err(error) => return Err(error),
     };
     Ok(match frame {
         Frame::Commit(frame) => {
-            let checked = judge(key_of(&frame.did), |key| {
-                check_commit(&frame, key, now).map(Box::new)
-            });
+            let checked = judge(key_of(&frame.did), |key| check_commit(&frame, key, now));
             let (rev, commit) = (frame.rev.to_bits().to_be_bytes(), frame.commit.to_bytes());
             let print = fingerprint("commit", frame.did.as_str().as_bytes(), &[&rev, &commit]);
             event(
@@ -213,6 +226,24 @@ pub fn check_frame(
         // What an unknown type's `seq` counts is unknown: the cursor does not move by it.
         Frame::Unknown(_) => FrameContent::Ignored,
     })
+}
+
+/// Which gate an event fails whose fields break a rule of the lexicon.
+fn field_reason(error: &FieldError) -> RejectReason {
+    match error {
+        FieldError::TooLong { field: "blocks", .. } => RejectReason::BlocksTooLarge,
+        FieldError::TooManyOps(_) => RejectReason::TooManyOps,
+        FieldError::OpNotMap
+        | FieldError::UnknownAction
+        | FieldError::OpCidMissing(_)
+        | FieldError::DeleteWithCid
+        | FieldError::CreateWithPrev => RejectReason::OpShape,
+        FieldError::Syntax("path", _) => RejectReason::OpPath,
+        FieldError::NotABlock(_) | FieldError::Syntax("commit" | "prevData" | "cid" | "prev", _) => {
+            RejectReason::CidForm
+        }
+        _ => RejectReason::Field,
+    }
 }
 
 fn judge<T>(lookup: KeyLookup, check: impl FnOnce(&SigningKey) -> Result<T, RejectReason>) -> Checked<T> {

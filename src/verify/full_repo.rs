@@ -8,10 +8,43 @@ use bytes::Bytes;
 
 use super::RejectReason;
 use super::commit::{RECORD_BYTES_MAX, check_not_future, check_signature};
+use crate::identity::plc_log::LoggedKey;
+use crate::repo::cbor::check_canonical;
 use crate::repo::commit::Commit;
 use crate::repo::mst::{BlockSource, MstError, WalkLimits, walk};
 use crate::repo::signing_key::SigningKey;
 use crate::types::{Cid, Did, Rev, Timestamp};
+
+/// A key that a head is held against.
+#[derive(Debug, Clone, Copy)]
+pub enum HeadKey<'a> {
+    /// The one that the account's identity names now.
+    Current(&'a SigningKey),
+    /// One that the account's verified audit log names as the key of before. Until its first write after a
+    /// migration an account's head is signed by it; it proves nothing else, and never a `#commit`.
+    Earlier(&'a LoggedKey),
+}
+
+impl<'a> From<&'a SigningKey> for HeadKey<'a> {
+    fn from(key: &'a SigningKey) -> Self {
+        Self::Current(key)
+    }
+}
+
+impl<'a> From<&'a LoggedKey> for HeadKey<'a> {
+    fn from(key: &'a LoggedKey) -> Self {
+        Self::Earlier(key)
+    }
+}
+
+/// What the key that signed a head was when the head was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyStanding {
+    /// The account's current key.
+    Current,
+    /// A key of before, from the audit log.
+    Earlier(LoggedKey),
+}
 
 /// A repository that was walked from its signed root to its last record. Only [`check_repo`] makes one.
 #[derive(Debug, Clone)]
@@ -23,6 +56,8 @@ pub struct VerifiedRepo {
     data: Cid,
     records: u64,
     record_bytes: u64,
+    noncanonical: u64,
+    signed_by: KeyStanding,
 }
 
 impl VerifiedRepo {
@@ -61,6 +96,16 @@ impl VerifiedRepo {
     pub const fn record_bytes(&self) -> u64 {
         self.record_bytes
     }
+    /// How many records are not strict DAG-CBOR. They are kept byte for byte all the same.
+    #[must_use]
+    pub const fn noncanonical(&self) -> u64 {
+        self.noncanonical
+    }
+    /// What the key that signed the head was to the account.
+    #[must_use]
+    pub const fn signed_by(&self) -> &KeyStanding {
+        &self.signed_by
+    }
 }
 
 /// Why a fetched repository is not accepted. `E` is the visitor's own failure.
@@ -93,15 +138,16 @@ pub enum RepoFault<E> {
 }
 
 /// Walks a whole repository from its root commit, handing every record to `visit` in tree order.
-/// What the visitor stored counts only if the walk succeeds.
+/// What the visitor stored counts only if the walk succeeds. The signature is checked before the visitor sees
+/// anything.
 ///
 /// # Errors
 /// The first thing that is not as it must be.
-pub fn check_repo<S: BlockSource, E>(
+pub fn check_repo<'k, S: BlockSource, E>(
     source: &S,
     root: Cid,
     did: &Did,
-    key: &SigningKey,
+    key: impl Into<HeadKey<'k>>,
     now: Timestamp,
     mut visit: impl FnMut(&[u8], Cid, &[u8]) -> Result<(), E>,
 ) -> Result<VerifiedRepo, RepoFault<E>> {
@@ -115,9 +161,14 @@ pub fn check_repo<S: BlockSource, E>(
         return Err(head(RejectReason::DidMismatch));
     }
     check_not_future(commit.rev, now).map_err(head)?;
+    let (key, signed_by) = match key.into() {
+        HeadKey::Earlier(logged) if logged.did() != did => return Err(head(RejectReason::DidMismatch)),
+        HeadKey::Current(key) => (key, KeyStanding::Current),
+        HeadKey::Earlier(logged) => (logged.key(), KeyStanding::Earlier(logged.clone())),
+    };
     check_signature(&commit, key).map_err(head)?;
 
-    let (mut records, mut record_bytes) = (0u64, 0u64);
+    let (mut records, mut record_bytes, mut noncanonical) = (0u64, 0u64, 0u64);
     walk(source, commit.data, &WalkLimits::default(), |path, cid| {
         let path_text = || String::from_utf8_lossy(path).into_owned();
         let Some(bytes) = source.block(&cid).map_err(RepoFault::Read)? else {
@@ -128,6 +179,7 @@ pub fn check_repo<S: BlockSource, E>(
         }
         records += 1;
         record_bytes += bytes.len() as u64;
+        noncanonical += u64::from(check_canonical(&bytes).is_err());
         visit(path, cid, &bytes).map_err(RepoFault::Visit)
     })?;
     Ok(VerifiedRepo {
@@ -138,5 +190,7 @@ pub fn check_repo<S: BlockSource, E>(
         data: commit.data,
         records,
         record_bytes,
+        noncanonical,
+        signed_by,
     })
 }

@@ -8,10 +8,17 @@
 
 pub mod commit;
 pub mod event;
+pub mod evidence;
 pub mod full_repo;
 pub mod reason;
 
-pub use commit::{VerifiedCommit, VerifiedOp, VerifiedSync, check_commit, check_sync};
+pub use commit::{check_commit, check_sync};
 pub use event::{Checked, CheckedEvent, EventBody, FrameContent, KeyLookup, Notice, check_frame};
-pub use full_repo::{RepoFault, VerifiedRepo, check_repo};
+pub use evidence::{
+    CommitProof, LegacyOp, PutRecord, SignedCommit, VerifiedCommit, VerifiedLegacy, VerifiedOp, VerifiedSync,
+};
+pub use full_repo::{HeadKey, KeyStanding, RepoFault, VerifiedRepo, check_repo};
 pub use reason::{RejectReason, Remedy};
+
+#[cfg(test)]
+mod tests;

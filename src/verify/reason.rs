@@ -14,8 +14,12 @@ pub enum RejectReason {
     TooManyOps,
     /// Two operations name the same path.
     DuplicatePath,
-    /// An operation lacks a CID that its action needs, or has one that it must not have.
+    /// An operation lacks a CID that its action needs, has one that it must not have, or has an unknown action.
     OpShape,
+    /// An operation's path is not a collection and a record key.
+    OpPath,
+    /// A link of the event is not the CID of a DAG-CBOR block.
+    CidForm,
     /// The CAR slice cannot be parsed.
     CarMalformed,
     /// A block does not hash to its CID.
@@ -36,7 +40,7 @@ pub enum RejectReason {
     HighS,
     /// The account's DID document names another PDS.
     WrongHost,
-    /// A created or updated record's block is not in the slice.
+    /// A created or updated record's block is neither in the slice nor among the account's records here.
     RecordMissing,
     /// A record is larger than 1 MB.
     RecordTooLarge,
@@ -48,7 +52,8 @@ pub enum RejectReason {
     OpMismatch,
     /// Undoing the operations does not arrive at `prevData`.
     PrevDataMismatch,
-    /// No `prevData`, or no `prev` in an operation: an older host, whose commits prove nothing by themselves.
+    /// No `prevData`, or no `prev` in an operation, and our own records with the operations do not rebuild to
+    /// the signed tree, or are too many to try.
     Legacy,
     /// The commit does not follow the one that the mirror holds.
     ChainBroken,
@@ -67,13 +72,15 @@ pub enum Remedy {
 
 impl RejectReason {
     /// Every reason, for metrics.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::Field,
         Self::FutureRev,
         Self::BlocksTooLarge,
         Self::TooManyOps,
         Self::DuplicatePath,
         Self::OpShape,
+        Self::OpPath,
+        Self::CidForm,
         Self::CarMalformed,
         Self::BlockHash,
         Self::RootMismatch,
@@ -104,6 +111,8 @@ impl RejectReason {
             Self::TooManyOps => "too_many_ops",
             Self::DuplicatePath => "duplicate_path",
             Self::OpShape => "op_shape",
+            Self::OpPath => "op_path",
+            Self::CidForm => "cid_form",
             Self::CarMalformed => "car_malformed",
             Self::BlockHash => "block_hash",
             Self::RootMismatch => "root_mismatch",

@@ -327,14 +327,14 @@ impl World {
             let tasks = Mirror::new(&*self.store)
                 .due_tasks(self.now.millis(), 10_000)
                 .expect("reads");
-            let ours = tasks.into_iter().map(|(task, _)| task).find(|(_, task)| {
+            let ours = tasks.into_iter().find(|due| {
                 matches!(
-                    task,
+                    due.task,
                     Task::FetchRepo(_) | Task::ResolveIdentity(_) | Task::ListRepos(_)
                 )
             });
-            let Some((due, task)) = ours else { return notes };
-            let key = keyspace::encode_task(due, &task);
+            let Some(due) = ours else { return notes };
+            let (task, key) = (due.task.clone(), keyspace::encode_task(due.due_ms, &due.task));
             let input = match task {
                 Task::FetchRepo(did) => self.fetch(did, key),
                 Task::ResolveIdentity(did) => {
@@ -406,6 +406,7 @@ impl World {
         match attempt {
             Err(failure) => Input::FetchFailed {
                 did,
+                host: row.host,
                 failure,
                 task,
                 retry_at,
@@ -432,7 +433,7 @@ impl World {
         let doc = self.docs.get(did);
         let doc = doc.ok_or_else(|| FetchFailure::NoIdentity("no document".to_owned()))?;
         if !doc.stored().speaks_at(&row.host) {
-            return Err(FetchFailure::NotThisHost);
+            return Err(FetchFailure::NotThisHost(doc.stored()));
         }
         let served = self.repos.get(did).ok_or(FetchFailure::NotFound)?;
         if let Some(head) = &row.head

@@ -60,6 +60,14 @@ fn a_log_says_what_is_and_what_was() {
         (key(10), at(0), Some(at(2))),
     ];
     assert_eq!(spans, expected);
+    let earlier = |current: u8, max| {
+        let keys = parsed.earlier_keys(&secret(current).public(), max);
+        let keys: Vec<_> = keys.iter().map(|logged| logged.key().to_did_key()).collect();
+        keys
+    };
+    assert_eq!(earlier(10, 16), [key(11)]);
+    assert_eq!(earlier(9, 16), [key(10), key(11)]);
+    assert_eq!(earlier(9, 1), [key(10)]);
     assert_eq!(parsed.entries().len(), 4);
     assert_eq!(*parsed.did(), log.did());
 }

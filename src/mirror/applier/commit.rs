@@ -1,54 +1,229 @@
 //! A verified commit that chains: its rows.
 
+use bytes::Bytes;
+
 use super::super::input::BlobMention;
 use super::super::keyspace::Task;
 use super::super::reader::Record;
-use super::super::rows::{AccountRow, BlobRow, BlobState, DesyncReason, Head, JournalEntry, JournalOp};
+use super::super::rows::{
+    AccountRow, BlobRow, BlobState, DesyncReason, Head, HeadSigner, JournalEntry, JournalOp,
+};
 use super::super::store::StoreError;
 use super::events::Arrival;
 use super::{Applier, Group, Note};
 use crate::repo::record::scan_record;
-use crate::types::Did;
-use crate::verify::{VerifiedCommit, VerifiedOp};
+use crate::types::{Cid, Did, HostName, RepoPath};
+use crate::verify::{
+    CommitProof, PutRecord, RejectReason, SignedCommit, VerifiedCommit, VerifiedLegacy, VerifiedOp,
+    VerifiedSync,
+};
+
+/// What one operation does to the rows of an account.
+struct RowChange<'c> {
+    path: &'c RepoPath,
+    /// Our row, which it replaces or deletes.
+    old: Option<Record>,
+    /// What stands there then; the bytes hash to the CID.
+    new: Option<(Cid, Bytes)>,
+}
+
+/// Why a proven commit cannot be applied: what to do about the row, or the gate that it fails after all.
+enum Unfit {
+    /// Our rows are not what our head says.
+    CopyDamaged,
+    Gate(RejectReason),
+}
 
 impl Applier {
-    /// Applies a commit whose `prevData` is the head's data. The rows that it replaces are compared with
-    /// what it says they were: if they differ, the mirror is not what its head says, and is fetched again.
+    /// Applies a commit that builds on the head. The rows that it replaces are compared with what it says they
+    /// were: if they differ, the mirror is not what its head says, and is fetched again. A commit of an older
+    /// host says less, so its tree is rebuilt from all rows first.
+    ///
+    /// Returns the row and the gate, if it fails one for which our own records were needed.
     pub(super) fn apply_commit(
         &self,
         group: &mut Group<'_>,
         did: &Did,
         mut row: AccountRow,
         arrival: &Arrival,
-        commit: &VerifiedCommit,
-    ) -> Result<(), StoreError> {
-        let Some(replaced) = replaced_records(group, row.account_number, commit)? else {
-            Self::want(group, did, &mut row, DesyncReason::CopyDamaged, None);
-            group.stage.put_account(did, row);
-            return Ok(());
+        proof: &CommitProof,
+    ) -> Result<Result<(), (AccountRow, RejectReason)>, StoreError> {
+        let (signed, changes) = match proof {
+            CommitProof::Inverted(commit) => (commit.signed(), self.proven_changes(group, &row, commit)?),
+            CommitProof::Legacy(commit) => (commit.signed(), self.rebuilt_changes(group, &row, commit)?),
         };
+        match changes {
+            Ok(changes) => self.write_changes(group, did, row, arrival, signed, changes)?,
+            Err(Unfit::CopyDamaged) => {
+                Self::want(group, did, &mut row, DesyncReason::CopyDamaged, None);
+                group.stage.put_account(did, row);
+            }
+            Err(Unfit::Gate(reason)) => return Ok(Err((row, reason))),
+        }
+        Ok(Ok(()))
+    }
+
+    /// Takes over a newer commit that signs the tree which we hold.
+    pub(super) fn apply_same_tree(
+        &self,
+        group: &mut Group<'_>,
+        did: &Did,
+        row: AccountRow,
+        arrival: &Arrival,
+        sync: &VerifiedSync,
+    ) -> Result<(), StoreError> {
+        debug_assert_eq!(
+            row.head.as_ref().map(|head| head.data),
+            Some(sync.signed().data())
+        );
+        self.write_changes(group, did, row, arrival, sync.signed(), Vec::new())
+    }
+
+    /// The changes of a commit whose operations were undone; our rows must be what it says that it replaces.
+    fn proven_changes<'c>(
+        &self,
+        group: &mut Group<'_>,
+        row: &AccountRow,
+        commit: &'c VerifiedCommit,
+    ) -> Result<Result<Vec<RowChange<'c>>, Unfit>, StoreError> {
+        let (mut olds, mut news) = (Vec::new(), Vec::new());
+        for op in commit.ops() {
+            let (prev, new) = match op {
+                VerifiedOp::Put { cid, prev, bytes, .. } => (*prev, Some((*cid, bytes.clone()))),
+                VerifiedOp::Delete { prev, .. } => (Some(*prev), None),
+            };
+            let old = match prev {
+                Some(_) => group.stage.record(row.account_number, op.path())?,
+                None => None,
+            };
+            if old.as_ref().map(|old| old.cid) != prev {
+                return Ok(Err(Unfit::CopyDamaged));
+            }
+            olds.push(old);
+            news.push((op.path(), new));
+        }
+        self.complete(group, row, olds, news)
+    }
+
+    /// The changes of an older host's commit, if our rows with them build the tree that it signs.
+    fn rebuilt_changes<'c>(
+        &self,
+        group: &mut Group<'_>,
+        row: &AccountRow,
+        commit: &'c VerifiedLegacy,
+    ) -> Result<Result<Vec<RowChange<'c>>, Unfit>, StoreError> {
+        let unproven = Ok(Err(Unfit::Gate(RejectReason::Legacy)));
+        let same_tree = row
+            .head
+            .as_ref()
+            .is_some_and(|head| head.data == commit.signed().data());
+        if !(commit.ops().is_empty() && same_tree) {
+            if !self.may_read_all(group, row) {
+                return unproven;
+            }
+            let changes = commit
+                .ops()
+                .iter()
+                .map(|op| (op.path(), op.put().map(|(cid, _)| *cid)));
+            let root = group.stage.root_with(row.account_number, changes)?;
+            if root != Some(commit.signed().data()) {
+                return unproven;
+            }
+        }
+        let (mut olds, mut news) = (Vec::new(), Vec::new());
+        for op in commit.ops() {
+            olds.push(group.stage.record(row.account_number, op.path())?);
+            news.push((op.path(), op.put().cloned()));
+        }
+        self.complete(group, row, olds, news)
+    }
+
+    /// Gives records that the event left out the bytes that are held of them.
+    fn complete<'c>(
+        &self,
+        group: &mut Group<'_>,
+        row: &AccountRow,
+        olds: Vec<Option<Record>>,
+        news: Vec<(&'c RepoPath, Option<PutRecord>)>,
+    ) -> Result<Result<Vec<RowChange<'c>>, Unfit>, StoreError> {
+        let mut held = Vec::with_capacity(news.len());
+        for (_, new) in &news {
+            let Some((cid, bytes)) = new else {
+                held.push(None);
+                continue;
+            };
+            let bytes = match bytes {
+                Some(bytes) => Some(bytes.clone()),
+                None => self.held_record(group, row, &olds, *cid)?,
+            };
+            let Some(bytes) = bytes else {
+                return Ok(Err(Unfit::Gate(RejectReason::RecordMissing)));
+            };
+            held.push(Some((*cid, bytes)));
+        }
+        let changes = news.into_iter().zip(olds).zip(held);
+        Ok(Ok(changes
+            .map(|(((path, _), old), new)| RowChange { path, old, new })
+            .collect()))
+    }
+
+    /// Whether all records of an account may be read to judge one commit: the others wait meanwhile.
+    const fn may_read_all(&self, group: &mut Group<'_>, row: &AccountRow) -> bool {
+        let sum = group.rebuilt.saturating_add(row.records);
+        if row.records > self.limits.rebuild_records_max || sum > self.limits.rebuild_records_per_group_max {
+            return false;
+        }
+        group.rebuilt = sum;
+        true
+    }
+
+    /// The bytes of a record that this account holds under this CID, or that this very commit replaces.
+    fn held_record(
+        &self,
+        group: &mut Group<'_>,
+        row: &AccountRow,
+        replaced: &[Option<Record>],
+        cid: Cid,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let replaced = replaced.iter().flatten().find(|old| old.cid == cid);
+        let found = match replaced {
+            Some(old) => Some(old.bytes.clone()),
+            None if self.may_read_all(group, row) => group.stage.find_record(row.account_number, cid)?,
+            None => None,
+        };
+        Ok(found.filter(|bytes| cid.matches(bytes)).map(Bytes::from))
+    }
+
+    fn write_changes(
+        &self,
+        group: &mut Group<'_>,
+        did: &Did,
+        mut row: AccountRow,
+        arrival: &Arrival,
+        commit: &SignedCommit,
+        changes: Vec<RowChange<'_>>,
+    ) -> Result<(), StoreError> {
         let number = row.account_number;
-        let deleted = commit
-            .ops()
-            .iter()
-            .filter(|op| matches!(op, VerifiedOp::Delete { .. }))
-            .count() as u64;
+        let deleted = changes.iter().filter(|change| change.new.is_none()).count() as u64;
         let before = row.records;
         Self::count_deletes(group, did, &mut row, deleted, before)?;
-        let mut journal_ops = Vec::with_capacity(commit.ops().len());
-        for (op, old) in commit.ops().iter().zip(replaced) {
+        let mut noncanonical = 0;
+        let mut journal_ops = Vec::with_capacity(changes.len());
+        for RowChange { path, old, new } in changes {
             if let Some(old) = old {
                 row.records = row.records.saturating_sub(1);
                 row.record_bytes = row.record_bytes.saturating_sub(old.bytes.len() as u64);
                 for blob in scan_record(&old.bytes).blobs {
-                    group.stage.delete_blob_ref(number, blob.cid.digest(), op.path());
+                    group.stage.delete_blob_ref(number, blob.cid.digest(), path);
                 }
             }
-            match op {
-                VerifiedOp::Put { path, cid, bytes, .. } => {
+            match &new {
+                Some((cid, bytes)) => {
                     row.records += 1;
                     row.record_bytes += bytes.len() as u64;
-                    for blob in scan_record(bytes).blobs {
+                    let scan = scan_record(bytes);
+                    noncanonical += u64::from(!scan.canonical);
+                    for blob in scan.blobs {
                         group.stage.put_blob_ref(number, blob.cid.digest(), path);
                         let mention = BlobMention {
                             digest: *blob.cid.digest(),
@@ -63,21 +238,14 @@ impl Applier {
                         bytes: bytes.to_vec(),
                     };
                     group.stage.put_record(number, path, record);
-                    journal_ops.push(JournalOp {
-                        path: path.clone(),
-                        cid: Some(*cid),
-                        bytes: Some(bytes.to_vec()),
-                    });
                 }
-                VerifiedOp::Delete { path, .. } => {
-                    group.stage.delete_record(number, path);
-                    journal_ops.push(JournalOp {
-                        path: path.clone(),
-                        cid: None,
-                        bytes: None,
-                    });
-                }
+                None => group.stage.delete_record(number, path),
             }
+            journal_ops.push(JournalOp {
+                path: path.clone(),
+                cid: new.as_ref().map(|(cid, _)| *cid),
+                bytes: new.map(|(_, bytes)| bytes.to_vec()),
+            });
         }
         let entry = JournalEntry {
             commit_block: commit.block().to_vec(),
@@ -94,14 +262,26 @@ impl Applier {
             commit_block: commit.block().to_vec(),
             data: commit.data(),
         });
+        row.head_signed_by = HeadSigner::Current;
         self.schedule_snapshot(group, did, &mut row);
         group.stage.put_account(did, row);
+        Self::note_noncanonical(group, did, &arrival.host, noncanonical);
         group.notes.push(Note::Applied {
             host: arrival.host.clone(),
             seq: arrival.seq,
             time: arrival.time,
         });
         Ok(())
+    }
+
+    pub(super) fn note_noncanonical(group: &mut Group<'_>, did: &Did, host: &HostName, records: u64) {
+        if records > 0 {
+            group.notes.push(Note::Noncanonical {
+                host: host.clone(),
+                did: did.clone(),
+                records,
+            });
+        }
     }
 
     /// Makes sure that a blob which a live record refers to is fetched.
@@ -127,25 +307,4 @@ impl Applier {
             .put_task(group.now, &Task::FetchBlob(did.clone(), blob.digest));
         Ok(())
     }
-}
-
-/// The records that a commit's operations replace or delete, in the order of its operations; `None` when
-/// the mirror does not hold what the commit says was there.
-fn replaced_records(
-    group: &Group<'_>,
-    account_number: u64,
-    commit: &VerifiedCommit,
-) -> Result<Option<Vec<Option<Record>>>, StoreError> {
-    let mut replaced = Vec::with_capacity(commit.ops().len());
-    for op in commit.ops() {
-        let (VerifiedOp::Put { prev: Some(prev), .. } | VerifiedOp::Delete { prev, .. }) = op else {
-            replaced.push(None);
-            continue;
-        };
-        match group.stage.record(account_number, op.path())? {
-            Some(record) if record.cid == *prev => replaced.push(Some(record)),
-            _ => return Ok(None),
-        }
-    }
-    Ok(Some(replaced))
 }

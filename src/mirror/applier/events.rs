@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use super::super::input::{Gap, HostEvent};
 use super::super::keyspace::{self, AlarmKind, Task};
-use super::super::rows::{AccountRow, DesyncReason, HostRow, Listing, ParkedFrame, Row as _, SyncState};
+use super::super::rows::{
+    AccountRow, DesyncReason, Head, HostRow, Listing, ParkedFrame, Row as _, SyncState,
+};
 use super::super::store::{Family, StoreError};
 use super::epochs::{self, Place};
 use super::{Applier, Group, Note};
 use crate::types::{AccountStatus, Did, HostName, Rev, Timestamp};
-use crate::verify::{Checked, EventBody, RejectReason, Remedy, VerifiedCommit, VerifiedSync};
+use crate::verify::{Checked, CommitProof, EventBody, RejectReason, Remedy, VerifiedSync};
 
 /// An event as it is judged: live, or again from the parked queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +90,7 @@ impl Applier {
             EventBody::Account { did, status } => {
                 self.on_account_event(group, &did, &host, event.seq, status)
             }
-            EventBody::Malformed { did } => self.on_malformed(group, did, &host),
+            EventBody::Malformed { did, reason } => self.on_malformed(group, did, reason, &host),
         }
     }
 
@@ -128,6 +130,43 @@ impl Applier {
         matches!(row.sync, SyncState::Wanted { .. }) || row.awaiting_identity
     }
 
+    /// What is settled without the proof: who may speak, whether the account is on, whether the event has to
+    /// wait, whether it is old. `None`: the proof decides.
+    fn before_proof(
+        group: &mut Group<'_>,
+        did: &Did,
+        row: &AccountRow,
+        arrival: &Arrival,
+        rev: Rev,
+        rejection: Option<RejectReason>,
+        turn: Turn,
+    ) -> Option<Fate> {
+        let host = &arrival.host;
+        if Self::is_foreign(group, did, row, host) {
+            // Counted, and the account's document is read again.
+        } else if rejection == Some(RejectReason::FutureRev) {
+            Self::note_rejected(group, did, host, RejectReason::FutureRev);
+        } else if !row.upstream.is_active() {
+            // The host says that the account is off, so it should not speak. When it comes back it is compared.
+            group.notes.push(Note::Inactive { host: host.clone() });
+        } else if turn == Turn::Live && Self::must_wait(row) {
+            return Some(Fate::Park);
+        } else if row.head.as_ref().is_some_and(|head| rev <= head.rev) {
+            group.notes.push(Note::Replayed { host: host.clone() });
+        } else {
+            return None;
+        }
+        Some(Fate::Done)
+    }
+
+    fn note_rejected(group: &mut Group<'_>, did: &Did, host: &HostName, reason: RejectReason) {
+        group.notes.push(Note::Rejected {
+            host: host.clone(),
+            did: Some(did.clone()),
+            reason,
+        });
+    }
+
     #[expect(
         clippy::too_many_arguments,
         reason = "one event and its account: a struct would only rename them"
@@ -139,66 +178,33 @@ impl Applier {
         mut row: AccountRow,
         arrival: &Arrival,
         rev: Rev,
-        checked: Checked<Box<VerifiedCommit>>,
+        checked: Checked<CommitProof>,
         turn: Turn,
     ) -> Result<Fate, StoreError> {
-        if row.host != arrival.host {
-            // Another host of ours has the account; its DID document decides when that one is asked.
-            group.notes.push(Note::Rejected {
-                host: arrival.host.clone(),
-                did: Some(did.clone()),
-                reason: RejectReason::WrongHost,
-            });
-            return Ok(Fate::Done);
+        if let Some(fate) = Self::before_proof(group, did, &row, arrival, rev, checked.rejection(), turn) {
+            return Ok(fate);
         }
-        if let Checked::Rejected(RejectReason::FutureRev) = checked {
-            return Ok(Self::reject(
-                group,
-                did,
-                row,
-                &arrival.host,
-                RejectReason::FutureRev,
-                turn,
-            ));
-        }
-        if !row.upstream.is_active() {
-            // The host says that the account is off, so it should not speak. When it comes back it is compared.
-            group.notes.push(Note::Inactive {
-                host: arrival.host.clone(),
-            });
-            return Ok(Fate::Done);
-        }
-        if turn == Turn::Live && Self::must_wait(&row) {
-            return Ok(Fate::Park);
-        }
-        if row.head.as_ref().is_some_and(|head| rev <= head.rev) {
-            group.notes.push(Note::Replayed {
-                host: arrival.host.clone(),
-            });
-            return Ok(Fate::Done);
-        }
-        let commit = match checked {
-            Checked::Verified(commit) => commit,
+        let proof = match checked {
+            Checked::Verified(proof) => proof,
             Checked::NoKey => return Ok(Self::await_identity(group, did, row, false)),
             Checked::Rejected(reason) => {
                 return Ok(Self::reject(group, did, row, &arrival.host, reason, turn));
             }
         };
-        if row
-            .head
-            .as_ref()
-            .is_none_or(|head| head.data != commit.prev_data())
-        {
-            group.notes.push(Note::Rejected {
-                host: arrival.host.clone(),
-                did: Some(did.clone()),
-                reason: RejectReason::ChainBroken,
-            });
+        let prev_data = match &proof {
+            CommitProof::Inverted(commit) => Some(commit.prev_data()),
+            CommitProof::Legacy(commit) => commit.prev_data(),
+        };
+        let chains = |head: &Head| prev_data.is_none_or(|data| data == head.data);
+        if !row.head.as_ref().is_some_and(chains) {
+            Self::note_rejected(group, did, &arrival.host, RejectReason::ChainBroken);
             Self::want(group, did, &mut row, DesyncReason::ChainBroken, Some(rev));
             group.stage.put_account(did, row);
             return Ok(Fate::Done);
         }
-        self.apply_commit(group, did, row, arrival, &commit)?;
+        if let Err((row, reason)) = self.apply_commit(group, did, row, arrival, &proof)? {
+            return Ok(Self::reject(group, did, row, &arrival.host, reason, turn));
+        }
         Ok(Fate::Done)
     }
 
@@ -216,58 +222,30 @@ impl Applier {
         checked: Checked<Box<VerifiedSync>>,
         turn: Turn,
     ) -> Result<Fate, StoreError> {
-        if row.host != arrival.host {
-            // Another host of ours has the account; its DID document decides when that one is asked.
-            group.notes.push(Note::Rejected {
-                host: arrival.host.clone(),
-                did: Some(did.clone()),
-                reason: RejectReason::WrongHost,
-            });
-            return Ok(Fate::Done);
-        }
-        if let Checked::Rejected(RejectReason::FutureRev) = checked {
-            return Ok(Self::reject(
-                group,
-                did,
-                row,
-                &arrival.host,
-                RejectReason::FutureRev,
-                turn,
-            ));
-        }
-        if !row.upstream.is_active() {
-            group.notes.push(Note::Inactive {
-                host: arrival.host.clone(),
-            });
-            return Ok(Fate::Done);
-        }
-        if turn == Turn::Live && Self::must_wait(&row) {
-            return Ok(Fate::Park);
-        }
-        if row.head.as_ref().is_some_and(|head| rev <= head.rev) {
-            group.notes.push(Note::Replayed {
-                host: arrival.host.clone(),
-            });
-            return Ok(Fate::Done);
+        if let Some(fate) = Self::before_proof(group, did, &row, arrival, rev, checked.rejection(), turn) {
+            return Ok(fate);
         }
         let sync = match checked {
             Checked::Verified(sync) => sync,
             Checked::NoKey => return Ok(Self::await_identity(group, did, row, false)),
             // Anyone can sign a state with a key of their own: that must not make us fetch.
             Checked::Rejected(reason) if reason.is_foreign_signature(turn == Turn::Replayed) => {
-                group.notes.push(Note::Rejected {
-                    host: arrival.host.clone(),
-                    did: Some(did.clone()),
-                    reason,
-                });
+                Self::note_rejected(group, did, &arrival.host, reason);
                 return Ok(Fate::Done);
             }
             Checked::Rejected(reason) => {
                 return Ok(Self::reject(group, did, row, &arrival.host, reason, turn));
             }
         };
-        if row.head.as_ref().is_some_and(|head| head.commit == sync.cid()) {
-            return Ok(Fate::Done);
+        let signed = sync.signed();
+        match &row.head {
+            Some(head) if head.commit == signed.cid() => return Ok(Fate::Done),
+            // Signed anew, such as after a change of keys: the records are the ones that we hold.
+            Some(head) if head.data == signed.data() && head.rev < signed.rev() => {
+                self.apply_same_tree(group, did, row, arrival, &sync)?;
+                return Ok(Fate::Done);
+            }
+            _ => {}
         }
         Self::want(group, did, &mut row, DesyncReason::SyncEvent, None);
         group.stage.put_account(did, row);
@@ -295,11 +273,7 @@ impl Applier {
         if remedy == Remedy::RefreshIdentity {
             return Self::await_identity(group, did, row, true);
         }
-        group.notes.push(Note::Rejected {
-            host: host.clone(),
-            did: Some(did.clone()),
-            reason,
-        });
+        Self::note_rejected(group, did, host, reason);
         if remedy == Remedy::Resync {
             Self::want(group, did, &mut row, reason.into(), None);
             group.stage.put_account(did, row);
@@ -371,10 +345,14 @@ impl Applier {
         host: &HostName,
     ) -> Result<(), StoreError> {
         let mut row = self.account_or_new(group, did, host)?;
+        if Self::is_foreign(group, did, &row, host) {
+            return Ok(());
+        }
         // The key on file may be the one of before: no commit is judged by it any more. An account that is
-        // to be fetched gets its identity with the fetch.
+        // to be fetched gets its identity with the fetch, but what is inactive is not fetched.
         row.identity = None;
-        if !row.awaiting_identity && !matches!(row.sync, SyncState::Wanted { .. }) {
+        let fetching = matches!(row.sync, SyncState::Wanted { .. }) && row.upstream.is_active();
+        if !row.awaiting_identity && !fetching {
             row.awaiting_identity = true;
             group
                 .stage
@@ -393,7 +371,7 @@ impl Applier {
         status: AccountStatus,
     ) -> Result<(), StoreError> {
         let mut row = self.account_or_new(group, did, host)?;
-        if row.host != *host {
+        if Self::is_foreign(group, did, &row, host) {
             return Ok(());
         }
         row.status_seq = seq;
@@ -413,6 +391,10 @@ impl Applier {
                 group.stage.put_task(group.now, &Task::AuditAccount(did.clone()));
             }
             let returns = status.is_active() && !row.upstream.is_active();
+            if !status.is_active() {
+                // The host that an account leaves says no more than this.
+                Self::ask_identity(group, did, &row);
+            }
             row.upstream = status;
             if returns {
                 if matches!(row.sync, SyncState::Wanted { .. }) {
@@ -429,18 +411,22 @@ impl Applier {
         &mut self,
         group: &mut Group<'_>,
         did: Option<Did>,
+        reason: RejectReason,
         host: &HostName,
     ) -> Result<(), StoreError> {
         let Some(did) = did else {
             group.notes.push(Note::Rejected {
                 host: host.clone(),
                 did: None,
-                reason: RejectReason::Field,
+                reason,
             });
             return Ok(());
         };
         let row = self.account_or_new(group, &did, host)?;
-        Self::reject(group, &did, row, host, RejectReason::Field, Turn::Live);
+        // Another host's word about the account is no reason to fetch it.
+        if !Self::is_foreign(group, &did, &row, host) {
+            Self::reject(group, &did, row, host, reason, Turn::Replayed);
+        }
         Ok(())
     }
 

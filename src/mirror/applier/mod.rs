@@ -18,6 +18,9 @@ mod generations;
 mod listing;
 #[cfg(test)]
 mod rollback_tests;
+mod moved;
+#[cfg(test)]
+mod moved_tests;
 mod snapshots;
 mod stage;
 #[cfg(test)]
@@ -54,6 +57,11 @@ pub struct ApplierLimits {
     pub batch_bytes: usize,
     /// An account that changes is snapshotted at most this often.
     pub snapshot_interval: Duration,
+    /// Up to so many records an account's tree is rebuilt, or a record looked for, to judge one commit: half a
+    /// microsecond a record, and a read of the row, while the others wait. Beyond it is fetched.
+    pub rebuild_records_max: u64,
+    /// And so many for all commits that are applied in one go, such as those that waited for a fetch.
+    pub rebuild_records_per_group_max: u64,
     /// A host's accounts are listed again this long after the last listing: for what its stream never said.
     pub listing_interval: Duration,
     /// An account is compared with its host this often.
@@ -68,6 +76,8 @@ impl Default for ApplierLimits {
             cached_accounts_max: 20_000,
             batch_bytes: 4 << 20,
             snapshot_interval: Duration::from_secs(3600),
+            rebuild_records_max: 200_000,
+            rebuild_records_per_group_max: 2_000_000,
             listing_interval: Duration::from_secs(6 * 3600),
             audit_interval: Duration::from_secs(24 * 3600),
         }
@@ -107,6 +117,15 @@ pub enum Note {
     ParkedDropped {
         /// Whose.
         did: Did,
+    },
+    /// Records were taken in that are not strict DAG-CBOR: kept byte for byte, and counted.
+    Noncanonical {
+        /// From which host.
+        host: HostName,
+        /// Whose.
+        did: Did,
+        /// How many.
+        records: u64,
     },
     /// An event was not accepted.
     Rejected {
@@ -173,6 +192,17 @@ pub enum Note {
         /// The host's.
         theirs: Rev,
     },
+    /// An account's DID document names another host than before.
+    Moved {
+        /// Whose.
+        did: Did,
+        /// The host that it was followed at.
+        from: HostName,
+        /// The host that the document names.
+        to: HostName,
+        /// Whether that one is followed.
+        followed: bool,
+    },
     /// An alarm was raised.
     Alarm {
         /// Which host it concerns.
@@ -221,6 +251,8 @@ struct Group<'a> {
     stage: Stage<'a>,
     now: Timestamp,
     notes: Vec<Note>,
+    /// Records that were read to judge commits.
+    rebuilt: u64,
 }
 
 impl Applier {
@@ -283,6 +315,7 @@ impl Applier {
             stage: Stage::new(&*store),
             now,
             notes: Vec::new(),
+            rebuilt: 0,
         };
         let mut tasks = false;
         for input in inputs {
@@ -308,10 +341,11 @@ impl Applier {
             Input::Fetched(fetched) => self.on_fetched(group, *fetched),
             Input::FetchFailed {
                 did,
+                host,
                 failure,
                 task,
                 retry_at,
-            } => self.on_fetch_failed(group, &did, &failure, &task, retry_at),
+            } => self.on_fetch_failed(group, &did, &host, &failure, &task, retry_at),
             Input::Identity {
                 did,
                 resolved,
@@ -338,10 +372,11 @@ impl Applier {
             Input::Connected { host } => Self::on_connected(group, &host),
             Input::Audited {
                 did,
+                host,
                 status,
                 head,
                 task,
-            } => self.on_audited(group, &did, status, head, &task),
+            } => self.on_audited(group, &did, &host, status, head, &task),
             Input::Acknowledge { alarm, by } => Self::on_acknowledged(group, &alarm, by),
             Input::ArchiveLinked { id } => self.on_archive_linked(group, &id),
             Input::SnapshotStored(stored) => self.on_snapshot_stored(group, &stored),
@@ -407,7 +442,8 @@ impl Applier {
         least_rev: Option<Rev>,
     ) {
         row.min_rev = row.min_rev.max(least_rev);
-        if let SyncState::Wanted { .. } = row.sync {
+        // What moved away cannot be fetched here.
+        if let SyncState::Wanted { .. } | SyncState::Moved { .. } = row.sync {
             return;
         }
         row.diverged_before_fetch |= matches!(row.sync, SyncState::Diverged { .. });

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::ops::ControlFlow;
 
 use super::super::keyspace::{self, AlarmId, Task};
 use super::super::reader::{Mirror, Record};
@@ -13,7 +14,8 @@ use super::super::rows::{
 };
 use super::super::store::{Batch, Family, Store, StoreError};
 use super::totals::Totals;
-use crate::types::{Did, Digest, HostName, RepoPath, Rev, Timestamp};
+use crate::repo::mst::TreeBuilder;
+use crate::types::{Cid, Did, Digest, HostName, RepoPath, Rev, Timestamp};
 
 /// The staged batch. Dropping it changes nothing.
 pub(super) struct Stage<'s> {
@@ -167,6 +169,72 @@ impl<'s> Stage<'s> {
             return Ok(staged.clone());
         }
         self.mirror().record(account_number, path.as_bytes())
+    }
+
+    /// The root of the account's tree as staged, with changes `(path, record or deleted)` on top; `None` when
+    /// they build no tree. Reads every row of the account.
+    pub(super) fn root_with<'c>(
+        &self,
+        account_number: u64,
+        changes: impl Iterator<Item = (&'c RepoPath, Option<Cid>)>,
+    ) -> Result<Option<Cid>, StoreError> {
+        let mut over: BTreeMap<&[u8], Option<Cid>> = self
+            .staged_records(account_number)
+            .map(|(key, row)| (&key[keyspace::NUMBER_BYTES..], row.as_ref().map(|row| row.cid)))
+            .collect();
+        over.extend(changes.map(|(path, cid)| (path.as_bytes(), cid)));
+
+        let mut over = over.into_iter().peekable();
+        let mut builder = TreeBuilder::new(|_, _, _: &[u8]| {});
+        let mut built = Ok(());
+        self.mirror()
+            .scan_records(account_number, None, &mut |path, record| {
+                while let Some((before, cid)) = over.next_if(|(key, _)| *key < path) {
+                    built = cid.map_or(Ok(()), |cid| builder.push(before, cid));
+                    if built.is_err() {
+                        return ControlFlow::Break(());
+                    }
+                }
+                let cid = match over.next_if(|(key, _)| *key == path) {
+                    Some((_, cid)) => cid,
+                    None => Some(record.cid()),
+                };
+                built = cid.map_or(Ok(()), |cid| builder.push(path, cid));
+                if built.is_err() {
+                    return ControlFlow::Break(());
+                }
+                ControlFlow::Continue(())
+            })?;
+        for (path, cid) in over {
+            built = built.and_then(|()| cid.map_or(Ok(()), |cid| builder.push(path, cid)));
+        }
+        Ok(built.is_ok().then(|| builder.finish()))
+    }
+
+    /// The bytes of some record of the account that is, or was before this stage, under this CID. Reads up to
+    /// every row of the account.
+    pub(super) fn find_record(&self, account_number: u64, cid: Cid) -> Result<Option<Vec<u8>>, StoreError> {
+        let staged = self
+            .staged_records(account_number)
+            .filter_map(|(_, row)| row.as_ref());
+        if let Some(row) = staged.into_iter().find(|row| row.cid == cid) {
+            return Ok(Some(row.bytes.clone()));
+        }
+        let mut found = None;
+        self.mirror()
+            .scan_records(account_number, None, &mut |_, record| {
+                if record.cid() == cid {
+                    found = Some(record.bytes.to_vec());
+                    return ControlFlow::Break(());
+                }
+                ControlFlow::Continue(())
+            })?;
+        Ok(found)
+    }
+
+    fn staged_records(&self, account_number: u64) -> impl Iterator<Item = (&Vec<u8>, &Option<Record>)> {
+        let (from, to) = keyspace::number_bounds(account_number);
+        self.records.range(from.to_vec()..to.to_vec())
     }
 
     pub(super) fn put_record(&mut self, account_number: u64, path: &RepoPath, row: Record) {

@@ -10,6 +10,7 @@ use crate::mirror::input::{
 };
 use crate::mirror::memory::MemoryStore;
 use crate::mirror::rows::{BlobFailure, BlobState, Listing, StoredIdentity};
+use crate::mirror::store::View as _;
 use crate::repo::car::parse_car;
 use crate::repo::export::{RecordRows, prove};
 use crate::repo::record::scan_record;
@@ -78,17 +79,34 @@ impl World {
     }
 
     pub(super) fn frame(&mut self, frame: Vec<u8>) -> Vec<Note> {
+        let event = self.event(frame);
+        self.apply(event)
+    }
+
+    fn event(&self, frame: Vec<u8>) -> Input {
         let content = check_frame(&frame, |did| self.lookup(did), NOW).expect("well-formed");
         let FrameContent::Event(event) = content else {
             panic!("an event")
         };
-        let event = HostEvent {
+        Input::Event(HostEvent {
             host: self.host.clone(),
             received: NOW,
             frame: frame.into(),
             event,
+        })
+    }
+
+    /// Every row of `records`.
+    fn records(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut rows = Vec::new();
+        let visit = &mut |key: &[u8], value: &[u8]| {
+            rows.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
         };
-        self.apply(Input::Event(event))
+        self.store
+            .scan(Family::Records, &KeyRange::all(), visit)
+            .expect("reads");
+        rows
     }
 
     pub(super) fn commit(&mut self, account: &mut SimAccount, writes: &[Write]) -> Vec<Note> {
@@ -175,15 +193,15 @@ impl World {
             .expect("reads");
         let task = tasks
             .into_iter()
-            .find(|((_, task), _)| *task == Task::FetchRepo(did.clone()));
-        task.map_or_else(Vec::new, |((due, task), _)| keyspace::encode_task(due, &task))
+            .find(|due| due.task == Task::FetchRepo(did.clone()));
+        task.map_or_else(Vec::new, |due| keyspace::encode_task(due.due_ms, &due.task))
     }
 
     pub(super) fn tasks(&self) -> Vec<Task> {
         let tasks = Mirror::new(&*self.store)
             .due_tasks(u64::MAX - 1, 1000)
             .expect("reads");
-        tasks.into_iter().map(|((_, task), _)| task).collect()
+        tasks.into_iter().map(|due| due.task).collect()
     }
 
     pub(super) fn row(&self, did: &Did) -> Option<AccountRow> {
@@ -662,6 +680,7 @@ fn a_failed_fetch_keeps_what_we_hold_and_is_tried_again() {
         let task = world.fetch_task(account.did());
         world.apply(Input::FetchFailed {
             did: account.did().clone(),
+            host: world.host.clone(),
             failure,
             task,
             retry_at,

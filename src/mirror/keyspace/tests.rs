@@ -94,7 +94,8 @@ proptest! {
         prop_assert_eq!(decode_blob_ref(&key), Ok((number, digest, path.clone())));
         prop_assert_eq!(split_blob_ref(&key), Ok((number, digest, path.as_bytes())));
         prop_assert_eq!(decode_blob(&encode_blob(number, &digest)), Ok((number, digest)));
-        prop_assert_eq!(decode_blob_data(&encode_blob_data(number, &digest, chunk)), Ok((number, digest, chunk)));
+        let key = encode_blob_data(number, &digest, chunk);
+        prop_assert_eq!(decode_blob_data(&key), Ok((number, digest, chunk)));
     }
 
     #[test]
@@ -137,7 +138,8 @@ proptest! {
     fn records_sort_by_account_and_then_as_the_tree(
         mut rows in prop::collection::vec((0..3u64, any_path()), 2..40)
     ) {
-        let mut keys: Vec<_> = rows.iter().map(|(number, path)| encode_record(*number, path.as_bytes())).collect();
+        let encode = |(number, path): &(u64, RepoPath)| encode_record(*number, path.as_bytes());
+        let mut keys: Vec<_> = rows.iter().map(encode).collect();
         keys.sort();
         // The tree's order is that of the paths' bytes.
         rows.sort_by(|a, b| (a.0, a.1.as_str().as_bytes()).cmp(&(b.0, b.1.as_str().as_bytes())));
@@ -147,18 +149,25 @@ proptest! {
 
     #[test]
     fn ranges_hold_what_they_name_and_nothing_else(
-        number in 0..3u64, other in 0..3u64, path in any_path(), wanted in any_path(), digests in any::<(bool, bool)>()
+        number in 0..3u64,
+        other in 0..3u64,
+        path in any_path(),
+        wanted in any_path(),
+        digests in any::<(bool, bool)>(),
     ) {
         let key = encode_record(number, path.as_bytes());
         prop_assert_eq!(number_range(other).contains(&key), number == other);
         let (from, to) = number_bounds(other);
         prop_assert_eq!((&from[..]..&to[..]).contains(&&key[..]), number == other);
         let collection = collection_range(other, wanted.collection());
-        prop_assert_eq!(collection.contains(&key), number == other && path.collection() == wanted.collection());
+        let inside = number == other && path.collection() == wanted.collection();
+        prop_assert_eq!(collection.contains(&key), inside);
         let [digest, wanted] = [digests.0, digests.1].map(|last| if last { [0xff; 32] } else { [0; 32] });
         let inside = number == other && digest == wanted;
-        prop_assert_eq!(blob_ref_range(other, &wanted).contains(&encode_blob_ref(number, &digest, path.as_bytes())), inside);
-        prop_assert_eq!(blob_data_range(other, &wanted).contains(&encode_blob_data(number, &digest, u32::MAX)), inside);
+        let key = encode_blob_ref(number, &digest, path.as_bytes());
+        prop_assert_eq!(blob_ref_range(other, &wanted).contains(&key), inside);
+        let key = encode_blob_data(number, &digest, u32::MAX);
+        prop_assert_eq!(blob_data_range(other, &wanted).contains(&key), inside);
     }
 
     #[test]
@@ -168,7 +177,11 @@ proptest! {
     }
 
     #[test]
-    fn tasks_sort_by_when_they_are_due(a in (any_number(), any_task()), b in (any_number(), any_task()), now in any_number()) {
+    fn tasks_sort_by_when_they_are_due(
+        a in (any_number(), any_task()),
+        b in (any_number(), any_task()),
+        now in any_number(),
+    ) {
         let [first, second] = [&a, &b].map(|(due, task)| encode_task(*due, task));
         if a.0 != b.0 {
             prop_assert_eq!(first.cmp(&second), a.0.cmp(&b.0));

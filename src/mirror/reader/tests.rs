@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::mirror::memory::MemoryStore;
-use crate::mirror::rows::{AccountStatus, BlobState, SyncState};
+use crate::mirror::rows::{BlobState, SyncState};
 use crate::mirror::{Batch, Store};
 use crate::repo::export::prove;
 use crate::repo::mst::tree_root;
@@ -19,30 +19,13 @@ fn rev(bits: u64) -> Rev {
 
 fn account(number: u64) -> AccountRow {
     AccountRow {
-        did_number: number,
         account_number: number,
-        host: "pds.example".parse().unwrap(),
-        upstream: AccountStatus::Active,
         sync: SyncState::Live,
-        head: None,
         records: 10,
         record_bytes: 100,
-        journal_commits: 0,
-        journal_bytes: 0,
-        snapshot: None,
-        min_rev: None,
         parked: 1,
         parked_bytes: 50,
-        status_seq: 0,
-        verified_at: None,
-        identity: None,
-        awaiting_identity: false,
-        snapshot_due: false,
-        pins: Vec::new(),
-        diverged_before_fetch: false,
-        next_audit: None,
-        deletes: None,
-        deletion_confirmed_at: None,
+        ..AccountRow::new(number, "pds.example".parse().unwrap(), Timestamp::default())
     }
 }
 
@@ -342,7 +325,7 @@ fn work_comes_in_order() {
     let due = |now, limit| {
         let due = mirror.due_tasks(now, limit).unwrap();
         due.into_iter()
-            .map(|((due, task), _)| (due, task))
+            .map(|due| (due.due_ms, due.task))
             .collect::<Vec<_>>()
     };
     assert_eq!(due(9, 5), []);

@@ -7,11 +7,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rocksdb::{Cache, IngestExternalFileOptions, Options, SstFileWriter};
+use rocksdb::{IngestExternalFileOptions, Options, SstFileWriter};
 
 use crate::mirror::store::{Family, KeyRange, StoreError};
 
-use super::{Engine, RocksOptions, open, options};
+use super::{Engine, open, options};
 
 /// Folder for files that are not part of the database yet, inside the data directory.
 pub(super) const FOLDER: &str = "tmp-sst";
@@ -23,20 +23,17 @@ pub(super) struct Loader {
     folder: PathBuf,
     next_file: AtomicU64,
     file_bytes: u64,
-    cache: Cache,
 }
 
 impl Loader {
     /// Makes the folder, and removes what an interrupted load left in it.
-    pub(super) fn new(data_dir: &Path, options: &RocksOptions) -> Result<Self, StoreError> {
+    pub(super) fn new(data_dir: &Path) -> Result<Self, StoreError> {
         let folder = data_dir.join(FOLDER);
         clear(&folder).map_err(|error| open::classify_io(&folder, &error))?;
         Ok(Self {
             folder,
             next_file: AtomicU64::new(0),
             file_bytes: FILE_BYTES,
-            // Writing needs no cache; table options name one.
-            cache: Cache::new_lru_cache(options.cache_bytes.min(1024 * 1024)),
         })
     }
 
@@ -53,12 +50,12 @@ impl Loader {
     ) -> Result<u64, StoreError> {
         let mut files = Files(Vec::new());
         let failed = |error: rocksdb::Error| engine.failed(&error);
-        let file_options = options::family(family, &self.cache);
+        let file_options = options::family(family, &engine.cache);
         let mut gap = Gap::default();
         let mut rows = (0u64..).zip(rows).peekable();
         while rows.peek().is_some() {
             let mut writer = self.new_file(&file_options, &mut files).map_err(failed)?;
-            while let Some((row, (key, value))) = rows.next() {
+            for (row, (key, value)) in rows.by_ref() {
                 gap.admit(engine, family, row, &key)?;
                 writer.put(key, value).map_err(failed)?;
                 if writer.file_size() >= self.file_bytes {

@@ -26,7 +26,7 @@ impl Crashed {
         for number in 0..WRITTEN {
             let batch = batch(number);
             if number + 1 == SYNCED {
-                let _durable = store.write_durable(batch).unwrap();
+                store.write_durable(batch).unwrap();
                 synced_bytes = newest_log(&live.path().join("mirror")).metadata().unwrap().len();
             } else {
                 store.write(batch).unwrap();
@@ -129,7 +129,8 @@ fn a_torn_log_leaves_a_prefix_and_never_less_than_was_synced() {
     );
 }
 
-/// Every bit of the heads of a few entries (7 bytes each: checksum, length, type), and bits all over the rest.
+/// Every bit of the heads of a few entries (7 bytes each: checksum, length, type), and bits all over the
+/// rest.
 #[test]
 fn a_flipped_bit_in_the_log_is_refused() {
     let crashed = Crashed::new();
@@ -168,7 +169,7 @@ fn a_missing_or_damaged_manifest_is_refused() {
         let live = tempfile::tempdir().unwrap();
         let store = RocksStore::open(live.path(), &RocksOptions::default()).unwrap();
         for number in 0..WRITTEN {
-            let _durable = store.write_durable(batch(number)).unwrap();
+            store.write_durable(batch(number)).unwrap();
         }
         store.engine.flush().unwrap();
         copy(&live.path().join("mirror"), folder.path());
@@ -188,11 +189,22 @@ fn a_missing_or_damaged_manifest_is_refused() {
             "byte {at}: {opened:?}"
         );
     }
-    for missing in [crashed.log.clone(), "CURRENT".into()] {
+    let (manifest, current) = (crashed.log.as_path(), Path::new("CURRENT"));
+    let log = newest_log(crashed.folder.path());
+    let log = Path::new(log.file_name().unwrap());
+    // The last case is the worst: RocksDB would make a new database, and clear away the files of the old.
+    for missing in [
+        vec![manifest],
+        vec![current],
+        vec![manifest, current],
+        vec![manifest, current, log],
+    ] {
         let data_dir = tempfile::tempdir().unwrap();
         let mirror = data_dir.path().join("mirror");
         copy(crashed.folder.path(), &mirror);
-        fs::remove_file(mirror.join(&missing)).unwrap();
+        for name in &missing {
+            fs::remove_file(mirror.join(name)).unwrap();
+        }
         let opened = RocksStore::open(data_dir.path(), &RocksOptions::default());
         assert!(
             matches!(opened, Err(StoreError::Corrupt { .. })),

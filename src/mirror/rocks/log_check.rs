@@ -10,7 +10,8 @@
 //!   like the end of the log, and a later one is read again and again, for ever.
 //! - A header of *zeros*, which RocksDB reads as space that was reserved and not used.
 //!
-//! Format: <https://github.com/facebook/rocksdb/wiki/Write-Ahead-Log-File-Format>. A manifest is such a log, too.
+//! Format: <https://github.com/facebook/rocksdb/wiki/Write-Ahead-Log-File-Format>. A manifest is such a log,
+//! too.
 
 use std::io::{self, Read};
 

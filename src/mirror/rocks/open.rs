@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rocksdb::{Cache, DB, Error, WriteBufferManager};
 
@@ -21,9 +22,10 @@ use super::{Engine, RocksOptions, log_check, options};
 pub(super) const FOLDER: &str = "mirror";
 /// The family that RocksDB always has and that we do not use.
 const UNUSED_FAMILY: &str = "default";
-/// A daemon may delete files between the moment in which a reader learns their names and that in which it
-/// opens them; it looks again this many times.
-const READER_TRIES: u32 = 5;
+/// How often a reader opens a database that changes meanwhile. A daemon changes it every few seconds at most.
+const READER_TRIES: u32 = 20;
+/// How long it waits in between.
+const READER_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) fn open(data_dir: &Path, options: &RocksOptions) -> Result<Engine, StoreError> {
     let path = data_dir.join(FOLDER);
@@ -50,28 +52,40 @@ pub(super) fn open(data_dir: &Path, options: &RocksOptions) -> Result<Engine, St
     Ok(engine)
 }
 
+/// Opens what a daemon may be writing to. RocksDB first reads which files and logs there are, and then opens
+/// them; what a flush moves from a log to a file in between would be in neither, without an error. So the
+/// state has to be the same after opening as before.
 pub(super) fn open_read_only(data_dir: &Path, options: &RocksOptions) -> Result<Engine, StoreError> {
     let path = data_dir.join(FOLDER);
-    let mut tries = 1;
-    loop {
-        let there = families_there(&path)?;
-        // A daemon that has just been started for the first time may not be through making them.
-        if there.len() < Family::ALL.len() {
-            return Err(StoreError::NotFound { path });
+    for _ in 0..READER_TRIES {
+        let before = state(&path);
+        let tried = try_read_only(&path, options);
+        if state(&path) == before {
+            return tried;
         }
-        match Builder::new(path.clone(), options).open(&there, Access::Read) {
-            Ok(engine) => {
-                engine.check_format(&there)?;
-                return Ok(engine);
-            }
-            Err(StoreError::Corrupt { detail, .. })
-                if tries < READER_TRIES && names_missing_file(&detail) =>
-            {
-                tries += 1;
-            }
-            Err(error) => return Err(error),
-        }
+        std::thread::sleep(READER_PAUSE);
     }
+    Err(StoreError::Busy { path })
+}
+
+/// Names the state of a database: its manifest, which only grows. Nothing is deleted that the state needs.
+fn state(path: &Path) -> Option<(String, u64)> {
+    let manifest = fs::read_to_string(path.join("CURRENT")).ok()?;
+    let length = fs::metadata(path.join(manifest.trim())).ok()?.len();
+    Some((manifest, length))
+}
+
+fn try_read_only(path: &Path, options: &RocksOptions) -> Result<Engine, StoreError> {
+    let there = families_there(path)?;
+    // A daemon that has just been started for the first time may not be through making them.
+    if there.len() < Family::ALL.len() {
+        return Err(StoreError::NotFound {
+            path: path.to_owned(),
+        });
+    }
+    let engine = Builder::new(path.to_owned(), options).open(&there, Access::Read)?;
+    engine.check_format(&there)?;
+    Ok(engine)
 }
 
 /// The families of an existing database; empty when there is none.
@@ -156,8 +170,9 @@ fn refuse_damaged_logs(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Access {
+/// What a database is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
     Read,
     Write,
 }
@@ -175,18 +190,26 @@ impl<'o> Builder<'o> {
         Self {
             path,
             options,
-            cache: Cache::new_lru_cache(options.cache_bytes),
+            cache: options::cache(options.cache_bytes),
             buffers: WriteBufferManager::new_write_buffer_manager(options.write_buffer_bytes, false),
         }
     }
 
     fn open(self, families: &[Family], access: Access) -> Result<Engine, StoreError> {
         let mut database = options::database(self.options, &self.buffers);
-        let families = families
+        // The unused one, too: RocksDB's own options would give it a cache, and a write buffer so large that
+        // after a full disk writing would wait for 64 MiB of free space.
+        let unused = (UNUSED_FAMILY, options::family(Family::Meta, &self.cache));
+        let ours = families
             .iter()
             .map(|family| (family.name(), options::family(*family, &self.cache)));
+        let families = ours.chain([unused]);
         let opened = match access {
-            Access::Read => DB::open_cf_with_opts_for_read_only(&database, &self.path, families, false),
+            Access::Read => {
+                // All files, and now: the daemon deletes those that it replaces.
+                database.set_max_open_files(-1);
+                DB::open_cf_with_opts_for_read_only(&database, &self.path, families, false)
+            }
             Access::Write => {
                 database.create_if_missing(!self.path.join("CURRENT").exists());
                 DB::open_cf_with_opts(&database, &self.path, families)
@@ -195,6 +218,7 @@ impl<'o> Builder<'o> {
         match opened {
             Ok(db) => Ok(Engine {
                 db,
+                access,
                 path: self.path,
                 cache: self.cache,
                 buffers: self.buffers,
@@ -259,7 +283,7 @@ fn is_lock(detail: &str) -> bool {
         || (detail.contains("While lock file") && detail.contains("Resource temporarily unavailable"))
 }
 
-fn names_missing_file(detail: &str) -> bool {
+pub(super) fn names_missing_file(detail: &str) -> bool {
     detail.contains("No such file or directory")
 }
 

@@ -2,8 +2,8 @@
 //! families, indexes and filters inside the cache, few open files.
 
 use rocksdb::{
-    BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, InfoLogger, LogLevel, Options,
-    SliceTransform, WriteBufferManager,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, InfoLogger, LogLevel,
+    LruCacheOptions, Options, SliceTransform, WriteBufferManager,
 };
 
 use crate::mirror::keyspace::{BLOB_KEY_BYTES, NUMBER_BYTES};
@@ -54,6 +54,15 @@ pub(super) const BLOB_GC_USUAL: [(&str, &str); 2] = [
 
 /// Every blob file that a compaction meets is rewritten: nothing that was deleted stays behind.
 pub(super) const BLOB_GC_EVERYTHING: [(&str, &str); 1] = [("blob_garbage_collection_age_cutoff", "1.0")];
+
+/// A cache of this size. Few parts: in RocksDB's default of half a megabyte each, a large block would not
+/// stay.
+pub(super) fn cache(bytes: usize) -> Cache {
+    let mut options = LruCacheOptions::default();
+    options.set_capacity(bytes);
+    options.set_num_shard_bits(1);
+    Cache::new_lru_cache_opts(&options)
+}
 
 /// Options of the database.
 pub(super) fn database(options: &RocksOptions, buffers: &WriteBufferManager) -> Options {
@@ -112,6 +121,9 @@ fn table(family: Family, cache: &Cache) -> BlockBasedOptions {
     table.set_block_cache(cache);
     table.set_block_size(16 * KIB);
     table.set_format_version(TABLE_FORMAT);
+    // Indexes and filters come in parts, of which a small cache holds those in use.
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
     table.set_cache_index_and_filter_blocks(true);
     table.set_cache_index_and_filter_blocks_with_high_priority(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);

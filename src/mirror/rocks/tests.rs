@@ -5,6 +5,8 @@ use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::*;
 use crate::mirror::keyspace::{encode_number, number_bounds, number_range};
@@ -90,8 +92,11 @@ fn a_store_of_another_process_is_refused_by_name_and_can_be_read() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
-    let locked = lines.map_while(Result::ok).any(|line| line.ends_with("locked"));
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let locked = lines
+        .by_ref()
+        .map_while(Result::ok)
+        .any(|line| line.ends_with("locked"));
     let refused = open(folder.path()).err();
     let value = read(folder.path()).and_then(|reader| reader.get(Family::Hosts, b"key"));
     child.stdin.take().unwrap().write_all(b"\n").unwrap();
@@ -274,6 +279,75 @@ fn readers_see_what_was_written_before_they_came() {
     assert_eq!(count(&read(folder.path()).unwrap(), Family::Hosts), 3);
 }
 
+/// Files, logs and manifests come and go under a reader that is opening them: it misses no row that was there
+/// before it came, whatever the daemon does meanwhile.
+#[test]
+fn readers_open_while_a_writer_rewrites_its_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    let (written, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0.. {
+                put(&store, Family::Hosts, &encode_number(round), &random(round, 100));
+                written.fetch_add(1, Ordering::SeqCst);
+                if round % 40 == 0 {
+                    store.compact_range(Family::Hosts, &KeyRange::all()).unwrap();
+                }
+                std::thread::sleep(Duration::from_millis(1));
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+            }
+        });
+        let opened: Vec<_> = (0..40)
+            .map(|_| {
+                let before = written.load(Ordering::SeqCst);
+                (
+                    before,
+                    read(folder.path()).map(|reader| count(&reader, Family::Hosts)),
+                )
+            })
+            .collect();
+        stop.store(true, Ordering::SeqCst);
+        for (before, rows) in opened {
+            assert!(
+                rows.as_ref().is_ok_and(|rows| *rows >= before),
+                "{rows:?}, and {before} before"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_reader_gives_up_on_what_never_stands_still() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    let stop = AtomicBool::new(false);
+    let refused = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mirror = folder.path().join("mirror");
+            let current = fs::read_to_string(mirror.join("CURRENT")).unwrap();
+            let manifest = fs::OpenOptions::new()
+                .append(true)
+                .open(mirror.join(current.trim()));
+            let mut manifest = manifest.unwrap();
+            while !stop.load(Ordering::SeqCst) {
+                manifest.write_all(&[0]).unwrap();
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        });
+        let refused = read(folder.path()).err();
+        stop.store(true, Ordering::SeqCst);
+        refused
+    });
+    assert!(
+        matches!(&refused, Some(error @ StoreError::Busy { .. }) if error.is_transient()),
+        "{refused:?}"
+    );
+    drop(store);
+}
+
 #[test]
 fn bulk_loads_of_many_files_leave_none_behind() {
     let folder = tempfile::tempdir().unwrap();
@@ -371,23 +445,36 @@ const BY_NUMBER: [Family; 6] = [
     Family::BlobData,
 ];
 
-/// Rows of three accounts that share files: in some families flushed, in some bulk-loaded, in some still in
-/// the log. Account 2 is the one to erase.
+/// Rows of three accounts that share files: in two families bulk-loaded, in two flushed, in two still in the
+/// log, beside a row that keeps the log alive. Account 2 is the one to erase.
 fn three_accounts(store: &RocksStore) {
-    for (index, family) in (0u64..).zip(BY_NUMBER) {
-        for account in 1..=3u64 {
-            let key = [encode_number(account).as_slice(), b"key"].concat();
-            let value = marker(family, account);
-            match index % 3 {
-                0 => put(store, family, &key, &value),
-                1 => drop(store.bulk_load(family, &mut [(key, value)].into_iter()).unwrap()),
-                _ => {
-                    put(store, family, &key, &value);
-                    store.engine.flush().unwrap();
-                }
-            }
-        }
+    let [loaded, flushed, logged] = [
+        [Family::Parked, Family::Blobs],
+        [Family::Journal, Family::BlobData],
+        [Family::Records, Family::BlobRefs],
+    ];
+    let row = |family, account| {
+        let key = [encode_number(account).as_slice(), b"key"].concat();
+        (key, marker(family, account))
+    };
+    for family in loaded {
+        store
+            .bulk_load(family, &mut (1..=3).map(|account| row(family, account)))
+            .unwrap();
     }
+    let put_all = |families: [Family; 2]| {
+        for (family, account) in families
+            .into_iter()
+            .flat_map(|family| (1..=3).map(move |it| (family, it)))
+        {
+            let (key, value) = row(family, account);
+            put(store, family, &key, &value);
+        }
+    };
+    put_all(flushed);
+    store.engine.flush().unwrap();
+    put_all(logged);
+    put(store, Family::Hosts, b"host", b"in the same log");
 }
 
 fn marker(family: Family, account: u64) -> Vec<u8> {
@@ -400,7 +487,7 @@ fn erase(store: &RocksStore, account: u64) {
     for family in BY_NUMBER {
         batch.delete_range(family, from, to);
     }
-    let _durable = store.write_durable(batch).unwrap();
+    store.write_durable(batch).unwrap();
     for family in BY_NUMBER {
         store.compact_range(family, &number_range(account)).unwrap();
     }
@@ -435,6 +522,39 @@ fn erased_accounts_leave_no_byte_on_disk() {
     }
 }
 
+/// Several data files refer to one blob file: rewriting only the range of the erased account would leave it.
+#[test]
+fn a_blob_file_that_accounts_share_is_rewritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    let blob = |account| random(account, 6000);
+    for account in 1..=3 {
+        put(&store, Family::BlobData, &encode_number(account), &blob(account));
+        // Small rows, so that each account has data files of its own.
+        for row in 0..40 {
+            let key = [encode_number(account), encode_number(row)].concat();
+            put(&store, Family::BlobData, &key, &random(account * 100 + row, 2000));
+        }
+    }
+    store.engine.flush().unwrap();
+    store
+        .engine
+        .set_blob_options(&[("target_file_size_base", "1")])
+        .unwrap();
+    store.engine.compact(Family::BlobData, &KeyRange::all()).unwrap();
+    let files = store.engine.db.live_files().unwrap();
+    assert!(
+        files
+            .iter()
+            .filter(|file| file.column_family_name == "blob_data")
+            .count()
+            > 6
+    );
+    erase(&store, 2);
+    let is_there = |account| is_on_disk(folder.path(), &blob(account)[3000..3032]);
+    assert_eq!([1, 2, 3].map(is_there), [true, false, true]);
+}
+
 #[test]
 fn an_open_view_keeps_what_it_sees() {
     let folder = tempfile::tempdir().unwrap();
@@ -451,4 +571,24 @@ fn an_open_view_keeps_what_it_sees() {
     drop(view);
     erase(&store, 2);
     assert_eq!(on_disk(folder.path(), 2), []);
+}
+
+#[test]
+fn erased_keys_are_off_the_disk_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = [b"did:web:erased.example".as_slice(), b"did:web:kept.example"];
+    let store = open(folder.path()).unwrap();
+    for key in keys {
+        put(&store, Family::Accounts, key, b"row");
+        store.engine.flush().unwrap();
+    }
+    let mut batch = Batch::new();
+    batch.delete(Family::Accounts, keys[0]);
+    store.write(batch).unwrap();
+    store
+        .compact_range(Family::Accounts, &KeyRange::prefix(keys[0]))
+        .unwrap();
+    drop(store);
+    let _store = open(folder.path()).unwrap();
+    assert_eq!(keys.map(|key| is_on_disk(folder.path(), key)), [false, true]);
 }

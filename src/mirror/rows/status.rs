@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Cid, Rev, Timestamp};
+use crate::types::{Cid, HostName, Rev, Timestamp};
 use crate::verify::RejectReason;
 
 use super::codec;
@@ -33,6 +33,16 @@ pub enum SyncState {
         #[serde(with = "codec::value")]
         theirs: Rev,
     },
+    /// Its DID document names a host that is not followed. Our copy stays as it was; nothing is fetched, and
+    /// events change nothing, until the document names a followed host again.
+    Moved {
+        /// The host that the document names.
+        #[serde(with = "codec::text")]
+        to: HostName,
+        /// Since when we know.
+        #[serde(with = "codec::value")]
+        since: Timestamp,
+    },
     /// What the host gives cannot be rebuilt from its records: its CAR is kept whole, and what we held
     /// before stays.
     Quarantined {
@@ -47,6 +57,20 @@ pub enum SyncState {
         /// Its commit.
         #[serde(with = "codec::option")]
         commit: Option<Cid>,
+    },
+}
+
+/// Which of the account's keys signed the head that we hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum HeadSigner {
+    /// The one that was current when we took it.
+    #[default]
+    Current,
+    /// One of before, which its audit log names: it moved or changed its key, and has not written since.
+    Earlier {
+        /// The key, as `did:key`.
+        key: String,
     },
 }
 
@@ -143,6 +167,7 @@ impl SyncState {
             Self::Wanted { .. } => "wanted",
             Self::Live => "live",
             Self::Diverged { .. } => "diverged",
+            Self::Moved { .. } => "moved",
             Self::Quarantined { .. } => "quarantined",
         }
     }

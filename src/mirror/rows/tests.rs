@@ -35,6 +35,9 @@ fn account(status: AccountStatus, sync: SyncState) -> AccountRow {
             commit_block: b"\xa0 block".to_vec(),
             data: Cid::of_block(b"data"),
         }),
+        head_signed_by: HeadSigner::Earlier {
+            key: "did:key:zQ3sh".to_owned(),
+        },
         records: 3,
         record_bytes: 4,
         journal_commits: 5,
@@ -140,7 +143,18 @@ fn accounts_round_trip() {
         commit: None,
     };
     round_trip(&account(AccountStatus::Active, quarantined));
+    let moved = SyncState::Moved {
+        to: host(),
+        since: at(1),
+    };
+    round_trip(&account(AccountStatus::Active, moved));
+    let diverged = SyncState::Diverged {
+        since: at(1),
+        theirs: rev(2),
+    };
+    round_trip(&account(AccountStatus::Active, diverged));
     let mut bare = account(AccountStatus::Active, SyncState::Live);
+    bare.head_signed_by = HeadSigner::Current;
     (bare.head, bare.snapshot, bare.min_rev, bare.verified_at) = (None, None, None, None);
     round_trip(&bare);
 }
@@ -274,7 +288,7 @@ fn rows_have_their_persisted_form() {
     };
     let names: Vec<_> = fields.keys().map(String::as_str).collect();
     let stable = "account_number awaiting_identity deletes deletion_confirmed_at did_number diverged_before_fetch \
-                  head host identity journal_bytes journal_commits min_rev next_audit parked parked_bytes pins \
+                  head head_signed_by host identity journal_bytes journal_commits min_rev next_audit parked parked_bytes pins \
                   record_bytes records snapshot snapshot_due status_seq sync upstream verified_at";
     assert_eq!(names.join(" "), stable);
     assert_eq!(fields["upstream"], Ipld::String("active".to_owned()));
@@ -297,7 +311,7 @@ fn rows_have_their_persisted_form() {
     let digest = data_encoding::HEXLOWER.encode(&sha256(&row.encode()));
     assert_eq!(
         digest,
-        "a6b596d94ab195fade22d5bd4a5c5184e7506b4b5fbd00678355619dd24960c5"
+        "427b3a40ec9266d2e13a99cd83ca8c71caa6f1983cd9b2e0b964eca9a2b35d69"
     );
 }
 
@@ -315,6 +329,8 @@ fn foreign_rows_are_refused() {
         AccountRow::decode(&serde_ipld_dagcbor::to_vec(&Ipld::Map(fields)).unwrap())
     };
     assert!(changed("records", Some(Ipld::Integer(3))).is_ok());
+    let earlier = changed("head_signed_by", None).expect("a field that came later");
+    assert_eq!(earlier.head_signed_by, HeadSigner::Current);
     let text = |text: &str| Some(Ipld::String(text.to_owned()));
     for (name, value) in [
         ("records", None),
@@ -388,9 +404,12 @@ proptest! {
 
     #[test]
     fn any_bytes_decode_or_fail(bytes: Vec<u8>) {
-        let _: Result<AccountRow, _> = Row::decode(&bytes);
-        let _: Result<JournalEntry, _> = Row::decode(&bytes);
-        let _: Result<OutboxEntry, _> = Row::decode(&bytes);
+        let opened = [
+            AccountRow::decode(&bytes).is_ok(),
+            JournalEntry::decode(&bytes).is_ok(),
+            OutboxEntry::decode(&bytes).is_ok(),
+        ];
+        prop_assert_eq!(opened, [false; 3]);
         if let Ok(record) = RecordValue::decode(&bytes) {
             prop_assert_eq!(record.encode(), bytes);
         }

@@ -20,7 +20,8 @@ pub enum StoreError {
     },
     /// The folder cannot be made, or written to.
     #[error(
-        "cannot write to {path}: {detail}; let the user that runs Firekeep own it, or set data_dir to a folder that may be written"
+        "cannot write to {path}: {detail}; let the user that runs Firekeep own it, or set data_dir to a folder \
+         that may be written"
     )]
     NotWritable {
         /// The folder.
@@ -32,6 +33,12 @@ pub enum StoreError {
     #[error("there is no mirror in {path}: check data_dir, or start `firekeep run` once")]
     NotFound {
         /// Where it should be.
+        path: PathBuf,
+    },
+    /// A daemon changes it under the reader.
+    #[error("the mirror in {path} changed faster than it could be read: try again")]
+    Busy {
+        /// The mirror's folder.
         path: PathBuf,
     },
     /// A newer Firekeep wrote it.
@@ -91,7 +98,8 @@ pub enum StoreError {
     },
     /// A key or a value does not decode.
     #[error(
-        "a row of {family} is not valid: {reason} (key {key}); please report this with the Firekeep versions used"
+        "a row of {family} is not valid: {reason} (key {key}); please report this with the Firekeep versions \
+         used"
     )]
     BadRow {
         /// The family.
@@ -129,7 +137,7 @@ impl StoreError {
     /// Whether the same call may succeed later without anybody restarting Firekeep.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Full { .. })
+        matches!(self, Self::Full { .. } | Self::Busy { .. })
     }
 }
 
