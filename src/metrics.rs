@@ -108,6 +108,8 @@ pub struct HostMetrics {
     pub events_parked: IntCounter,
     /// Events that are put aside now.
     pub parked: IntGauge,
+    /// Records taken in that are not strict DAG-CBOR.
+    pub records_noncanonical: IntCounter,
     /// Frames that could not be read.
     pub frames_rejected: By<IntCounter, FrameReason>,
     /// Times the stream was opened again.
@@ -132,6 +134,7 @@ struct HostFamilies {
     events_rejected: IntCounterVec,
     events_parked: IntCounterVec,
     parked: IntGaugeVec,
+    records_noncanonical: IntCounterVec,
     frames_rejected: IntCounterVec,
     reconnects: IntCounterVec,
     resyncs: IntCounterVec,
@@ -259,6 +262,11 @@ impl HostFamilies {
             events_rejected: by("events_rejected_total", "Events refused", "reason"),
             events_parked: make.counters("events_parked_total", "Events put aside", &["host"]),
             parked: int_gauges("parked_events", "Events that are put aside now"),
+            records_noncanonical: make.counters(
+                "records_noncanonical_total",
+                "Records taken in that are not strict DAG-CBOR",
+                &["host"],
+            ),
             frames_rejected: by("frames_rejected_total", "Frames that could not be read", "reason"),
             reconnects: by("reconnects_total", "Times the stream was opened again", "reason"),
             resyncs: make.counters(
@@ -286,6 +294,7 @@ impl HostMetrics {
             events_rejected: By::new(&families.events_rejected, host),
             events_parked: families.events_parked.with_label_values(host),
             parked: families.parked.with_label_values(host),
+            records_noncanonical: families.records_noncanonical.with_label_values(host),
             frames_rejected: By::new(&families.frames_rejected, host),
             reconnects: By::new(&families.reconnects, host),
             resyncs: By2::new(&families.resyncs, host),

@@ -22,7 +22,7 @@ use super::names::{BlobName, DidFolder, SnapshotName};
 use super::snapshot_file::{FileStats, SnapshotDecoder, SnapshotEncoder};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::metrics::labels::Outcome;
+use crate::metrics::labels::{Direction, Outcome, StoreOp};
 use crate::mirror::input::{BlobKey, Input, SnapshotStored};
 use crate::mirror::keyspace::Task;
 use crate::mirror::reader::Mirror;
@@ -162,10 +162,8 @@ impl Keeper {
             sha256: Some(stats.sha256),
             ..PutOptions::create(ContentType::zstd())
         };
-        let put = self
-            .bucket
-            .put(&name, Body::File(file.path().to_owned()), &options)
-            .await?;
+        let body = Body::File(file.path().to_owned());
+        let put = self.put(&name, body, stats.file_bytes, &options).await?;
         if put == PutOutcome::AlreadyThere {
             self.check_snapshot(&name, head.commit, &stats).await?;
         }
@@ -208,18 +206,17 @@ impl Keeper {
             detail,
         };
         let head = self
-            .bucket
-            .head(name)
+            .counted(StoreOp::Head, self.bucket.head(name))
             .await?
             .ok_or_else(|| foreign("it vanished".to_owned()))?;
         if head.sha256 == Some(ours.sha256) && head.size == ours.file_bytes {
             return Ok(());
         }
         let body = self
-            .bucket
-            .get(name)
+            .counted(StoreOp::Get, self.bucket.get(name))
             .await?
             .ok_or_else(|| foreign("it vanished".to_owned()))?;
+        self.metrics.store_bytes.of(Direction::Received).inc_by(body.size);
         let reader = body.into_reader(tokio::runtime::Handle::current());
         let checked = tokio::task::spawn_blocking(move || {
             let decoder = SnapshotDecoder::new(reader, CAR_BYTES_MAX).map_err(|error| error.to_string())?;
@@ -284,18 +281,54 @@ impl Keeper {
             sha256: Some(blob.digest),
             ..PutOptions::create(content_type)
         };
-        if self.bucket.put(&name, body.clone(), &options).await? == PutOutcome::Created {
+        if self.put(&name, body.clone(), size, &options).await? == PutOutcome::Created {
             return Ok(());
         }
         // Its name is its hash: the same size is the same blob, anything else is damage, and is replaced.
-        match self.bucket.head(&name).await? {
+        match self.counted(StoreOp::Head, self.bucket.head(&name)).await? {
             Some(head) if head.size == size => Ok(()),
             _ => {
                 options.create_only = false;
-                self.bucket.put(&name, body, &options).await?;
+                self.put(&name, body, size, &options).await?;
                 Ok(())
             }
         }
+    }
+
+    async fn put(
+        &self,
+        name: &str,
+        body: Body,
+        bytes: u64,
+        options: &PutOptions,
+    ) -> Result<PutOutcome, BucketError> {
+        let put = self.counted(StoreOp::Put, self.bucket.put(name, body, options));
+        let outcome = put.await?;
+        if outcome == PutOutcome::Created {
+            self.metrics.store_bytes.of(Direction::Sent).inc_by(bytes);
+        }
+        Ok(outcome)
+    }
+
+    /// A request to the bucket, counted and timed.
+    async fn counted<T>(
+        &self,
+        op: StoreOp,
+        request: impl Future<Output = Result<T, BucketError>>,
+    ) -> Result<T, BucketError> {
+        let began = Instant::now();
+        let result = request.await;
+        let outcome = if result.is_ok() {
+            Outcome::Ok
+        } else {
+            Outcome::Error
+        };
+        self.metrics.store_requests.of(op, outcome).inc();
+        self.metrics
+            .store_duration
+            .of(op)
+            .observe(began.elapsed().as_secs_f64());
+        result
     }
 
     /// The blob's bytes, hashed again: in memory, or in a file that lives as long as the second value.

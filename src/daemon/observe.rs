@@ -44,6 +44,10 @@ fn observe_note(metrics: &Metrics, note: &Note) {
         Note::ParkedDropped { did } => {
             tracing::warn!(%did, "too many events wait for this account; its repository is fetched instead");
         }
+        Note::Noncanonical { host, did, records } => {
+            metrics.host(host).records_noncanonical.inc_by(*records);
+            tracing::debug!(%host, %did, records, "records that are not strict DAG-CBOR were kept as they are");
+        }
         Note::Rejected { host, did, reason } => {
             metrics.host(host).events_rejected.of(*reason).inc();
             let did = did.as_ref().map(tracing::field::display);
@@ -88,6 +92,15 @@ fn observe_note(metrics: &Metrics, note: &Note) {
         Note::HostBehind { did, ours, theirs } => tracing::warn!(
             %did, %ours, %theirs,
             "the host's copy of this account is older than ours: ours stays"
+        ),
+        Note::Moved {
+            did,
+            from,
+            to,
+            followed,
+        } => tracing::info!(
+            %did, %from, %to, followed,
+            "the account moved; what is not followed any more is kept as it was"
         ),
         Note::Alarm { host, kind, message } => {
             metrics.host(host).alarms.of(*kind).inc();

@@ -1,8 +1,7 @@
 #![allow(clippy::disallowed_methods, reason = "shell: opens everything")]
 //! Opening everything, in an order in which nothing is changed before the mistakes of a configuration show.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -124,34 +123,15 @@ pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Da
             "no PDS to follow: give one with --host https://pds.example.com, or set hosts in firekeep.toml",
         ));
     }
-    let upstream = upstream(&config, &clock)?;
-    let temp_dir = config.data_dir.join("tmp");
-    // A mirror that is not there yet knows no host, and is not made for a mistake.
-    let fresh = !config.data_dir.exists();
-    if fresh {
-        probe_hosts(&config, &upstream, None).await?;
-    }
-    let store = open_store(&config.data_dir, &temp_dir)?;
-    let xrpc = bind(config.listen, "listen")?;
-    let admin = bind(config.admin_listen, "admin_listen")?;
-    if !fresh {
-        probe_hosts(&config, &upstream, Some(&*store)).await?;
-    }
-
+    let Base {
+        upstream,
+        store,
+        temp_dir,
+        xrpc,
+        admin,
+    } = open_base(&config, &clock).await?;
     let metrics = Arc::new(Metrics::new());
-    let numbers = Arc::new(Numbers::open(Arc::clone(&store)).map_err(store_error)?);
-    let limits = ApplierLimits {
-        snapshot_interval: config.snapshot_interval,
-        ..ApplierLimits::default()
-    };
-    let mut applier = Applier::open(Arc::clone(&store), Arc::clone(&numbers), limits).map_err(store_error)?;
-    let orphans = applier.drop_orphans().map_err(store_error)?;
-    if orphans > 0 {
-        tracing::info!(orphans, "removed what an interrupted fetch had left");
-    }
-    for host in &config.hosts {
-        applier.ensure_host(&host.name, &host.url).map_err(store_error)?;
-    }
+    let (applier, numbers) = open_applier(&config, &store)?;
     let archive = open_archive(&config, &*store, new_archive, &clock).await?;
     let (applier, thread, applier_result) = start_applier(applier, &clock, &metrics)?;
 
@@ -160,11 +140,6 @@ pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Da
         clock.clone(),
         ResolverConfig::new(&config.plc_url, config.dev_mode),
     );
-    let urls: BTreeMap<HostName, String> = config
-        .hosts
-        .iter()
-        .map(|host| (host.name.clone(), host.url.clone()))
-        .collect();
     let keeper: Arc<OnceLock<Arc<Keeper>>> = Arc::default();
     let bucket: Arc<OnceLock<Bucket>> = Arc::default();
     let link = ArchiveLink {
@@ -195,22 +170,7 @@ pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Da
         clock: clock.clone(),
         spool_dir: temp_dir,
     };
-    let workshop = Arc::new(Workshop {
-        store: Arc::clone(&store),
-        applier: applier.clone(),
-        fetcher: fetcher.clone(),
-        blobs: BlobFetcher {
-            store: Arc::clone(&store),
-            upstream: upstream.clone(),
-            clock: clock.clone(),
-            bytes_max: config.blob_bytes_max,
-        },
-        resolver: resolver.clone(),
-        keeper: Arc::clone(&keeper),
-        urls,
-        clock: clock.clone(),
-        metrics: Arc::clone(&metrics),
-    });
+    let workshop = Arc::new(workshop(&config, &fetcher, &applier, &keeper, &metrics));
     let control = Arc::new(DaemonControl {
         store: Arc::clone(&store),
         applier: applier.clone(),
@@ -243,6 +203,84 @@ pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Da
         applier_result,
         applier_thread: Mutex::new(Some(thread)),
     })
+}
+
+fn workshop(
+    config: &Config,
+    fetcher: &Fetcher,
+    applier: &ApplierHandle,
+    keeper: &Arc<OnceLock<Arc<Keeper>>>,
+    metrics: &Arc<Metrics>,
+) -> Workshop {
+    let urls = config
+        .hosts
+        .iter()
+        .map(|host| (host.name.clone(), host.url.clone()));
+    Workshop {
+        store: Arc::clone(&fetcher.store),
+        applier: applier.clone(),
+        fetcher: fetcher.clone(),
+        blobs: BlobFetcher {
+            store: Arc::clone(&fetcher.store),
+            upstream: fetcher.upstream.clone(),
+            clock: fetcher.clock.clone(),
+            bytes_max: config.blob_bytes_max,
+        },
+        resolver: fetcher.resolver.clone(),
+        keeper: Arc::clone(keeper),
+        urls: urls.collect(),
+        clock: fetcher.clock.clone(),
+        metrics: Arc::clone(metrics),
+    }
+}
+
+/// What everything else stands on.
+struct Base {
+    upstream: Upstream,
+    store: Arc<dyn Store>,
+    temp_dir: PathBuf,
+    xrpc: TcpListener,
+    admin: TcpListener,
+}
+
+async fn open_base(config: &Config, clock: &Clock) -> Result<Base, DaemonError> {
+    let upstream = upstream(config, clock)?;
+    let temp_dir = config.data_dir.join("tmp");
+    // A mirror that is not there yet knows no host, and is not made for a mistake.
+    let fresh = !config.data_dir.exists();
+    if fresh {
+        probe_hosts(config, &upstream, None).await?;
+    }
+    let store = open_store(&config.data_dir, &temp_dir)?;
+    let xrpc = bind(config.listen, "listen")?;
+    let admin = bind(config.admin_listen, "admin_listen")?;
+    if !fresh {
+        probe_hosts(config, &upstream, Some(&*store)).await?;
+    }
+    Ok(Base {
+        upstream,
+        store,
+        temp_dir,
+        xrpc,
+        admin,
+    })
+}
+
+fn open_applier(config: &Config, store: &Arc<dyn Store>) -> Result<(Applier, Arc<Numbers>), DaemonError> {
+    let numbers = Arc::new(Numbers::open(Arc::clone(store)).map_err(store_error)?);
+    let limits = ApplierLimits {
+        snapshot_interval: config.snapshot_interval,
+        ..ApplierLimits::default()
+    };
+    let mut applier = Applier::open(Arc::clone(store), Arc::clone(&numbers), limits).map_err(store_error)?;
+    let orphans = applier.drop_orphans().map_err(store_error)?;
+    if orphans > 0 {
+        tracing::info!(orphans, "removed what an interrupted fetch had left");
+    }
+    for host in &config.hosts {
+        applier.ensure_host(&host.name, &host.url).map_err(store_error)?;
+    }
+    Ok((applier, numbers))
 }
 
 fn upstream(config: &Config, clock: &Clock) -> Result<Upstream, DaemonError> {

@@ -27,7 +27,7 @@ use crate::mirror::keyspace::{self, Task, TaskKind};
 use crate::mirror::listing::{Listed, list_host};
 use crate::mirror::reader::Mirror;
 use crate::mirror::resync::{Fetcher, stored_identity};
-use crate::mirror::rows::{BlobFailure, Listing};
+use crate::mirror::rows::{BlobFailure, Listing, SyncState};
 use crate::mirror::store::{Family, Store, StoreError};
 use crate::types::{Did, HostName};
 
@@ -213,10 +213,15 @@ impl Workshop {
         Ok(self.applier.apply(input).await?)
     }
 
-    /// The base URL of the account's host, if that is followed.
+    /// The base URL of the account's host, if that is followed and still the account's.
     fn url_of(&self, did: &Did) -> Result<Option<String>, StoreError> {
+        Ok(self.host_of(did)?.map(|(_, url)| url))
+    }
+
+    fn host_of(&self, did: &Did) -> Result<Option<(HostName, String)>, StoreError> {
         let row = Mirror::new(&*self.store).account(did)?;
-        Ok(row.and_then(|row| self.urls.get(&row.host).cloned()))
+        let row = row.filter(|row| !matches!(row.sync, SyncState::Moved { .. }));
+        Ok(row.and_then(|row| self.urls.get(&row.host).cloned().map(|url| (row.host, url))))
     }
 
     fn blob_key(&self, did: &Did, digest: crate::types::Digest) -> Result<Option<BlobKey>, StoreError> {
@@ -301,7 +306,7 @@ impl Workshop {
     }
 
     async fn audit(&self, did: Did, key: Vec<u8>) -> Result<(), WorkError> {
-        let Some(url) = self.url_of(&did)? else {
+        let Some((host, url)) = self.host_of(&did)? else {
             return Ok(self
                 .applier
                 .apply(self.unfollowed(key, Task::AuditAccount(did)))
@@ -310,6 +315,7 @@ impl Workshop {
         let audited = match self.fetcher.standing(&did, &url).await {
             Ok((status, head)) => Input::Audited {
                 did: did.clone(),
+                host,
                 status,
                 head,
                 task: key.clone(),

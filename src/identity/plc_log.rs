@@ -75,12 +75,18 @@ pub struct PlcState {
 /// A signing key that a standing operation of a verified log names, and when it was the current one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoggedKey {
+    did: Did,
     key: SigningKey,
     from: Timestamp,
     until: Option<Timestamp>,
 }
 
 impl LoggedKey {
+    /// Whose.
+    #[must_use]
+    pub const fn did(&self) -> &Did {
+        &self.did
+    }
     /// The key.
     #[must_use]
     pub const fn key(&self) -> &SigningKey {
@@ -271,6 +277,7 @@ impl PlcLog {
             }
             open = key.is_some();
             keys.extend(key.map(|key| LoggedKey {
+                did: self.did.clone(),
                 key: key.clone(),
                 from: entry.created_at,
                 until: None,

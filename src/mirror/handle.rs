@@ -84,7 +84,7 @@ impl ApplierHandle {
             .send(Message {
                 input,
                 durable,
-                place: place,
+                place,
             })
             .await
             .map_err(|_| Stopped)

@@ -27,6 +27,8 @@ pub enum Input {
     FetchFailed {
         /// Whose.
         did: Did,
+        /// The host that was asked.
+        host: HostName,
         /// Why.
         failure: FetchFailure,
         /// The key of the task row that asked for it.
@@ -104,6 +106,8 @@ pub enum Input {
     Audited {
         /// Whose.
         did: Did,
+        /// The host that was asked.
+        host: HostName,
         /// Its standing there; none if the host does not know it.
         status: Option<AccountStatus>,
         /// The commit that the host says is its head; none if it gives none.
@@ -227,6 +231,7 @@ pub struct Fetched {
 
 /// What a fetch brought.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one a fetch, and boxed as a whole")]
 pub enum FetchedContent {
     /// The host's head is the one that we hold.
     Unchanged {

@@ -102,7 +102,7 @@ impl Failed {
 /// A received CAR held against a key.
 enum Judged {
     /// It is proven, and loaded.
-    Proven(FetchedContent),
+    Proven(Box<FetchedContent>),
     /// The head is not signed by this key; nothing was loaded.
     OtherKey(RejectReason),
     /// It is not a complete repository, whatever the key.
@@ -125,6 +125,7 @@ impl Fetcher {
             let retry_at = self.clock.now().plus(INACTIVE_RETRY);
             return Ok(Input::FetchFailed {
                 did,
+                host: row.host,
                 failure: FetchFailure::Inactive(row.upstream),
                 task,
                 retry_at,
@@ -142,6 +143,7 @@ impl Fetcher {
                 let retry_at = self.retry_at(&failed, tries);
                 Ok(Input::FetchFailed {
                     did,
+                    host: row.host,
                     failure: failed.failure,
                     task,
                     retry_at,
@@ -169,8 +171,10 @@ impl Fetcher {
         reason: DesyncReason,
         url: &str,
     ) -> Result<Result<(StoredIdentity, FetchedContent), Failed>, StoreError> {
-        // A key that may have changed is read again; any other reason can live with one that is fresh.
-        let refresh = matches!(reason, DesyncReason::BadSignature | DesyncReason::Moved);
+        // What may have changed is read again; any other reason can live with what was read within a day. No
+        // identity, but a head: the host said that it changed.
+        let announced = row.identity.is_none() && row.head.is_some();
+        let refresh = announced || matches!(reason, DesyncReason::BadSignature | DesyncReason::Moved);
         let identity = match self.resolver.resolve(did, refresh).await {
             // What the cache holds is less than a minute old.
             Err(ResolveError::TooSoon { .. }) => self.resolver.resolve(did, false).await,
@@ -226,7 +230,7 @@ impl Fetcher {
             blocking(move || this.check_and_load(&car, number, &did, HeadKey::Current(&key), now)).await?
         };
         let reason = match judged {
-            Judged::Proven(content) => return Ok(Ok(content)),
+            Judged::Proven(content) => return Ok(Ok(*content)),
             Judged::Failed(failed) => return Ok(Err(failed)),
             Judged::OtherKey(reason) => reason,
         };
@@ -241,7 +245,7 @@ impl Fetcher {
         blocking(move || {
             for logged in &keys {
                 match this.check_and_load(&car, number, &did, HeadKey::Earlier(logged), now)? {
-                    Judged::Proven(content) => return Ok(Ok(content)),
+                    Judged::Proven(content) => return Ok(Ok(*content)),
                     Judged::Failed(failed) => return Ok(Err(failed)),
                     Judged::OtherKey(_) => {}
                 }
@@ -354,11 +358,11 @@ impl Fetcher {
             return Ok(Judged::Failed(Failed::unproven("the CAR has no root".to_owned())));
         };
         match self.load(car, root, number, did, key, now) {
-            Ok((repo, blobs)) => Ok(Judged::Proven(FetchedContent::Loaded {
+            Ok((repo, blobs)) => Ok(Judged::Proven(Box::new(FetchedContent::Loaded {
                 account_number: number,
                 repo,
                 blobs,
-            })),
+            }))),
             Err(RepoFault::Visit(error)) => Err(error),
             Err(RepoFault::Head(reason @ (RejectReason::BadSignature | RejectReason::HighS))) => {
                 Ok(Judged::OtherKey(reason))
@@ -461,3 +465,6 @@ fn failure_of(error: &FetchError) -> Failed {
         wait: error.wait(),
     }
 }
+
+#[cfg(test)]
+mod tests;

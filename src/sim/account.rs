@@ -1,6 +1,7 @@
 //! A simulated account: keys, records, signed commits, frames and exports.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::repo::car::{encode_block, encode_header};
 use crate::repo::commit::build_commit;
@@ -10,10 +11,11 @@ use crate::stream::encode::encode_frame;
 use crate::stream::frame::{Action, CommitFrame, Frame, FrameOp, SyncFrame};
 use crate::types::{Cid, Did, Rev, Timestamp};
 
-/// One account at one host.
+/// One account at one host. A clone is the account in another timeline.
+#[derive(Clone)]
 pub struct SimAccount {
     did: Did,
-    secret: SecretKey,
+    secret: Arc<SecretKey>,
     records: BTreeMap<String, Vec<u8>>,
     rev: Rev,
     data: Cid,
@@ -35,7 +37,7 @@ impl SimAccount {
     pub fn on_curve(curve: Curve, number: u64, now: Timestamp) -> Self {
         let mut seed = [0x42; 32];
         seed[..8].copy_from_slice(&number.to_be_bytes());
-        let secret = SecretKey::from_bytes(curve, &seed).expect("below the group order");
+        let secret = Arc::new(SecretKey::from_bytes(curve, &seed).expect("below the group order"));
         let id: String = (0..24)
             .map(|i| char::from(b'a' + ((number >> (i * 2)) & 3) as u8))
             .collect();
@@ -52,6 +54,14 @@ impl SimAccount {
             data,
             commit,
         }
+    }
+
+    /// The same account under another DID.
+    #[must_use]
+    pub fn with_did(mut self, did: Did) -> Self {
+        self.did = did;
+        self.commit = sign(&self.secret, &self.did, self.rev, self.data);
+        self
     }
 
     /// Its DID.
@@ -76,7 +86,7 @@ impl SimAccount {
     pub fn rotate_key(&mut self, number: u64) {
         let mut seed = [0x43; 32];
         seed[..8].copy_from_slice(&number.to_be_bytes());
-        self.secret = SecretKey::from_bytes(Curve::K256, &seed).expect("below the group order");
+        self.secret = Arc::new(SecretKey::from_bytes(Curve::K256, &seed).expect("below the group order"));
     }
 
     /// What it holds.
@@ -105,6 +115,17 @@ impl SimAccount {
 
     /// Applies writes and returns the `#commit` frame that a host would send with `seq`.
     pub fn commit(&mut self, seq: u64, writes: &[Write], now: Timestamp) -> Vec<u8> {
+        self.write(writes, now).frame(seq, now)
+    }
+
+    /// Applies writes and returns the parts of its `#commit`.
+    pub fn write(&mut self, writes: &[Write], now: Timestamp) -> CommitParts {
+        let next = Timestamp::from_micros(now.micros().max((self.rev.to_bits() >> 10) + 1));
+        self.write_as(writes, Rev::from_time(next, 0))
+    }
+
+    /// Applies writes under this rev, which need not be newer than the head's.
+    pub fn write_as(&mut self, writes: &[Write], rev: Rev) -> CommitParts {
         let (since, prev_data) = (self.rev, self.data);
         let mut ops = Vec::new();
         for (path, record) in writes {
@@ -119,40 +140,54 @@ impl SimAccount {
                 Some(bytes) => drop(self.records.insert(path.clone(), bytes.clone())),
                 None => drop(self.records.remove(path)),
             }
-            ops.push(FrameOp {
+            ops.push(PartOp {
                 action,
-                path,
+                path: path.clone(),
                 cid,
                 prev,
             });
         }
-        self.rev = Rev::from_time(
-            Timestamp::from_micros(now.micros().max((since.to_bits() >> 10) + 1)),
-            0,
-        );
+        self.rev = rev;
         let mut nodes = Vec::new();
         self.data = tree(&self.records, |cid, bytes| nodes.push((cid, bytes.to_vec())));
         self.commit = sign(&self.secret, &self.did, self.rev, self.data);
-        let mut blocks = encode_header(&[self.commit.0]);
-        encode_block(&mut blocks, &self.commit.0, &self.commit.1);
-        for (cid, bytes) in &nodes {
-            encode_block(&mut blocks, cid, bytes);
-        }
-        for bytes in writes.iter().filter_map(|(_, record)| record.as_ref()) {
-            encode_block(&mut blocks, &Cid::of_block(bytes), bytes);
-        }
-        encode_frame(&Frame::Commit(CommitFrame {
-            seq,
+        let records = writes.iter().filter_map(|(_, record)| record.as_ref());
+        CommitParts {
             did: self.did.clone(),
-            commit: self.commit.0,
+            root: self.commit.0,
+            commit: self.commit.clone(),
             rev: self.rev,
             since: Some(since),
-            blocks: &blocks,
-            ops,
             prev_data: Some(prev_data),
-            too_big: false,
-            time: Some(now),
-        }))
+            ops,
+            nodes,
+            records: records
+                .map(|bytes| (Cid::of_block(bytes), bytes.clone()))
+                .collect(),
+        }
+    }
+
+    /// A commit over any root, signed by this account: not its head.
+    #[must_use]
+    pub fn sign_over(&self, rev: Rev, data: Cid) -> (Cid, Vec<u8>) {
+        sign(&self.secret, &self.did, rev, data)
+    }
+
+    /// A commit whose signature is the same in the form that the protocol forbids.
+    #[must_use]
+    pub fn sign_high(&self, rev: Rev, data: Cid) -> (Cid, Vec<u8>) {
+        let block = build_commit(&self.did, rev, data, None, |message| {
+            let mut sig = self.secret.sign(message);
+            negate_k256(sig.last_chunk_mut().expect("64 bytes"));
+            sig
+        });
+        (Cid::of_block(&block), block)
+    }
+
+    /// The signed head.
+    #[must_use]
+    pub fn commit_block(&self) -> &[u8] {
+        &self.commit.1
     }
 
     /// The `#sync` frame of its head.
@@ -173,12 +208,114 @@ impl SimAccount {
     #[must_use]
     pub fn export(&self) -> Vec<u8> {
         let mut car = encode_header(&[self.commit.0]);
-        for bytes in self.records.values() {
-            encode_block(&mut car, &Cid::of_block(bytes), bytes);
+        for (cid, bytes) in self.export_blocks() {
+            encode_block(&mut car, &cid, &bytes);
         }
-        tree(&self.records, |cid, bytes| encode_block(&mut car, &cid, bytes));
-        encode_block(&mut car, &self.commit.0, &self.commit.1);
         car
+    }
+
+    /// The blocks of an export, in its order.
+    #[must_use]
+    pub fn export_blocks(&self) -> Vec<(Cid, Vec<u8>)> {
+        let records = self.records.values();
+        let mut blocks: Vec<_> = records
+            .map(|bytes| (Cid::of_block(bytes), bytes.clone()))
+            .collect();
+        tree(&self.records, |cid, bytes| blocks.push((cid, bytes.to_vec())));
+        blocks.push(self.commit.clone());
+        blocks
+    }
+}
+
+/// The parts of a `#commit`, before they are a frame: what a fault changes.
+#[derive(Debug, Clone)]
+pub struct CommitParts {
+    /// The envelope's DID.
+    pub did: Did,
+    /// The CAR's root.
+    pub root: Cid,
+    /// The signed commit.
+    pub commit: (Cid, Vec<u8>),
+    /// The envelope's rev.
+    pub rev: Rev,
+    /// The rev before.
+    pub since: Option<Rev>,
+    /// The root of the tree before.
+    pub prev_data: Option<Cid>,
+    /// What changed.
+    pub ops: Vec<PartOp>,
+    /// Nodes of the tree, all of them.
+    pub nodes: Vec<(Cid, Vec<u8>)>,
+    /// New records.
+    pub records: Vec<(Cid, Vec<u8>)>,
+}
+
+/// One operation of [`CommitParts`].
+#[derive(Debug, Clone)]
+pub struct PartOp {
+    /// What happened.
+    pub action: Action,
+    /// Where.
+    pub path: String,
+    /// The record afterwards.
+    pub cid: Option<Cid>,
+    /// The record before.
+    pub prev: Option<Cid>,
+}
+
+impl CommitParts {
+    /// The CAR of its blocks.
+    #[must_use]
+    pub fn car(&self) -> Vec<u8> {
+        let mut car = encode_header(&[self.root]);
+        let blocks = [&self.commit].into_iter().chain(&self.nodes).chain(&self.records);
+        for (cid, bytes) in blocks.filter(|(_, bytes)| !bytes.is_empty()) {
+            encode_block(&mut car, cid, bytes);
+        }
+        car
+    }
+
+    /// The frame.
+    #[must_use]
+    pub fn frame(&self, seq: u64, now: Timestamp) -> Vec<u8> {
+        self.frame_with(&self.car(), seq, now)
+    }
+
+    /// The frame with other blocks.
+    #[must_use]
+    pub fn frame_with(&self, blocks: &[u8], seq: u64, now: Timestamp) -> Vec<u8> {
+        let ops = self.ops.iter().map(|op| FrameOp {
+            action: op.action,
+            path: &op.path,
+            cid: op.cid,
+            prev: op.prev,
+        });
+        encode_frame(&Frame::Commit(CommitFrame {
+            seq,
+            did: self.did.clone(),
+            commit: self.commit.0,
+            rev: self.rev,
+            since: self.since,
+            blocks,
+            ops: ops.collect(),
+            prev_data: self.prev_data,
+            too_big: false,
+            time: Some(now),
+        }))
+    }
+}
+
+/// `order - s`, for an s below the order of secp256k1.
+fn negate_k256(s: &mut [u8; 32]) {
+    const ORDER: [u8; 32] = [
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xfe, 0xba,
+        0xae, 0xdc, 0xe6, 0xaf, 0x48, 0xa0, 0x3b, 0xbf, 0xd2, 0x5e, 0x8c, 0xd0, 0x36, 0x41, 0x41,
+    ];
+    let mut borrow = 0;
+    for (digit, order) in s.iter_mut().zip(ORDER).rev() {
+        let difference = i16::from(order) - i16::from(*digit) - borrow;
+        borrow = i16::from(difference < 0);
+        *digit = difference.rem_euclid(256) as u8;
     }
 }
 

@@ -2,7 +2,27 @@
 //!
 //! Compiled for tests and with the feature `sim`. Shares the encoders with the rest and none of the checks;
 //! what an account should hold is kept as a plain map, never read back from our tree.
+//!
+//! [`run`] plays a seed: hosts and their users ([`act`], [`pds`], [`flaws`]), the daemon around the real
+//! core ([`daemon`], [`work`]) and the [`oracle`], in one [`world`] with its own time and chance. The same
+//! seed gives the same trace.
 
 pub mod account;
+pub mod act;
+pub mod daemon;
+pub mod faults;
+pub mod flaws;
+pub mod oracle;
+pub mod pds;
+pub mod run;
+pub mod slow_tree;
+pub mod sweep;
+#[cfg(test)]
+mod tests;
+pub mod work;
+pub mod world;
 
 pub use account::SimAccount;
+pub use faults::Fault;
+pub use run::{Report, run};
+pub use sweep::{Table, sweep};

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::RejectReason;
 use super::commit::{RECORD_BYTES_MAX, check_not_future, check_signature};
 use crate::identity::plc_log::LoggedKey;
+use crate::repo::cbor::check_canonical;
 use crate::repo::commit::Commit;
 use crate::repo::mst::{BlockSource, MstError, WalkLimits, walk};
 use crate::repo::signing_key::SigningKey;
@@ -55,6 +56,7 @@ pub struct VerifiedRepo {
     data: Cid,
     records: u64,
     record_bytes: u64,
+    noncanonical: u64,
     signed_by: KeyStanding,
 }
 
@@ -93,6 +95,11 @@ impl VerifiedRepo {
     #[must_use]
     pub const fn record_bytes(&self) -> u64 {
         self.record_bytes
+    }
+    /// How many records are not strict DAG-CBOR. They are kept byte for byte all the same.
+    #[must_use]
+    pub const fn noncanonical(&self) -> u64 {
+        self.noncanonical
     }
     /// What the key that signed the head was to the account.
     #[must_use]
@@ -155,12 +162,13 @@ pub fn check_repo<'k, S: BlockSource, E>(
     }
     check_not_future(commit.rev, now).map_err(head)?;
     let (key, signed_by) = match key.into() {
+        HeadKey::Earlier(logged) if logged.did() != did => return Err(head(RejectReason::DidMismatch)),
         HeadKey::Current(key) => (key, KeyStanding::Current),
         HeadKey::Earlier(logged) => (logged.key(), KeyStanding::Earlier(logged.clone())),
     };
     check_signature(&commit, key).map_err(head)?;
 
-    let (mut records, mut record_bytes) = (0u64, 0u64);
+    let (mut records, mut record_bytes, mut noncanonical) = (0u64, 0u64, 0u64);
     walk(source, commit.data, &WalkLimits::default(), |path, cid| {
         let path_text = || String::from_utf8_lossy(path).into_owned();
         let Some(bytes) = source.block(&cid).map_err(RepoFault::Read)? else {
@@ -171,6 +179,7 @@ pub fn check_repo<'k, S: BlockSource, E>(
         }
         records += 1;
         record_bytes += bytes.len() as u64;
+        noncanonical += u64::from(check_canonical(&bytes).is_err());
         visit(path, cid, &bytes).map_err(RepoFault::Visit)
     })?;
     Ok(VerifiedRepo {
@@ -181,6 +190,7 @@ pub fn check_repo<'k, S: BlockSource, E>(
         data: commit.data,
         records,
         record_bytes,
+        noncanonical,
         signed_by,
     })
 }

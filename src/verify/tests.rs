@@ -229,10 +229,11 @@ const CASES: &[Case] = {
 };
 
 /// Gates that need the mirror's own rows: the applier's tests make them fire.
-const OF_THE_APPLIER: [RejectReason; 3] = [
+const OF_THE_APPLIER: [RejectReason; 4] = [
     RejectReason::RecordMissing,
     RejectReason::Legacy,
     RejectReason::ChainBroken,
+    RejectReason::Forked,
 ];
 
 fn raw(cid: Cid) -> Cid {
@@ -471,7 +472,13 @@ fn the_limits_hold_without_the_decoder() {
     many.ops.push(many.ops[0].clone());
     let mut shape = Draft::good(Curve::K256);
     shape.ops[2].cid = shape.ops[0].cid;
+    let mut new = Draft::good(Curve::K256);
+    new.ops[0].prev = new.ops[0].cid;
+    let mut without = Draft::good(Curve::K256);
+    without.ops[1].cid = None;
     for (draft, reason) in [
+        (new, RejectReason::OpShape),
+        (without, RejectReason::OpShape),
         (large, RejectReason::BlocksTooLarge),
         (many, RejectReason::TooManyOps),
         (shape, RejectReason::OpShape),

@@ -406,6 +406,7 @@ impl World {
         match attempt {
             Err(failure) => Input::FetchFailed {
                 did,
+                host: row.host,
                 failure,
                 task,
                 retry_at,

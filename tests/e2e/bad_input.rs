@@ -304,7 +304,7 @@ fn wrong_buckets(table: &mut Table<'_>, held: &Firekeep) {
     );
     for (bucket, endpoint, says) in [
         ("no-such-bucket", endpoint.as_str(), "create the bucket"),
-        ("firekeep", forbidden.url.as_str(), "credentials"),
+        ("firekeep", forbidden.url.as_str(), "the right to read"),
     ] {
         let url = format!("s3://{bucket}/x");
         let fresh = to_bucket(table.following(), bucket, endpoint, table.sandbox);

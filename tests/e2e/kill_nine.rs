@@ -8,6 +8,8 @@ use crate::support::sandbox::Sandbox;
 use crate::support::stream::Emitted;
 use crate::support::{Chance, report, sized, wait_for};
 
+/// A connection begins at most so many events early, to see whether the host's history is still the same.
+const OVERLAP: u64 = 32;
 /// After so many kills the PDS is stopped, and what the last one left is looked at.
 const LOOK_AFTER: u64 = 5;
 
@@ -17,6 +19,7 @@ struct Lives {
     count: u64,
     applied: u64,
     replayed: u64,
+    connections: u64,
     loaded: u64,
 }
 
@@ -31,6 +34,7 @@ impl Lives {
         let count = |name: &str, labels: &[(&str, &str)]| metrics.count(name, labels);
         self.applied += count("firekeep_events_applied_total", &[("kind", "commit")]);
         self.replayed += count("firekeep_events_skipped_total", &[("reason", "replayed")]);
+        self.connections += 1 + count("firekeep_reconnects_total", &[]);
         self.loaded += count("firekeep_resyncs_total", &[("result", "loaded")]);
         let rejected = count("firekeep_events_rejected_total", &[]);
         assert_eq!(rejected, 0, "no event of an honest PDS is rejected");
@@ -55,14 +59,16 @@ fn kill_nine() {
         // Until it has fetched something, or has nothing left to fetch; and a moment more.
         wait_for("it fetches repositories", || {
             let metrics = life.metrics_if_there();
-            let loaded = metrics
-                .as_ref()
-                .and_then(|m| m.find("firekeep_resyncs_total", &[("result", "loaded")]));
-            let live = metrics
-                .as_ref()
-                .and_then(|m| m.find("firekeep_account_sync", &[("state", "live")]));
-            let some = loaded.is_some_and(|n| n > 0.0) || live.is_some_and(|n| n >= accounts as f64);
-            if some { Ok(()) } else { Err((loaded, live)) }
+            let Some(metrics) = metrics.filter(|m| m.find("firekeep_resyncs_total", &[]).is_some()) else {
+                return Err((0, 0));
+            };
+            let loaded = metrics.count("firekeep_resyncs_total", &[("result", "loaded")]);
+            let live = metrics.count("firekeep_account_sync", &[("state", "live")]);
+            if loaded > 0 || live >= accounts {
+                Ok(())
+            } else {
+                Err((loaded, live))
+            }
         });
         std::thread::sleep(chance.below(Duration::from_millis(30)));
         let last = life.metrics_if_there().expect("it answered before");
@@ -77,13 +83,15 @@ fn kill_nine() {
         filling.loaded <= accounts,
         "what was fetched and durable is not fetched again: {filling:?}"
     );
-    let first = filled.cursor();
-    assert_eq!(first, Emitted::read(&sandbox).last());
+    let first = life.wait_caught_up(&sandbox).cursor();
+    assert_eq!(filled.accounts("held"), accounts);
+    life.stop();
 
     // Under load.
     let kills = sized(10, 30);
     let mut loaded = Lives::default();
     let mut churn = Some(sandbox.churn(25, 3600));
+    let mut life = firekeep.start();
     let (mut commits, mut prefixes) = (0, 0);
     for kill in 1..=kills {
         let from = life.status().cursor();
@@ -125,10 +133,13 @@ fn kill_nine() {
         loaded.applied <= total,
         "nothing is applied twice: {loaded:?}, {total} commits"
     );
-    assert_eq!(
-        loaded.replayed, 0,
-        "nothing comes twice: cursor and data are one batch: {loaded:?}"
+    // Events did come twice, and were told from new ones; and no more of them than the overlap: the cursor is
+    // durable with the data.
+    assert!(
+        loaded.replayed > 0,
+        "the check for doubles was put to the test: {loaded:?}"
     );
+    assert!(loaded.replayed <= OVERLAP * loaded.connections, "{loaded:?}");
     assert_eq!(
         loaded.loaded, 0,
         "no unchanged account is fetched again: {loaded:?}"
@@ -137,22 +148,22 @@ fn kill_nine() {
     let archive = firekeep.archive();
     let equal = sandbox.compare(&["--url", &firekeep.url(), "--archive", archive.to_str().unwrap()]);
     assert_eq!((equal.accounts, equal.snapshots), (accounts, accounts));
-    let status = life.status();
+    let status = life.wait_none_missing();
     assert_eq!(
         status.accounts("records"),
         equal.records,
         "counted from commit to commit: {status:?}"
     );
-    assert_eq!(status.blobs("missing"), 0, "{status:?}");
     let stopped = life.stop();
     let counts = format!(
         "seed {seed}, {} lives while filling ({partly} killed half-filled, {} of {accounts} repositories seen loaded), {kills} kills under load in \
-         {} lives, {commits} churn commits, {} of {total} commits seen applied, 0 twice, {prefixes} crash states each an \
+         {} lives, {commits} churn commits, {} of {total} commits seen applied, 0 twice though {} came again, {prefixes} crash states each an \
          exact prefix of the stream, {} fetched again, {}, stop {} ms",
         filling.count,
         filling.loaded,
         loaded.count,
         loaded.applied,
+        loaded.replayed,
         loaded.loaded,
         equal.text(),
         stopped.as_millis()

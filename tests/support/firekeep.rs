@@ -286,6 +286,12 @@ impl Running {
         })
     }
 
+    /// Waits until no blob counts as missing. One whose record was deleted before it could be fetched counts until it
+    /// is asked for once more, some seconds later.
+    pub fn wait_none_missing(&mut self) -> Status {
+        self.wait_status("no blob is missing", |status| status.blobs("missing") == 0)
+    }
+
     /// Archives all that is open.
     pub fn snapshot(&mut self) -> u64 {
         let said = self.setup.ask(&["snapshot", "--json"]);

@@ -12,7 +12,7 @@ use super::super::store::StoreError;
 use super::events::Arrival;
 use super::{Applier, Group, Note};
 use crate::repo::record::scan_record;
-use crate::types::{Cid, Did, RepoPath};
+use crate::types::{Cid, Did, HostName, RepoPath};
 use crate::verify::{
     CommitProof, PutRecord, RejectReason, SignedCommit, VerifiedCommit, VerifiedLegacy, VerifiedOp,
     VerifiedSync,
@@ -82,7 +82,7 @@ impl Applier {
     /// The changes of a commit whose operations were undone; our rows must be what it says that it replaces.
     fn proven_changes<'c>(
         &self,
-        group: &Group<'_>,
+        group: &mut Group<'_>,
         row: &AccountRow,
         commit: &'c VerifiedCommit,
     ) -> Result<Result<Vec<RowChange<'c>>, Unfit>, StoreError> {
@@ -108,7 +108,7 @@ impl Applier {
     /// The changes of an older host's commit, if our rows with them build the tree that it signs.
     fn rebuilt_changes<'c>(
         &self,
-        group: &Group<'_>,
+        group: &mut Group<'_>,
         row: &AccountRow,
         commit: &'c VerifiedLegacy,
     ) -> Result<Result<Vec<RowChange<'c>>, Unfit>, StoreError> {
@@ -118,7 +118,7 @@ impl Applier {
             .as_ref()
             .is_some_and(|head| head.data == commit.signed().data());
         if !(commit.ops().is_empty() && same_tree) {
-            if row.records > self.limits.rebuild_records_max {
+            if !self.may_read_all(group, row) {
                 return unproven;
             }
             let changes = commit
@@ -141,7 +141,7 @@ impl Applier {
     /// Gives records that the event left out the bytes that are held of them.
     fn complete<'c>(
         &self,
-        group: &Group<'_>,
+        group: &mut Group<'_>,
         row: &AccountRow,
         olds: Vec<Option<Record>>,
         news: Vec<(&'c RepoPath, Option<PutRecord>)>,
@@ -167,10 +167,20 @@ impl Applier {
             .collect()))
     }
 
+    /// Whether all records of an account may be read to judge one commit: the others wait meanwhile.
+    const fn may_read_all(&self, group: &mut Group<'_>, row: &AccountRow) -> bool {
+        let sum = group.rebuilt.saturating_add(row.records);
+        if row.records > self.limits.rebuild_records_max || sum > self.limits.rebuild_records_per_group_max {
+            return false;
+        }
+        group.rebuilt = sum;
+        true
+    }
+
     /// The bytes of a record that this account holds under this CID, or that this very commit replaces.
     fn held_record(
         &self,
-        group: &Group<'_>,
+        group: &mut Group<'_>,
         row: &AccountRow,
         replaced: &[Option<Record>],
         cid: Cid,
@@ -178,9 +188,7 @@ impl Applier {
         let replaced = replaced.iter().flatten().find(|old| old.cid == cid);
         let found = match replaced {
             Some(old) => Some(old.bytes.clone()),
-            None if row.records <= self.limits.rebuild_records_max => {
-                group.stage.find_record(row.account_number, cid)?
-            }
+            None if self.may_read_all(group, row) => group.stage.find_record(row.account_number, cid)?,
             None => None,
         };
         Ok(found.filter(|bytes| cid.matches(bytes)).map(Bytes::from))
@@ -199,6 +207,7 @@ impl Applier {
         let deleted = changes.iter().filter(|change| change.new.is_none()).count() as u64;
         let before = row.records;
         Self::count_deletes(group, did, &mut row, deleted, before)?;
+        let mut noncanonical = 0;
         let mut journal_ops = Vec::with_capacity(changes.len());
         for RowChange { path, old, new } in changes {
             if let Some(old) = old {
@@ -212,7 +221,9 @@ impl Applier {
                 Some((cid, bytes)) => {
                     row.records += 1;
                     row.record_bytes += bytes.len() as u64;
-                    for blob in scan_record(bytes).blobs {
+                    let scan = scan_record(bytes);
+                    noncanonical += u64::from(!scan.canonical);
+                    for blob in scan.blobs {
                         group.stage.put_blob_ref(number, blob.cid.digest(), path);
                         let mention = BlobMention {
                             digest: *blob.cid.digest(),
@@ -254,12 +265,23 @@ impl Applier {
         row.head_signed_by = HeadSigner::Current;
         self.schedule_snapshot(group, did, &mut row);
         group.stage.put_account(did, row);
+        Self::note_noncanonical(group, did, &arrival.host, noncanonical);
         group.notes.push(Note::Applied {
             host: arrival.host.clone(),
             seq: arrival.seq,
             time: arrival.time,
         });
         Ok(())
+    }
+
+    pub(super) fn note_noncanonical(group: &mut Group<'_>, did: &Did, host: &HostName, records: u64) {
+        if records > 0 {
+            group.notes.push(Note::Noncanonical {
+                host: host.clone(),
+                did: did.clone(),
+                records,
+            });
+        }
     }
 
     /// Makes sure that a blob which a live record refers to is fetched.

@@ -9,6 +9,7 @@ use super::super::rows::{
 };
 use super::super::store::{Family, StoreError};
 use super::epochs::{self, Place};
+use super::gates::is_fork;
 use super::{Applier, Group, Note};
 use crate::types::{AccountStatus, Did, HostName, Rev, Timestamp};
 use crate::verify::{Checked, CommitProof, EventBody, RejectReason, Remedy, VerifiedSync};
@@ -125,49 +126,6 @@ impl Applier {
         }
     }
 
-    /// Whether events of the account have to queue up: it is being fetched, or others wait already.
-    const fn must_wait(row: &AccountRow) -> bool {
-        matches!(row.sync, SyncState::Wanted { .. }) || row.awaiting_identity
-    }
-
-    /// What is settled without the proof: who may speak, whether the account is on, whether the event has to
-    /// wait, whether it is old. `None`: the proof decides.
-    fn before_proof(
-        group: &mut Group<'_>,
-        did: &Did,
-        row: &AccountRow,
-        arrival: &Arrival,
-        rev: Rev,
-        rejection: Option<RejectReason>,
-        turn: Turn,
-    ) -> Option<Fate> {
-        let host = &arrival.host;
-        if row.host != *host {
-            // Another host of ours has the account; its DID document decides when that one is asked.
-            Self::note_rejected(group, did, host, RejectReason::WrongHost);
-        } else if rejection == Some(RejectReason::FutureRev) {
-            Self::note_rejected(group, did, host, RejectReason::FutureRev);
-        } else if !row.upstream.is_active() {
-            // The host says that the account is off, so it should not speak. When it comes back it is compared.
-            group.notes.push(Note::Inactive { host: host.clone() });
-        } else if turn == Turn::Live && Self::must_wait(row) {
-            return Some(Fate::Park);
-        } else if row.head.as_ref().is_some_and(|head| rev <= head.rev) {
-            group.notes.push(Note::Replayed { host: host.clone() });
-        } else {
-            return None;
-        }
-        Some(Fate::Done)
-    }
-
-    fn note_rejected(group: &mut Group<'_>, did: &Did, host: &HostName, reason: RejectReason) {
-        group.notes.push(Note::Rejected {
-            host: host.clone(),
-            did: Some(did.clone()),
-            reason,
-        });
-    }
-
     #[expect(
         clippy::too_many_arguments,
         reason = "one event and its account: a struct would only rename them"
@@ -182,8 +140,22 @@ impl Applier {
         checked: Checked<CommitProof>,
         turn: Turn,
     ) -> Result<Fate, StoreError> {
-        if let Some(fate) = Self::before_proof(group, did, &row, arrival, rev, checked.rejection(), turn) {
+        let forked = checked
+            .proof()
+            .is_some_and(|proof| is_fork(&row, rev, proof.signed()));
+        let old = (!forked).then_some(rev);
+        if let Some(fate) = Self::before_proof(group, did, &row, arrival, old, checked.rejection(), turn) {
             return Ok(fate);
+        }
+        if forked {
+            return Ok(Self::reject(
+                group,
+                did,
+                row,
+                &arrival.host,
+                RejectReason::Forked,
+                turn,
+            ));
         }
         let proof = match checked {
             Checked::Verified(proof) => proof,
@@ -223,8 +195,22 @@ impl Applier {
         checked: Checked<Box<VerifiedSync>>,
         turn: Turn,
     ) -> Result<Fate, StoreError> {
-        if let Some(fate) = Self::before_proof(group, did, &row, arrival, rev, checked.rejection(), turn) {
+        let forked = checked
+            .proof()
+            .is_some_and(|proof| is_fork(&row, rev, proof.signed()));
+        let old = (!forked).then_some(rev);
+        if let Some(fate) = Self::before_proof(group, did, &row, arrival, old, checked.rejection(), turn) {
             return Ok(fate);
+        }
+        if forked {
+            return Ok(Self::reject(
+                group,
+                did,
+                row,
+                &arrival.host,
+                RejectReason::Forked,
+                turn,
+            ));
         }
         let sync = match checked {
             Checked::Verified(sync) => sync,
@@ -346,10 +332,14 @@ impl Applier {
         host: &HostName,
     ) -> Result<(), StoreError> {
         let mut row = self.account_or_new(group, did, host)?;
+        if Self::is_foreign(group, did, &row, host) {
+            return Ok(());
+        }
         // The key on file may be the one of before: no commit is judged by it any more. An account that is
-        // to be fetched gets its identity with the fetch.
+        // to be fetched gets its identity with the fetch, but what is inactive is not fetched.
         row.identity = None;
-        if !row.awaiting_identity && !matches!(row.sync, SyncState::Wanted { .. }) {
+        let fetching = matches!(row.sync, SyncState::Wanted { .. }) && row.upstream.is_active();
+        if !row.awaiting_identity && !fetching {
             row.awaiting_identity = true;
             group
                 .stage
@@ -368,7 +358,7 @@ impl Applier {
         status: AccountStatus,
     ) -> Result<(), StoreError> {
         let mut row = self.account_or_new(group, did, host)?;
-        if row.host != *host {
+        if Self::is_foreign(group, did, &row, host) {
             return Ok(());
         }
         row.status_seq = seq;
@@ -388,6 +378,10 @@ impl Applier {
                 group.stage.put_task(group.now, &Task::AuditAccount(did.clone()));
             }
             let returns = status.is_active() && !row.upstream.is_active();
+            if !status.is_active() {
+                // The host that an account leaves says no more than this.
+                Self::ask_identity(group, did, &row);
+            }
             row.upstream = status;
             if returns {
                 if matches!(row.sync, SyncState::Wanted { .. }) {
@@ -417,9 +411,9 @@ impl Applier {
         };
         let row = self.account_or_new(group, &did, host)?;
         // Another host's word about the account is no reason to fetch it.
-        let is_ours = row.host == *host;
-        let reason = if is_ours { reason } else { RejectReason::WrongHost };
-        Self::reject(group, &did, row, host, reason, Turn::Replayed);
+        if !Self::is_foreign(group, &did, &row, host) {
+            Self::reject(group, &did, row, host, reason, Turn::Replayed);
+        }
         Ok(())
     }
 

@@ -10,9 +10,10 @@ use super::super::reader::Mirror;
 use super::super::rows::{AccountRow, DesyncReason, Head, HeadSigner, Row as _, StoredIdentity, SyncState};
 use super::super::store::{Family, StoreError};
 use super::events::{Arrival, Fate, Turn};
+use super::moved::Placed;
 use super::{Applier, Group, Note};
 use crate::repo::signing_key::SigningKey;
-use crate::types::{Did, Rev, Timestamp};
+use crate::types::{Did, HostName, Rev, Timestamp};
 use crate::verify::{EventBody, FrameContent, KeyLookup, KeyStanding, VerifiedRepo, check_frame};
 
 impl Applier {
@@ -37,7 +38,8 @@ impl Applier {
             SyncState::Wanted { reason, .. } => Some(reason),
             _ => None,
         };
-        let Some(reason) = wanted.filter(|_| row.account_number == from_number) else {
+        let current = row.account_number == from_number && identity.speaks_at(&row.host);
+        let Some(reason) = wanted.filter(|_| current) else {
             // Something else settled it while the fetch was under way.
             drop_generation(group, loaded_number);
             if wanted.is_some() {
@@ -141,6 +143,7 @@ impl Applier {
         repo: &VerifiedRepo,
         blobs: &[BlobMention],
     ) -> Result<(), StoreError> {
+        Self::note_noncanonical(group, did, &row.host, repo.noncanonical());
         let first = row.head.is_none();
         let was_diverged = row.diverged_before_fetch;
         if !Self::pin_if_lost(group, did, row, number, was_diverged)? {
@@ -182,6 +185,7 @@ impl Applier {
         &mut self,
         group: &mut Group<'_>,
         did: &Did,
+        host: &HostName,
         failure: &FetchFailure,
         task: &[u8],
         retry_at: Timestamp,
@@ -190,6 +194,10 @@ impl Applier {
         let Some(mut row) = self.account(group, did)? else {
             return Ok(());
         };
+        if row.host != *host {
+            // It moved meanwhile; the new host's fetch has a task of its own.
+            return Ok(());
+        }
         if let FetchFailure::Inactive(status) = failure
             && row.upstream.is_active()
         {
@@ -218,6 +226,12 @@ impl Applier {
                 reason,
                 failure: failure.clone(),
             });
+            if let FetchFailure::NotThisHost(identity) = failure
+                && Self::take_identity(group, did, &mut row, identity.clone())? == Placed::Elsewhere
+            {
+                group.stage.put_account(did, row);
+                return Ok(());
+            }
             Self::retry_fetch(group, did, row, retry_at);
         }
         Ok(())
@@ -248,17 +262,18 @@ impl Applier {
                 group
                     .stage
                     .put_task(retry_at, &Task::ResolveIdentity(did.clone()));
+            } else {
+                Self::ask_identity_later(group, did, &row);
             }
             return Ok(());
         };
-        row.identity = Some(identity);
-        row.awaiting_identity = false;
-        let live = row.sync == SyncState::Live;
+        Self::take_identity(group, did, &mut row, identity)?;
+        let fetching = matches!(row.sync, SyncState::Wanted { .. });
         group.stage.put_account(did, row);
-        if live {
-            self.replay_parked(group, did)
-        } else {
+        if fetching {
             Ok(())
+        } else {
+            self.replay_parked(group, did)
         }
     }
 

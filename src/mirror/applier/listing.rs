@@ -74,8 +74,11 @@ impl Applier {
             group.stage.put_account(&repo.did, row);
             return Ok(());
         };
-        if row.host != *host {
-            // Another host of ours has it. Which of them may speak for it, its DID document says.
+        // The host that an account left goes on listing it as inactive: that says nothing.
+        if row.host != *host && !repo.status.is_active() {
+            return Ok(());
+        }
+        if Self::is_foreign(group, &repo.did, &row, host) {
             return Ok(());
         }
         if repo.status.is_active() && row.head.as_ref().map(|head| head.commit) != repo.head {
@@ -111,7 +114,8 @@ impl Applier {
         };
         let (mut held, mut unlisted) = (0u64, Vec::new());
         Mirror::new(group.stage.store()).each_account(|did, row| {
-            if row.host == *host && row.head.is_some() && row.upstream.is_active() {
+            let away = matches!(row.sync, SyncState::Moved { .. });
+            if row.host == *host && row.head.is_some() && row.upstream.is_active() && !away {
                 held += 1;
                 if !listed.contains(&row.did_number) {
                     unlisted.push(did);
@@ -137,6 +141,7 @@ impl Applier {
         &mut self,
         group: &mut Group<'_>,
         did: &Did,
+        host: &HostName,
         status: Option<AccountStatus>,
         head: Option<Cid>,
         task: &[u8],
@@ -145,6 +150,14 @@ impl Applier {
         let Some(mut row) = self.account(group, did)? else {
             return Ok(());
         };
+        if Self::is_foreign(group, did, &row, host) {
+            // It moved while that host was asked; the new one is asked in its turn.
+            group.stage.put_task(
+                group.now.plus(self.limits.audit_interval),
+                &Task::AuditAccount(did.clone()),
+            );
+            return Ok(());
+        }
         match &status {
             None if row.upstream != AccountStatus::Deleted && row.head.is_some() => {
                 let message = format!("{did}: the host says that it has no such account; ours is kept");

@@ -14,10 +14,14 @@ mod commit;
 pub mod epochs;
 mod events;
 mod fetched;
+mod gates;
 mod generations;
 mod listing;
 #[cfg(test)]
 mod rollback_tests;
+mod moved;
+#[cfg(test)]
+mod moved_tests;
 mod snapshots;
 mod stage;
 #[cfg(test)]
@@ -57,6 +61,8 @@ pub struct ApplierLimits {
     /// Up to so many records an account's tree is rebuilt, or a record looked for, to judge one commit: half a
     /// microsecond a record, and a read of the row, while the others wait. Beyond it is fetched.
     pub rebuild_records_max: u64,
+    /// And so many for all commits that are applied in one go, such as those that waited for a fetch.
+    pub rebuild_records_per_group_max: u64,
     /// A host's accounts are listed again this long after the last listing: for what its stream never said.
     pub listing_interval: Duration,
     /// An account is compared with its host this often.
@@ -72,6 +78,7 @@ impl Default for ApplierLimits {
             batch_bytes: 4 << 20,
             snapshot_interval: Duration::from_secs(3600),
             rebuild_records_max: 200_000,
+            rebuild_records_per_group_max: 2_000_000,
             listing_interval: Duration::from_secs(6 * 3600),
             audit_interval: Duration::from_secs(24 * 3600),
         }
@@ -111,6 +118,15 @@ pub enum Note {
     ParkedDropped {
         /// Whose.
         did: Did,
+    },
+    /// Records were taken in that are not strict DAG-CBOR: kept byte for byte, and counted.
+    Noncanonical {
+        /// From which host.
+        host: HostName,
+        /// Whose.
+        did: Did,
+        /// How many.
+        records: u64,
     },
     /// An event was not accepted.
     Rejected {
@@ -177,6 +193,17 @@ pub enum Note {
         /// The host's.
         theirs: Rev,
     },
+    /// An account's DID document names another host than before.
+    Moved {
+        /// Whose.
+        did: Did,
+        /// The host that it was followed at.
+        from: HostName,
+        /// The host that the document names.
+        to: HostName,
+        /// Whether that one is followed.
+        followed: bool,
+    },
     /// An alarm was raised.
     Alarm {
         /// Which host it concerns.
@@ -225,6 +252,8 @@ struct Group<'a> {
     stage: Stage<'a>,
     now: Timestamp,
     notes: Vec<Note>,
+    /// Records that were read to judge commits.
+    rebuilt: u64,
 }
 
 impl Applier {
@@ -287,6 +316,7 @@ impl Applier {
             stage: Stage::new(&*store),
             now,
             notes: Vec::new(),
+            rebuilt: 0,
         };
         let mut tasks = false;
         for input in inputs {
@@ -312,10 +342,11 @@ impl Applier {
             Input::Fetched(fetched) => self.on_fetched(group, *fetched),
             Input::FetchFailed {
                 did,
+                host,
                 failure,
                 task,
                 retry_at,
-            } => self.on_fetch_failed(group, &did, &failure, &task, retry_at),
+            } => self.on_fetch_failed(group, &did, &host, &failure, &task, retry_at),
             Input::Identity {
                 did,
                 resolved,
@@ -342,10 +373,11 @@ impl Applier {
             Input::Connected { host } => Self::on_connected(group, &host),
             Input::Audited {
                 did,
+                host,
                 status,
                 head,
                 task,
-            } => self.on_audited(group, &did, status, head, &task),
+            } => self.on_audited(group, &did, &host, status, head, &task),
             Input::Acknowledge { alarm, by } => Self::on_acknowledged(group, &alarm, by),
             Input::ArchiveLinked { id } => self.on_archive_linked(group, &id),
             Input::SnapshotStored(stored) => self.on_snapshot_stored(group, &stored),
@@ -411,7 +443,8 @@ impl Applier {
         least_rev: Option<Rev>,
     ) {
         row.min_rev = row.min_rev.max(least_rev);
-        if let SyncState::Wanted { .. } = row.sync {
+        // What moved away cannot be fetched here.
+        if let SyncState::Wanted { .. } | SyncState::Moved { .. } = row.sync {
             return;
         }
         row.diverged_before_fetch |= matches!(row.sync, SyncState::Diverged { .. });

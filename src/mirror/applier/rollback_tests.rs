@@ -193,6 +193,7 @@ fn a_repository_that_is_gone_is_kept() {
     world.commit(&mut account, &[write("b", "second")]);
     let before = world.row(account.did()).and_then(|row| row.head);
     let failed = Input::FetchFailed {
+        host: world.host.clone(),
         did: account.did().clone(),
         failure: FetchFailure::NotFound,
         task: world.fetch_task(account.did()),
@@ -309,6 +310,7 @@ fn repeated_audits_and_listings_leave_one_task_each() {
     let account = world.live(1);
     for _ in 0..3 {
         world.apply(Input::Audited {
+            host: world.host.clone(),
             did: account.did().clone(),
             status: Some(AccountStatus::Active),
             head: Some(account.head()),
@@ -352,7 +354,9 @@ fn a_deletion_counts_only_when_the_host_confirms_it() {
         (AccountStatus::Deleted, None)
     );
 
+    let host = world.host.clone();
     let audited = |status| Input::Audited {
+        host: host.clone(),
         did: did.clone(),
         status,
         head: None,

@@ -680,6 +680,7 @@ fn a_failed_fetch_keeps_what_we_hold_and_is_tried_again() {
         let task = world.fetch_task(account.did());
         world.apply(Input::FetchFailed {
             did: account.did().clone(),
+            host: world.host.clone(),
             failure,
             task,
             retry_at,

@@ -190,6 +190,28 @@ fn too_many_records_are_not_rebuilt_for_one_commit() {
 }
 
 #[test]
+fn many_commits_in_one_go_do_not_rebuild_without_end() {
+    let mut world = World::new();
+    let mut account = live_with_records(&mut world, 60);
+    world.applier.limits.rebuild_records_per_group_max = 61 + 62 + 63;
+    let mut inputs = Vec::new();
+    for i in 0..5 {
+        let seq = world.seq();
+        let frame = older(
+            &account.commit(seq, &[write(&format!("new{i}"), "x")], NOW),
+            |_| {},
+        );
+        inputs.push(world.event(frame));
+    }
+    let notes = world.applier.apply(inputs, NOW).expect("applies").notes;
+    let applied = notes.iter().filter(|note| matches!(note, Note::Applied { .. }));
+    assert_eq!(applied.count(), 3, "{notes:?}");
+    assert_eq!(rejected(&notes), [RejectReason::Legacy]);
+    world.fetch(&account);
+    world.check_equal(&account);
+}
+
+#[test]
 fn a_commit_of_an_older_host_waits_like_any_other() {
     let mut world = World::new();
     let mut account = SimAccount::new(5, NOW);
@@ -301,4 +323,117 @@ fn a_sync_that_signs_the_tree_we_hold_is_taken_over_without_a_fetch() {
     let seq = world.seq();
     let notes = world.frame(account.sync_frame(seq, NOW));
     assert!(matches!(notes[..], [Note::Desynchronized { .. }]), "{notes:?}");
+}
+
+#[test]
+fn records_that_are_no_strict_cbor_are_kept_and_counted() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    let odd = |rkey: &str, bytes: &[u8]| (format!("app.bsky.feed.post/{rkey}"), Some(bytes.to_vec()));
+    // An overlong integer, a float, and no CBOR at all.
+    let writes = [
+        odd("x", b"\x18\x01"),
+        odd("y", b"\xf9\x3c\x00"),
+        odd("z", b"\xff"),
+        write("b", "good"),
+    ];
+    let count = |notes: &[Note]| {
+        notes.iter().find_map(|note| match note {
+            Note::Noncanonical { records, .. } => Some(*records),
+            _ => None,
+        })
+    };
+    let notes = world.commit(&mut account, &writes);
+    assert_eq!(count(&notes), Some(3), "{notes:?}");
+    world.check_equal(&account);
+    assert_eq!(count(&world.commit(&mut account, &[delete("x")])), None);
+    account.commit(0, &[write("lost", "x")], NOW);
+    world.commit(&mut account, &[write("c", "x")]);
+    assert_eq!(count(&world.fetch(&account)), Some(2));
+    world.check_equal(&account);
+}
+
+#[test]
+fn a_proven_event_changes_nothing_when_it_comes_from_another_host_or_for_an_account_that_is_off() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    let before = world.row(account.did());
+    let seq = world.seq();
+    let frames = [
+        account.commit(seq, &[write("b", "x")], NOW),
+        account.sync_frame(seq + 1, NOW),
+    ];
+    let other: HostName = "other.test".parse().expect("valid");
+    world
+        .applier
+        .ensure_host(&other, "https://other.test")
+        .expect("writes");
+    for frame in &frames {
+        // Both hosts are ours, and the proof is as good from either.
+        let Input::Event(mut event) = world.event(frame.clone()) else {
+            panic!("an event");
+        };
+        event.host = other.clone();
+        let notes = world.apply(Input::Event(event));
+        assert_eq!(rejected(&notes), [RejectReason::WrongHost]);
+        assert_eq!(world.row(account.did()), before);
+    }
+
+    let standing = encode_frame(&Frame::Account(crate::stream::frame::AccountFrame {
+        seq: 1,
+        did: account.did().clone(),
+        active: false,
+        status: Some("takendown"),
+        time: None,
+    }));
+    let mut world = World::new();
+    let mut account = world.live(1);
+    world.frame(standing);
+    world.seq = 1;
+    let before = world.row(account.did());
+    let seq = world.seq();
+    for frame in [
+        account.commit(seq, &[write("b", "x")], NOW),
+        account.sync_frame(seq + 1, NOW),
+    ] {
+        let notes = world.frame(frame);
+        assert!(matches!(notes[..], [Note::Inactive { .. }]), "{notes:?}");
+        assert_eq!(world.row(account.did()), before);
+    }
+}
+
+#[test]
+fn another_commit_under_our_rev_is_looked_into() {
+    for as_sync in [false, true] {
+        let mut world = World::new();
+        let mut account = world.live(1);
+        let mut twin = SimAccount::new(1, NOW);
+        twin.commit(0, &[write("a", "first")], NOW);
+        world.commit(&mut account, &[write("b", "ours")]);
+        let seq = world.seq();
+        let mut frame = twin.commit(seq, &[write("b", "theirs")], NOW);
+        if as_sync {
+            frame = twin.sync_frame(seq, NOW);
+        }
+        assert_eq!(
+            (twin.rev(), twin.head() == account.head()),
+            (account.rev(), false)
+        );
+        assert_eq!(rejected(&world.frame(frame)), [RejectReason::Forked]);
+        let row = world.row(account.did()).expect("known");
+        assert!(matches!(
+            row.sync,
+            SyncState::Wanted {
+                reason: DesyncReason::HeadDiffers,
+                ..
+            }
+        ));
+        // The host has the other one indeed: ours stays, with an alarm.
+        let notes = world.fetch(&twin);
+        assert!(
+            notes.iter().any(|note| matches!(note, Note::Alarm { .. })),
+            "{notes:?}"
+        );
+        world.check_equal(&account);
+    }
 }

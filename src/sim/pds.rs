@@ -1,0 +1,322 @@
+//! Simulated hosts: accounts, a stream with a window, and what the XRPC methods answer.
+//!
+//! Everything that a host sends is real bytes. What a host *does* and what goes wrong is decided elsewhere
+//! (`act`); here stands only what it holds and how it answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::account::SimAccount;
+use crate::stream::encode::encode_frame;
+use crate::stream::frame::{AccountFrame, Frame, IdentityFrame};
+use crate::types::{AccountStatus, Cid, Did, Digest, HostName, Rev, Timestamp};
+
+/// A blob at a host.
+#[derive(Debug, Clone)]
+pub struct SimBlob {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// What the host does when it is asked.
+    pub given: BlobGiven,
+}
+
+/// What a host does when it is asked for a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlobGiven {
+    /// Gives it.
+    Whole,
+    /// Says that there is none.
+    Missing,
+    /// Says that there is none until this time.
+    Late(Timestamp),
+    /// Gives other bytes.
+    Wrong,
+}
+
+/// An account at a host.
+#[derive(Clone)]
+pub struct HostAccount {
+    /// Its repository.
+    pub account: SimAccount,
+    /// Its standing.
+    pub status: AccountStatus,
+    /// Its blobs.
+    pub blobs: BTreeMap<Digest, SimBlob>,
+    /// Whether the host forgot it for a while.
+    pub forgotten: bool,
+    /// Records written so far: makes paths and texts distinct.
+    pub written: u64,
+}
+
+/// What an event of a host's stream was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// A commit of the account, as it was.
+    Commit(Rev),
+    /// Its state.
+    Sync(Rev),
+    /// A word about its identity.
+    Identity,
+    /// Its standing.
+    Account(AccountStatus),
+    /// Something that is not so.
+    Nonsense,
+}
+
+/// An event that a host wrote into its stream.
+#[derive(Debug, Clone)]
+pub struct Emitted {
+    /// Its number.
+    pub seq: u64,
+    /// Whose.
+    pub did: Did,
+    /// What it says.
+    pub said: Said,
+    /// The frame.
+    pub frame: Vec<u8>,
+}
+
+/// What a host holds: what a copy of its disk has.
+#[derive(Clone)]
+pub struct Books {
+    /// Its accounts.
+    pub accounts: BTreeMap<Did, HostAccount>,
+    /// Its stream, oldest first.
+    pub log: Vec<Emitted>,
+    /// The number of the next event.
+    pub next_seq: u64,
+    /// Events up to this number are forgotten.
+    pub forgotten_to: u64,
+}
+
+/// A host.
+pub struct SimPds {
+    /// Its name.
+    pub name: HostName,
+    /// What it holds now.
+    pub books: Books,
+    /// An older copy of its disk.
+    pub copy: Option<Books>,
+    /// It does not answer.
+    pub down: bool,
+    /// It lists no accounts.
+    pub lists_nothing: bool,
+    /// Its numbers went back and it has not been asked for a cursor since.
+    pub went_back: bool,
+    /// Events that a later one overtook on the way: whoever got that one cannot know of them.
+    pub overtaken: BTreeSet<u64>,
+    /// Its numbers went back in this very step.
+    pub went_back_now: bool,
+}
+
+/// Why a host does not give what it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// No answer, or an error of its own.
+    Unreachable,
+    /// `RepoNotFound`, or no such blob.
+    NotFound,
+    /// The account is not active.
+    Inactive(AccountStatus),
+}
+
+/// What a stream begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// Events above the cursor follow.
+    Open,
+    /// `#info OutdatedCursor`, then the oldest that is kept.
+    Outdated,
+    /// `FutureCursor`, then the end.
+    Future,
+}
+
+/// An account of a listing.
+pub type ListedAccount = (Did, Cid, AccountStatus);
+
+impl SimPds {
+    /// A host without accounts.
+    #[must_use]
+    pub fn new(number: usize) -> Self {
+        Self {
+            name: format!("pds{number}.test").parse().expect("a host name"),
+            books: Books {
+                accounts: BTreeMap::new(),
+                log: Vec::new(),
+                next_seq: 1,
+                forgotten_to: 0,
+            },
+            copy: None,
+            down: false,
+            lists_nothing: false,
+            went_back: false,
+            overtaken: BTreeSet::new(),
+            went_back_now: false,
+        }
+    }
+
+    /// Takes the next number; `gap` numbers are left out.
+    pub const fn take_seq(&mut self, gap: u64) -> u64 {
+        let seq = self.books.next_seq + gap;
+        self.books.next_seq = seq + 1;
+        seq
+    }
+
+    /// Writes an event into the stream.
+    pub fn emit(&mut self, seq: u64, did: &Did, said: Said, frame: Vec<u8>) {
+        let did = did.clone();
+        self.books.log.push(Emitted {
+            seq,
+            did,
+            said,
+            frame,
+        });
+    }
+
+    /// Emits `#identity`.
+    pub fn emit_identity(&mut self, did: &Did, now: Timestamp) {
+        let seq = self.take_seq(0);
+        let frame = encode_frame(&Frame::Identity(IdentityFrame {
+            seq,
+            did: did.clone(),
+            handle: None,
+            time: Some(now),
+        }));
+        self.emit(seq, did, Said::Identity, frame);
+    }
+
+    /// Emits `#account` with the account's standing.
+    pub fn emit_account(&mut self, did: &Did, now: Timestamp) {
+        let Some(held) = self.books.accounts.get(did) else {
+            return;
+        };
+        let status = held.status.clone();
+        let seq = self.take_seq(0);
+        let frame = encode_frame(&Frame::Account(AccountFrame {
+            seq,
+            did: did.clone(),
+            active: status.is_active(),
+            status: status.wire_name(),
+            time: Some(now),
+        }));
+        self.emit(seq, did, Said::Account(status), frame);
+    }
+
+    /// Emits `#sync` with the account's head.
+    pub fn emit_sync(&mut self, did: &Did, now: Timestamp) {
+        let seq = self.take_seq(0);
+        let Some(held) = self.books.accounts.get(did) else {
+            return;
+        };
+        let (frame, rev) = (held.account.sync_frame(seq, now), held.account.rev());
+        self.emit(seq, did, Said::Sync(rev), frame);
+    }
+
+    /// The number of the newest event; 0 before the first.
+    #[must_use]
+    pub const fn last_seq(&self) -> u64 {
+        self.books.next_seq - 1
+    }
+
+    /// What `subscribeRepos` begins with.
+    #[must_use]
+    pub fn open(&self, cursor: u64) -> Opening {
+        if cursor > self.last_seq() {
+            Opening::Future
+        } else if cursor < self.books.forgotten_to {
+            Opening::Outdated
+        } else {
+            Opening::Open
+        }
+    }
+
+    /// The first event above a number. What is forgotten is only forgotten for new connections.
+    #[must_use]
+    pub fn next_event(&self, after: u64) -> Option<&Emitted> {
+        self.books.log.iter().find(|event| event.seq > after)
+    }
+
+    /// `listRepos`: accounts after the cursor, at most `limit`, and the next cursor.
+    ///
+    /// # Errors
+    /// When the host is down.
+    pub fn list(
+        &self,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<ListedAccount>, Option<String>), Refusal> {
+        if self.down {
+            return Err(Refusal::Unreachable);
+        }
+        if self.lists_nothing {
+            return Ok((Vec::new(), None));
+        }
+        let known = self.books.accounts.iter().filter(|(_, held)| !held.forgotten);
+        let mut after = known.filter(|(did, _)| cursor.is_none_or(|cursor| did.as_str() > cursor));
+        let page: Vec<_> = after
+            .by_ref()
+            .take(limit)
+            .map(|(did, held)| (did.clone(), held.account.head(), held.status.clone()))
+            .collect();
+        let next = page.last().map(|(did, ..)| did.to_string());
+        Ok((page, next.filter(|_| after.next().is_some())))
+    }
+
+    /// The account, if the host serves it.
+    ///
+    /// # Errors
+    /// As the host would answer.
+    pub fn served(&self, did: &Did) -> Result<&HostAccount, Refusal> {
+        if self.down {
+            return Err(Refusal::Unreachable);
+        }
+        let held = self.books.accounts.get(did).filter(|held| !held.forgotten);
+        let held = held.ok_or(Refusal::NotFound)?;
+        match &held.status {
+            status if status.is_active() => Ok(held),
+            AccountStatus::Deleted => Err(Refusal::NotFound),
+            // The lexicon has no error for an unknown reason; hosts say that there is none.
+            AccountStatus::Other(_) => Err(Refusal::NotFound),
+            status => Err(Refusal::Inactive(status.clone())),
+        }
+    }
+
+    /// `getBlob`.
+    ///
+    /// # Errors
+    /// As the host would answer.
+    pub fn blob(&self, did: &Did, digest: &Digest, now: Timestamp) -> Result<Vec<u8>, Refusal> {
+        let blob = self.served(did)?.blobs.get(digest).ok_or(Refusal::NotFound)?;
+        match blob.given {
+            BlobGiven::Whole => Ok(blob.bytes.clone()),
+            BlobGiven::Late(until) if now >= until => Ok(blob.bytes.clone()),
+            BlobGiven::Late(_) | BlobGiven::Missing => Err(Refusal::NotFound),
+            BlobGiven::Wrong => Ok(b"not these".to_vec()),
+        }
+    }
+}
+
+/// A DID document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// The key, as `did:key`.
+    pub key: String,
+    /// The host that it names.
+    pub host: HostName,
+}
+
+/// The PLC directory.
+#[derive(Debug, Default)]
+pub struct Plc {
+    /// What it holds.
+    pub documents: BTreeMap<Did, Document>,
+    /// It does not answer.
+    pub down: bool,
+}
+
+/// Everything outside of the daemon.
+pub struct Network {
+    /// The hosts.
+    pub hosts: Vec<SimPds>,
+    /// The directory.
+    pub plc: Plc,
+}
