@@ -15,10 +15,11 @@ use bytes::Bytes;
 use super::faults::Fault;
 use super::oracle::{Oracle, PARKED_BYTES_MAX, PARKED_FRAMES_MAX, Verdict};
 use super::pds::{Network, Opening};
+use super::tally;
 use super::work::{Archive, Cached, Work};
 use super::world::{Event, World};
 use crate::mirror::applier::epochs::resume_cursor;
-use crate::mirror::applier::{Applier, ApplierLimits, Note};
+use crate::mirror::applier::{Applier, ApplierLimits};
 use crate::mirror::input::{Gap, HostEvent, Input};
 use crate::mirror::keyspace::Task;
 use crate::mirror::memory::MemoryStore;
@@ -27,8 +28,8 @@ use crate::mirror::reader::Mirror;
 use crate::mirror::store::{Batch, Family, KeyRange, Store, StoreError, View as _};
 use crate::repo::signing_key::SigningKey;
 use crate::stream::encode::encode_frame;
-use crate::stream::frame::{ErrorFrame, Frame, FrameError, InfoFrame, UnknownFrame, decode_frame};
 use crate::stream::frame::error::Severity;
+use crate::stream::frame::{ErrorFrame, Frame, FrameError, InfoFrame, UnknownFrame, decode_frame};
 use crate::stream::session::{Loss, Session};
 use crate::types::{Did, HostName};
 use crate::verify::{FrameContent, KeyLookup, Notice, check_frame};
@@ -134,7 +135,8 @@ impl Daemon {
     fn begin(&mut self, world: &mut World, net: &Network) -> Result<(), StoreError> {
         self.applier.drop_orphans()?;
         for (host, pds) in net.hosts.iter().enumerate() {
-            self.applier.ensure_host(&pds.name, &format!("https://{}", pds.name))?;
+            self.applier
+                .ensure_host(&pds.name, &format!("https://{}", pds.name))?;
             let number = self.links.get(host).map_or(0, |link| link.number + 1);
             let link = Link {
                 number,
@@ -145,9 +147,21 @@ impl Daemon {
                 None => self.links.push(link),
             }
             let wait = world.daemon_rng.millis(1, 2_000);
-            world.after(wait, Event::Dial { life: self.life, host });
+            world.after(
+                wait,
+                Event::Dial {
+                    life: self.life,
+                    host,
+                },
+            );
         }
-        self.send(world, Input::ArchiveLinked { id: "archive".to_owned() }, None);
+        self.send(
+            world,
+            Input::ArchiveLinked {
+                id: "archive".to_owned(),
+            },
+            None,
+        );
         self.plan(world);
         Ok(())
     }
@@ -160,7 +174,9 @@ impl Daemon {
         let unsynced = self.store.unsynced();
         let keep = world.daemon_rng.index(unsynced + 1);
         let lost = self.store.crash(keep);
-        world.trace.say(|| format!("crash: {lost} of {unsynced} unsynced batches lost"));
+        world
+            .trace
+            .say(|| format!("crash: {lost} of {unsynced} unsynced batches lost"));
         self.life += 1;
         self.queue.clear();
         self.works.clear();
@@ -205,7 +221,10 @@ impl Daemon {
 
     /// Dials a host.
     pub fn dial(&mut self, world: &mut World, net: &mut Network, host: usize) {
-        let cursor = Mirror::new(&self.store).host(&net.hosts[host].name).ok().flatten();
+        let cursor = Mirror::new(&self.store)
+            .host(&net.hosts[host].name)
+            .ok()
+            .flatten();
         let cursor = resume_cursor(cursor.as_ref(), world.now);
         let pds = &mut net.hosts[host];
         let link = &mut self.links[host];
@@ -219,7 +238,9 @@ impl Daemon {
         link.open = true;
         let opening = pds.open(cursor);
         link.after = cursor.max(pds.books.forgotten_to);
-        world.trace.say(|| format!("{} dialled with cursor {cursor}: {opening:?}", pds.name));
+        world
+            .trace
+            .say(|| format!("{} dialled with cursor {cursor}: {opening:?}", pds.name));
         let name = pds.name.clone();
         if std::mem::take(&mut pds.went_back) && cursor > 0 {
             world.fire(match opening {
@@ -380,13 +401,18 @@ impl Daemon {
         if !identity.speaks_at(host) {
             return KeyLookup::NotThisHost;
         }
-        let key = identity.key.as_deref().and_then(|text| SigningKey::from_did_key(text).ok());
+        let key = identity
+            .key
+            .as_deref()
+            .and_then(|text| SigningKey::from_did_key(text).ok());
         key.map_or(KeyLookup::NotThisHost, |key| KeyLookup::Key(Arc::new(key)))
     }
 
     fn lost(&mut self, world: &mut World, net: &Network, host: usize, loss: &Loss) {
         world.reason("loss", loss.label());
-        world.trace.say(|| format!("{} lost: {loss}", net.hosts[host].name));
+        world
+            .trace
+            .say(|| format!("{} lost: {loss}", net.hosts[host].name));
         let link = &mut self.links[host];
         link.open = false;
         let random = world.daemon_rng.next();
@@ -427,9 +453,12 @@ impl Daemon {
                 self.busy.remove(&task);
             }
         }
-        let outcome = self.applier.apply(inputs, world.now).map_err(|error| error.to_string())?;
+        let outcome = self
+            .applier
+            .apply(inputs, world.now)
+            .map_err(|error| error.to_string())?;
         for note in &outcome.notes {
-            count(world, note);
+            tally::count(world, note);
         }
         oracle.check_step(&*self.store.view())?;
         self.plan(world);
@@ -454,31 +483,9 @@ impl Daemon {
         if ours == rows {
             Ok(())
         } else {
-            Err(format!("totals drifted: {ours:?} are kept, the rows say {rows:?}"))
+            Err(format!(
+                "totals drifted: {ours:?} are kept, the rows say {rows:?}"
+            ))
         }
-    }
-}
-
-/// Counts what the applier says.
-fn count(world: &mut World, note: &Note) {
-    world.trace.say(|| format!("note {note:?}"));
-    match note {
-        Note::Rejected { reason, .. } => world.reason("reject", reason.label()),
-        Note::Desynchronized { reason, .. } => world.reason("desync", reason.as_str()),
-        Note::Swapped { reason, .. } => world.reason("swapped", reason.as_str()),
-        Note::Unchanged { reason, .. } => world.reason("unchanged", reason.as_str()),
-        Note::FetchFailed { failure, .. } => world.reason("fetch failed", failure.label()),
-        Note::Applied { .. } => world.reason("note", "applied"),
-        Note::Replayed { .. } => world.reason("note", "replayed"),
-        Note::Inactive { .. } => world.reason("note", "inactive"),
-        Note::Parked { .. } => world.reason("note", "parked"),
-        Note::ParkedDropped { .. } => world.reason("note", "parked_dropped"),
-        Note::Status { status, .. } => world.reason("status", status),
-        Note::HostBehind { .. } => world.reason("note", "host_behind"),
-        Note::Listed { .. } => world.reason("note", "listed"),
-        Note::Gap { .. } => world.reason("note", "gap"),
-        Note::Noncanonical { .. } => world.reason("note", "noncanonical"),
-        Note::Moved { .. } => world.reason("note", "moved"),
-        Note::Alarm { kind, .. } => world.reason("alarm", kind.as_str()),
     }
 }

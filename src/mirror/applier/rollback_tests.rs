@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::tests::{NOW, World, delete, write};
 use super::*;
 use crate::mirror::input::{FetchFailure, Fetched, FetchedContent, Gap};
-use crate::mirror::keyspace::AlarmId;
+use crate::mirror::keyspace::{AlarmId, AlarmKind};
 use crate::mirror::rows::{AlarmRow, Listing, PinReason};
 use crate::sim::SimAccount;
 

@@ -2,6 +2,7 @@
 
 mod strict;
 
+use crate::verify::RejectReason;
 use std::sync::Arc;
 
 use super::*;
