@@ -184,7 +184,8 @@ impl Oracle {
             if self.went_back.get(&pds.name) == Some(&row.epoch) {
                 continue;
             }
-            for event in pds.books.log.iter().filter(|event| event.seq <= cursor) {
+            let passed = |seq: u64| seq <= cursor && !pds.overtaken.contains(&seq);
+            for event in pds.books.log.iter().filter(|event| passed(event.seq)) {
                 let (Said::Commit(rev) | Said::Sync(rev)) = event.said else {
                     continue;
                 };

@@ -3,7 +3,7 @@
 //! Everything that a host sends is real bytes. What a host *does* and what goes wrong is decided elsewhere
 //! (`act`); here stands only what it holds and how it answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::account::SimAccount;
 use crate::stream::encode::encode_frame;
@@ -102,6 +102,8 @@ pub struct SimPds {
     pub lists_nothing: bool,
     /// Its numbers went back and it has not been asked for a cursor since.
     pub went_back: bool,
+    /// Events that a later one overtook on the way: whoever got that one cannot know of them.
+    pub overtaken: BTreeSet<u64>,
     /// Its numbers went back in this very step.
     pub went_back_now: bool,
 }
@@ -147,6 +149,7 @@ impl SimPds {
             down: false,
             lists_nothing: false,
             went_back: false,
+            overtaken: BTreeSet::new(),
             went_back_now: false,
         }
     }
@@ -226,10 +229,9 @@ impl SimPds {
         }
     }
 
-    /// The first kept event above a number.
+    /// The first event above a number. What is forgotten is only forgotten for new connections.
     #[must_use]
     pub fn next_event(&self, after: u64) -> Option<&Emitted> {
-        let after = after.max(self.books.forgotten_to);
         self.books.log.iter().find(|event| event.seq > after)
     }
 
