@@ -41,7 +41,6 @@ use self::stage::Stage;
 use super::input::Input;
 use super::keyspace::{self, Task};
 use super::numbers::Numbers;
-use super::reader::Mirror;
 use super::rows::{AccountRow, DesyncReason, HostRow, SyncState};
 use super::store::{Family, KeyRange, Store, StoreError};
 use crate::types::{Did, HostName, Rev, Timestamp};
@@ -127,7 +126,7 @@ impl Applier {
         numbers: Arc<Numbers>,
         limits: ApplierLimits,
     ) -> Result<Self, StoreError> {
-        let totals = count_totals(&*store)?;
+        let totals = totals::count(&*store)?;
         let next_arrival = next_arrival(&*store)?;
         Ok(Self {
             store,
@@ -332,21 +331,6 @@ const fn needs_own_batch(input: &Input) -> bool {
             | Input::SnapshotAll
             | Input::ArchiveLinked { .. }
     )
-}
-
-fn count_totals(store: &dyn Store) -> Result<Totals, StoreError> {
-    let view = store.view();
-    let mirror = Mirror::new(&*view);
-    let mut totals = Totals::default();
-    mirror.each_account(|_, row| {
-        totals.account_changed(None, &row);
-        ControlFlow::Continue(())
-    })?;
-    mirror.each_blob(|row| {
-        totals.blob_changed(None, &row);
-        ControlFlow::Continue(())
-    })?;
-    Ok(totals)
 }
 
 /// One past the highest arrival of any parked frame.
