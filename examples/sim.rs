@@ -57,7 +57,11 @@ fn many(seeds: u64, first: u64) -> ExitCode {
         }
     });
     println!("{table}");
-    let never: BTreeMap<_, _> = table.never_fired().into_iter().map(|fault| (fault.label(), ())).collect();
+    let never: BTreeMap<_, _> = table
+        .never_fired()
+        .into_iter()
+        .map(|fault| (fault.label(), ()))
+        .collect();
     for fault in never.keys() {
         println!("never fired: {fault}");
     }

@@ -161,7 +161,9 @@ impl SimAccount {
             prev_data: Some(prev_data),
             ops,
             nodes,
-            records: records.map(|bytes| (Cid::of_block(bytes), bytes.clone())).collect(),
+            records: records
+                .map(|bytes| (Cid::of_block(bytes), bytes.clone()))
+                .collect(),
         }
     }
 
@@ -216,7 +218,9 @@ impl SimAccount {
     #[must_use]
     pub fn export_blocks(&self) -> Vec<(Cid, Vec<u8>)> {
         let records = self.records.values();
-        let mut blocks: Vec<_> = records.map(|bytes| (Cid::of_block(bytes), bytes.clone())).collect();
+        let mut blocks: Vec<_> = records
+            .map(|bytes| (Cid::of_block(bytes), bytes.clone()))
+            .collect();
         tree(&self.records, |cid, bytes| blocks.push((cid, bytes.to_vec())));
         blocks.push(self.commit.clone());
         blocks

@@ -58,7 +58,9 @@ fn add_account(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: 
     let did = account.did().clone();
     let name = net.hosts[host].name.clone();
     let key = account.key().to_did_key();
-    net.plc.documents.insert(did.clone(), Document { key, host: name });
+    net.plc
+        .documents
+        .insert(did.clone(), Document { key, host: name });
     oracle.committed(&account);
     net.hosts[host].books.accounts.insert(
         did.clone(),
@@ -82,7 +84,10 @@ fn writes(world: &mut World, held: &mut HostAccount) -> Vec<Write> {
     let mut writes: Vec<Write> = Vec::new();
     for _ in 0..=world.host_rng.below(3) {
         let paths: Vec<String> = held.account.records().keys().cloned().collect();
-        let free: Vec<_> = paths.into_iter().filter(|path| writes.iter().all(|(other, _)| other != path)).collect();
+        let free: Vec<_> = paths
+            .into_iter()
+            .filter(|path| writes.iter().all(|(other, _)| other != path))
+            .collect();
         held.written += 1;
         let choice = world.host_rng.below(10);
         if !free.is_empty() && (choice < 3 || free.len() > RECORDS_MAX) {
@@ -91,9 +96,14 @@ fn writes(world: &mut World, held: &mut HostAccount) -> Vec<Write> {
         }
         // Two records may be the same: the same block under two paths.
         let text = format!("text {}", if choice == 9 { 0 } else { held.written });
-        let record = if choice < 5 { record_with_blob(world, held, &text) } else { post(&text) };
+        let record = if choice < 5 {
+            record_with_blob(world, held, &text)
+        } else {
+            post(&text)
+        };
         let path = if choice < 7 || free.is_empty() {
-            let collection = ["app.bsky.feed.post", "app.bsky.feed.like", "com.example-a.post"][world.host_rng.index(3)];
+            let collection =
+                ["app.bsky.feed.post", "app.bsky.feed.like", "com.example-a.post"][world.host_rng.index(3)];
             format!("{collection}/k{}", held.written)
         } else {
             free[world.host_rng.index(free.len())].clone()
@@ -117,7 +127,9 @@ fn record_with_blob(world: &mut World, held: &mut HostAccount, text: &str) -> Ve
         BlobGiven::Whole
     };
     let size = bytes.len() as u64;
-    held.blobs.entry(*cid.digest()).or_insert(SimBlob { bytes, given });
+    held.blobs
+        .entry(*cid.digest())
+        .or_insert(SimBlob { bytes, given });
     post_with_blob(text, &cid, size)
 }
 
@@ -131,11 +143,17 @@ pub fn commit(
     flaw: Option<Fault>,
 ) -> bool {
     let pds = &mut net.hosts[host];
-    let Some(held) = pds.books.accounts.get_mut(did) else { return false };
+    let Some(held) = pds.books.accounts.get_mut(did) else {
+        return false;
+    };
     let writes = writes(world, held);
     let (before, now) = (held.clone(), world.now);
     let parts = held.account.write(&writes, now);
-    let gap = if world.host_rng.chance(200) { world.host_rng.below(5) } else { 0 };
+    let gap = if world.host_rng.chance(200) {
+        world.host_rng.below(5)
+    } else {
+        0
+    };
     let seq = pds.take_seq(gap);
     let frame = match flaw {
         None => Some(parts.frame(seq, now)),
@@ -154,14 +172,18 @@ pub fn commit(
         return true;
     }
     let rev = parts.rev;
-    world.trace.say(|| format!("{} {seq} commit {did} {rev} {flaw:?}", pds.name));
+    world
+        .trace
+        .say(|| format!("{} {seq} commit {did} {rev} {flaw:?}", pds.name));
     pds.emit(seq, did, Said::Commit(rev), frame);
     true
 }
 
 /// A fault of a host. False if it cannot happen now.
 fn host_fault(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: usize, fault: Fault) -> bool {
-    let Some(did) = some_account(world, net, host) else { return false };
+    let Some(did) = some_account(world, net, host) else {
+        return false;
+    };
     if flaws::OF_FRAMES.contains(&fault) {
         return commit(world, net, oracle, host, &did, Some(fault));
     }
@@ -186,7 +208,11 @@ fn host_fault(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: u
         }
         Fault::MassDelete => mass_delete(world, net, oracle, host, &did),
         Fault::RepoNotFound => {
-            let held = net.hosts[host].books.accounts.get_mut(&did).expect("chosen from it");
+            let held = net.hosts[host]
+                .books
+                .accounts
+                .get_mut(&did)
+                .expect("chosen from it");
             held.forgotten = true;
             let wait = world.host_rng.millis(1_000, 900_000);
             world.after(wait, Event::RepoBack { host, did });
@@ -205,7 +231,11 @@ fn host_fault(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: u
             true
         }
         Fault::Imported => {
-            let held = net.hosts[host].books.accounts.get_mut(&did).expect("chosen from it");
+            let held = net.hosts[host]
+                .books
+                .accounts
+                .get_mut(&did)
+                .expect("chosen from it");
             let writes = writes(world, held);
             held.account.write(&writes, world.now);
             oracle.committed(&held.account);
@@ -239,7 +269,9 @@ fn forgery(world: &mut World, net: &mut Network, host: usize, did: &Did, fault: 
     let others = net.hosts.iter().flat_map(|pds| pds.books.accounts.iter());
     let foreign = fault == Fault::ForeignAccount;
     let local = |other: &Did| net.hosts[host].books.accounts.contains_key(other);
-    let other = others.into_iter().find(|(other, _)| **other != *did && local(other) != foreign);
+    let other = others
+        .into_iter()
+        .find(|(other, _)| **other != *did && local(other) != foreign);
     let Some((other, held)) = other.map(|(other, held)| (other.clone(), held.clone())) else {
         return false;
     };
@@ -250,7 +282,11 @@ fn forgery(world: &mut World, net: &mut Network, host: usize, did: &Did, fault: 
     };
     let seq = net.hosts[host].take_seq(0);
     let frame = if foreign {
-        account.clone().commit(seq, &[("app.bsky.feed.post/foreign".to_owned(), Some(post("foreign")))], world.now)
+        account.clone().commit(
+            seq,
+            &[("app.bsky.feed.post/foreign".to_owned(), Some(post("foreign")))],
+            world.now,
+        )
     } else {
         flaws::forge(fault, &account, &other, seq, world.now)
     };
@@ -262,7 +298,12 @@ fn forgery(world: &mut World, net: &mut Network, host: usize, did: &Did, fault: 
 fn mass_delete(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: usize, did: &Did) -> bool {
     let pds = &mut net.hosts[host];
     let held = pds.books.accounts.get_mut(did).expect("chosen from it");
-    let writes: Vec<Write> = held.account.records().keys().map(|path| (path.clone(), None)).collect();
+    let writes: Vec<Write> = held
+        .account
+        .records()
+        .keys()
+        .map(|path| (path.clone(), None))
+        .collect();
     if writes.len() < 3 {
         return false;
     }
@@ -275,7 +316,11 @@ fn mass_delete(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: 
 
 /// The head is replaced by another commit of the same rev; nobody is told.
 fn fork(net: &mut Network, oracle: &mut Oracle, host: usize, did: &Did) -> bool {
-    let held = net.hosts[host].books.accounts.get_mut(did).expect("chosen from it");
+    let held = net.hosts[host]
+        .books
+        .accounts
+        .get_mut(did)
+        .expect("chosen from it");
     let rev = held.account.rev();
     let path = format!("app.bsky.feed.post/fork{}", held.written);
     held.written += 1;
@@ -295,7 +340,9 @@ fn rotate(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: usize
     net.plc.documents.insert(did.clone(), document);
     pds.emit_identity(did, world.now);
     // The head is still signed by the old key; the next write settles that.
-    commit(world, net, oracle, host, did, None);
+    for _ in 0..=world.host_rng.below(10) {
+        commit(world, net, oracle, host, did, None);
+    }
     true
 }
 
@@ -315,7 +362,9 @@ fn turn_off(world: &mut World, net: &mut Network, host: usize, did: &Did, status
 pub fn reactivate(world: &mut World, net: &mut Network, host: usize, did: &Did) {
     let now = world.now;
     let pds = &mut net.hosts[host];
-    let Some(held) = pds.books.accounts.get_mut(did) else { return };
+    let Some(held) = pds.books.accounts.get_mut(did) else {
+        return;
+    };
     if held.status.is_active() {
         return;
     }
@@ -347,7 +396,9 @@ fn go_back(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: usiz
             if net.hosts[host].last_seq() > last + 1 {
                 break;
             }
-            let Some(did) = some_account(world, net, host) else { break };
+            let Some(did) = some_account(world, net, host) else {
+                break;
+            };
             commit(world, net, oracle, host, &did, None);
         }
     }

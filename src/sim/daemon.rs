@@ -27,8 +27,8 @@ use crate::mirror::reader::Mirror;
 use crate::mirror::store::{Batch, Family, KeyRange, Store, StoreError, View as _};
 use crate::repo::signing_key::SigningKey;
 use crate::stream::encode::encode_frame;
-use crate::stream::frame::{ErrorFrame, Frame, FrameError, InfoFrame, UnknownFrame, decode_frame};
 use crate::stream::frame::error::Severity;
+use crate::stream::frame::{ErrorFrame, Frame, FrameError, InfoFrame, UnknownFrame, decode_frame};
 use crate::stream::session::{Loss, Session};
 use crate::types::{Did, HostName};
 use crate::verify::{FrameContent, KeyLookup, Notice, check_frame};
@@ -40,7 +40,7 @@ const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(120);
 const LISTING_INTERVAL: Duration = Duration::from_secs(1800);
 const AUDIT_INTERVAL: Duration = Duration::from_secs(3600);
 /// Small enough that some repositories are larger.
-const REBUILD_RECORDS_MAX: u64 = 10;
+const REBUILD_RECORDS_MAX: u64 = 6;
 
 /// The daemon: what a process holds, and the disk under it.
 pub struct Daemon {
@@ -134,7 +134,8 @@ impl Daemon {
     fn begin(&mut self, world: &mut World, net: &Network) -> Result<(), StoreError> {
         self.applier.drop_orphans()?;
         for (host, pds) in net.hosts.iter().enumerate() {
-            self.applier.ensure_host(&pds.name, &format!("https://{}", pds.name))?;
+            self.applier
+                .ensure_host(&pds.name, &format!("https://{}", pds.name))?;
             let number = self.links.get(host).map_or(0, |link| link.number + 1);
             let link = Link {
                 number,
@@ -145,9 +146,21 @@ impl Daemon {
                 None => self.links.push(link),
             }
             let wait = world.daemon_rng.millis(1, 2_000);
-            world.after(wait, Event::Dial { life: self.life, host });
+            world.after(
+                wait,
+                Event::Dial {
+                    life: self.life,
+                    host,
+                },
+            );
         }
-        self.send(world, Input::ArchiveLinked { id: "archive".to_owned() }, None);
+        self.send(
+            world,
+            Input::ArchiveLinked {
+                id: "archive".to_owned(),
+            },
+            None,
+        );
         self.plan(world);
         Ok(())
     }
@@ -160,7 +173,9 @@ impl Daemon {
         let unsynced = self.store.unsynced();
         let keep = world.daemon_rng.index(unsynced + 1);
         let lost = self.store.crash(keep);
-        world.trace.say(|| format!("crash: {lost} of {unsynced} unsynced batches lost"));
+        world
+            .trace
+            .say(|| format!("crash: {lost} of {unsynced} unsynced batches lost"));
         self.life += 1;
         self.queue.clear();
         self.works.clear();
@@ -205,7 +220,10 @@ impl Daemon {
 
     /// Dials a host.
     pub fn dial(&mut self, world: &mut World, net: &mut Network, host: usize) {
-        let cursor = Mirror::new(&self.store).host(&net.hosts[host].name).ok().flatten();
+        let cursor = Mirror::new(&self.store)
+            .host(&net.hosts[host].name)
+            .ok()
+            .flatten();
         let cursor = resume_cursor(cursor.as_ref(), world.now);
         let pds = &mut net.hosts[host];
         let link = &mut self.links[host];
@@ -219,7 +237,9 @@ impl Daemon {
         link.open = true;
         let opening = pds.open(cursor);
         link.after = cursor.max(pds.books.forgotten_to);
-        world.trace.say(|| format!("{} dialled with cursor {cursor}: {opening:?}", pds.name));
+        world
+            .trace
+            .say(|| format!("{} dialled with cursor {cursor}: {opening:?}", pds.name));
         let name = pds.name.clone();
         if std::mem::take(&mut pds.went_back) && cursor > 0 {
             world.fire(match opening {
@@ -380,13 +400,18 @@ impl Daemon {
         if !identity.speaks_at(host) {
             return KeyLookup::NotThisHost;
         }
-        let key = identity.key.as_deref().and_then(|text| SigningKey::from_did_key(text).ok());
+        let key = identity
+            .key
+            .as_deref()
+            .and_then(|text| SigningKey::from_did_key(text).ok());
         key.map_or(KeyLookup::NotThisHost, |key| KeyLookup::Key(Arc::new(key)))
     }
 
     fn lost(&mut self, world: &mut World, net: &Network, host: usize, loss: &Loss) {
         world.reason("loss", loss.label());
-        world.trace.say(|| format!("{} lost: {loss}", net.hosts[host].name));
+        world
+            .trace
+            .say(|| format!("{} lost: {loss}", net.hosts[host].name));
         let link = &mut self.links[host];
         link.open = false;
         let random = world.daemon_rng.next();
@@ -427,7 +452,10 @@ impl Daemon {
                 self.busy.remove(&task);
             }
         }
-        let outcome = self.applier.apply(inputs, world.now).map_err(|error| error.to_string())?;
+        let outcome = self
+            .applier
+            .apply(inputs, world.now)
+            .map_err(|error| error.to_string())?;
         for note in &outcome.notes {
             count(world, note);
         }
@@ -454,7 +482,9 @@ impl Daemon {
         if ours == rows {
             Ok(())
         } else {
-            Err(format!("totals drifted: {ours:?} are kept, the rows say {rows:?}"))
+            Err(format!(
+                "totals drifted: {ours:?} are kept, the rows say {rows:?}"
+            ))
         }
     }
 }

@@ -49,7 +49,7 @@ pub fn spoil(
                 op.prev = None;
             }
         }
-        Fault::BadField => parts.ops.first_mut()?.path = "no path".to_owned(),
+        Fault::BadField => return bad_field(parts, seq, now, rng),
         Fault::DuplicatePath => {
             let op = parts.ops.first()?.clone();
             parts.ops.push(op);
@@ -83,24 +83,49 @@ pub fn spoil(
     Some(parts.frame(seq, now))
 }
 
+/// One of the fields is not what the lexicon says.
+fn bad_field(mut parts: CommitParts, seq: u64, now: Timestamp, rng: &mut Rng) -> Option<Vec<u8>> {
+    let op = parts.ops.iter_mut().find(|op| op.cid.is_some())?;
+    match rng.below(5) {
+        0 => op.path = "no path".to_owned(),
+        1 => op.cid = None,
+        2 => op.cid = Some(Cid::of_blob(b"a blob is no record")),
+        3 => {
+            let op = op.clone();
+            let many = (0..201).map(|number| PartOp {
+                path: format!("app.bsky.feed.post/many{number}"),
+                ..op.clone()
+            });
+            parts.ops = many.collect();
+        }
+        _ => {
+            let mut frame = parts.frame(seq, now);
+            let rev = parts.rev.to_string();
+            let at = frame
+                .windows(rev.len())
+                .position(|window| window == rev.as_bytes())?;
+            frame[at..at + rev.len()].fill(b'!');
+            return Some(frame);
+        }
+    }
+    Some(parts.frame(seq, now))
+}
+
 fn later(rev: Rev) -> Rev {
     Rev::from_bits(rev.to_bits() + 1024).expect("far from the end of time")
 }
 
 /// The frame of a commit that the account never made.
-pub fn forge(
-    flaw: Fault,
-    account: &SimAccount,
-    other: &Did,
-    seq: u64,
-    now: Timestamp,
-) -> Vec<u8> {
+pub fn forge(flaw: Fault, account: &SimAccount, other: &Did, seq: u64, now: Timestamp) -> Vec<u8> {
     let mut twin = account.clone();
     if flaw == Fault::WrongKey {
         twin.rotate_key(u64::from(u32::MAX));
     }
     let size = if flaw == Fault::RecordTooLarge { 1 << 20 } else { 1 };
-    let writes = [("app.bsky.feed.post/forged".to_owned(), Some(post(&"x".repeat(size))))];
+    let writes = [(
+        "app.bsky.feed.post/forged".to_owned(),
+        Some(post(&"x".repeat(size))),
+    )];
     let mut parts = match flaw {
         Fault::FutureRev => {
             let then = now.plus(std::time::Duration::from_secs(3600));

@@ -151,7 +151,10 @@ impl Oracle {
         };
         let versions = self.versions.get(did);
         let Some(version) = versions.and_then(|versions| versions.get(&head.commit)) else {
-            return Err(format!("G2: {did} stands at {}, which it never made", head.commit));
+            return Err(format!(
+                "G2: {did} stands at {}, which it never made",
+                head.commit
+            ));
         };
         if version.rev != head.rev || version.block != head.commit_block {
             return Err(format!("G2: the head of {did} is not what it signed"));
@@ -208,7 +211,10 @@ impl Oracle {
         if parked.iter().any(|(_, frame)| frame.seq == seq) {
             return Ok(());
         }
-        Err(format!("G3: the cursor of {} passed {seq} ({did} at {rev}), which is nowhere", pds.name))
+        Err(format!(
+            "G3: the cursor of {} passed {seq} ({did} at {rev}), which is nowhere",
+            pds.name
+        ))
     }
 
     /// G1 (and the blobs): what the mirror holds of every account is what its host holds.
@@ -254,13 +260,24 @@ impl Oracle {
                         row.awaiting_identity
                     ));
                 }
-                if !matches!(row.sync, SyncState::Live | SyncState::Diverged { .. }) || row.awaiting_identity || row.parked > 0 {
+                if !matches!(row.sync, SyncState::Live | SyncState::Diverged { .. })
+                    || row.awaiting_identity
+                    || row.parked > 0
+                {
                     return Err(format!(
                         "G1: {did} is whole, but {:?}, awaiting identity: {}, {} parked",
                         row.sync, row.awaiting_identity, row.parked
                     ));
                 }
-                check_blobs(&mirror, did, &row, &held.blobs, held.account.records(), archive, now)?;
+                check_blobs(
+                    &mirror,
+                    did,
+                    &row,
+                    &held.blobs,
+                    held.account.records(),
+                    archive,
+                    now,
+                )?;
             }
         }
         Ok(())
@@ -290,12 +307,7 @@ fn check_parked(view: &dyn View, did: &Did, row: &AccountRow) -> Verdict {
 }
 
 /// G2: the rows of a copy are the records of its head, and the references are theirs.
-fn check_rows(
-    view: &dyn View,
-    did: &Did,
-    row: &AccountRow,
-    records: &BTreeMap<String, Vec<u8>>,
-) -> Verdict {
+fn check_rows(view: &dyn View, did: &Did, row: &AccountRow, records: &BTreeMap<String, Vec<u8>>) -> Verdict {
     let mut held = BTreeMap::new();
     let mut bad = None;
     let range = keyspace::number_range(row.account_number);
@@ -303,7 +315,9 @@ fn check_rows(
         let path = String::from_utf8_lossy(&key[8..]).into_owned();
         let (digest, bytes) = (&value[8..40], &value[40..]);
         if *Cid::of_block(bytes).digest() != *digest {
-            bad = Some(format!("G2: {did} {path}: the bytes are not what their digest says"));
+            bad = Some(format!(
+                "G2: {did} {path}: the bytes are not what their digest says"
+            ));
         }
         held.insert(path, bytes.to_vec());
         ControlFlow::Continue(())
@@ -313,7 +327,9 @@ fn check_rows(
     if held != *records {
         let missing: Vec<_> = records.keys().filter(|path| !held.contains_key(*path)).collect();
         let extra: Vec<_> = held.keys().filter(|path| !records.contains_key(*path)).collect();
-        return Err(format!("G2: {did} misses {missing:?}, has {extra:?} besides, or holds other bytes"));
+        return Err(format!(
+            "G2: {did} misses {missing:?}, has {extra:?} besides, or holds other bytes"
+        ));
     }
     let bytes: u64 = held.values().map(|bytes| bytes.len() as u64).sum();
     if (row.records, row.record_bytes) != (held.len() as u64, bytes) {
@@ -335,7 +351,11 @@ fn check_rows(
     })
     .map_err(|error| error.to_string())?;
     if have != want {
-        return Err(format!("G2: the blob references of {did} are {} and should be {}", have.len(), want.len()));
+        return Err(format!(
+            "G2: the blob references of {did} are {} and should be {}",
+            have.len(),
+            want.len()
+        ));
     }
     Ok(())
 }
@@ -361,7 +381,9 @@ fn check_blobs(
 ) -> Verdict {
     let wanted: BTreeSet<Digest> = records.values().flat_map(|bytes| blobs_in(bytes)).collect();
     for digest in wanted {
-        let blob = mirror.blob(row.did_number, &digest).map_err(|error| error.to_string())?;
+        let blob = mirror
+            .blob(row.did_number, &digest)
+            .map_err(|error| error.to_string())?;
         let blob = blob.ok_or_else(|| format!("G1: {did} misses a blob's row"))?;
         let there = given.get(&digest).map_or(BlobGiven::Missing, |blob| blob.given);
         let good = match there {
@@ -371,12 +393,17 @@ fn check_blobs(
             BlobGiven::Missing | BlobGiven::Wrong => true,
         };
         if !good {
-            return Err(format!("G1: a blob of {did} is {:?} here and {there:?} there", blob.state));
+            return Err(format!(
+                "G1: a blob of {did} is {:?} here and {there:?} there",
+                blob.state
+            ));
         }
         if blob.state == BlobState::Archived {
             let bytes = archive.blobs.get(&(did.clone(), digest));
             if bytes.is_none_or(|bytes| *Cid::of_blob(bytes).digest() != digest) {
-                return Err(format!("G2: an archived blob of {did} is not in the archive, or not whole"));
+                return Err(format!(
+                    "G2: an archived blob of {did} is not in the archive, or not whole"
+                ));
             }
         }
         if blob.state == BlobState::Held {

@@ -186,7 +186,9 @@ impl SimPds {
 
     /// Emits `#account` with the account's standing.
     pub fn emit_account(&mut self, did: &Did, now: Timestamp) {
-        let Some(held) = self.books.accounts.get(did) else { return };
+        let Some(held) = self.books.accounts.get(did) else {
+            return;
+        };
         let status = held.status.clone();
         let seq = self.take_seq(0);
         let frame = encode_frame(&Frame::Account(AccountFrame {
@@ -202,7 +204,9 @@ impl SimPds {
     /// Emits `#sync` with the account's head.
     pub fn emit_sync(&mut self, did: &Did, now: Timestamp) {
         let seq = self.take_seq(0);
-        let Some(held) = self.books.accounts.get(did) else { return };
+        let Some(held) = self.books.accounts.get(did) else {
+            return;
+        };
         let (frame, rev) = (held.account.sync_frame(seq, now), held.account.rev());
         self.emit(seq, did, Said::Sync(rev), frame);
     }

@@ -64,7 +64,7 @@ pub fn run(seed: u64, keep_trace: bool) -> Report {
     for host in 0..hosts {
         world.after(Duration::from_millis(host as u64), Event::Act { host });
     }
-    let heal = world.host_rng.millis(60_000, 500_000);
+    let heal = world.host_rng.millis(60_000, 300_000);
     world.after(heal, Event::Heal);
     let crash = world.daemon_rng.millis(1, 120_000);
     world.after(crash, Event::Crash);
@@ -102,7 +102,8 @@ impl Run {
             }
         }
         let view = self.daemon.store.view();
-        self.oracle.check_converged(&*view, &self.net, &self.daemon.archive, self.world.now)
+        self.oracle
+            .check_converged(&*view, &self.net, &self.daemon.archive, self.world.now)
     }
 
     fn step(&mut self, event: Event) -> Verdict {
@@ -195,23 +196,28 @@ impl Run {
 
     /// Whether everything came right after the faults.
     fn has_settled(&mut self) -> Result<bool, String> {
-        let Some((since, steps)) = self.healed else { return Ok(false) };
+        let Some((since, steps)) = self.healed else {
+            return Ok(false);
+        };
         let taken = self.world.trace.steps() - steps;
         if !taken.is_multiple_of(8) {
             return Ok(false);
         }
         let view = self.daemon.store.view();
         let waited = self.world.now.since(since);
-        match self.oracle.check_converged(&*view, &self.net, &self.daemon.archive, self.world.now) {
+        match self
+            .oracle
+            .check_converged(&*view, &self.net, &self.daemon.archive, self.world.now)
+        {
             Ok(()) => {
                 self.oracle.check_all(&*view)?;
                 self.settled_in = Some(waited.as_secs());
                 Ok(true)
             }
             Err(why) if waited > SETTLE_MAX => Err(format!("G11: not settled after {waited:?}: {why}")),
-            Err(why) if taken > SETTLE_STEPS_MAX => {
-                Err(format!("G11: not settled after {taken} steps in {waited:?}: {why}"))
-            }
+            Err(why) if taken > SETTLE_STEPS_MAX => Err(format!(
+                "G11: not settled after {taken} steps in {waited:?}: {why}"
+            )),
             Err(_) => Ok(false),
         }
     }

@@ -51,11 +51,17 @@ fn layer(path: &[u8]) -> u32 {
 /// The node of a layer over these leaves, none of which lies above it.
 fn node(leaves: &[Leaf], layer: u32) -> Hash {
     let mut entries: Vec<(&Leaf, &[Leaf])> = Vec::new();
-    let first = leaves.iter().position(|leaf| leaf.layer == layer).unwrap_or(leaves.len());
+    let first = leaves
+        .iter()
+        .position(|leaf| leaf.layer == layer)
+        .unwrap_or(leaves.len());
     let left = &leaves[..first];
     let mut rest = &leaves[first..];
     while let Some((leaf, after)) = rest.split_first() {
-        let next = after.iter().position(|leaf| leaf.layer == layer).unwrap_or(after.len());
+        let next = after
+            .iter()
+            .position(|leaf| leaf.layer == layer)
+            .unwrap_or(after.len());
         entries.push((leaf, &after[..next]));
         rest = &after[next..];
     }
@@ -88,7 +94,11 @@ fn head(out: &mut Vec<u8>, major: u8, value: usize) {
         24..256 => out.extend([major << 5 | 24, u8::try_from(value).expect("below 256")]),
         _ => {
             out.push(major << 5 | 25);
-            out.extend(u16::try_from(value).expect("simulated repositories are small").to_be_bytes());
+            out.extend(
+                u16::try_from(value)
+                    .expect("simulated repositories are small")
+                    .to_be_bytes(),
+            );
         }
     }
 }

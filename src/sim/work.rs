@@ -105,7 +105,9 @@ impl Daemon {
             return;
         };
         let waiting = tasks.iter().find(|due| !self.busy.contains(&due.task));
-        let Some(due_ms) = waiting.map(|due| due.due_ms) else { return };
+        let Some(due_ms) = waiting.map(|due| due.due_ms) else {
+            return;
+        };
         let at = Timestamp::from_micros(due_ms * 1000).max(world.now.plus(Duration::from_millis(5)));
         if self.work_at.is_some_and(|planned| planned <= at.micros()) {
             return;
@@ -127,7 +129,11 @@ impl Daemon {
         let tasks = Mirror::new(&self.store).due_tasks(world.now.millis(), usize::MAX)?;
         let mut left = false;
         for DueTask { due_ms, task, .. } in tasks {
-            let running = self.busy.iter().filter(|other| other.kind() == task.kind()).count();
+            let running = self
+                .busy
+                .iter()
+                .filter(|other| other.kind() == task.kind())
+                .count();
             let limit = LIMITS.iter().find(|(kind, _)| *kind == task.kind());
             if self.busy.contains(&task) {
                 continue;
@@ -178,7 +184,13 @@ impl Daemon {
         };
         self.works.insert(id, work);
         let wait = world.net_rng.millis(1, 1_500);
-        world.after(wait, Event::Talk { life: self.life, work: id });
+        world.after(
+            wait,
+            Event::Talk {
+                life: self.life,
+                work: id,
+            },
+        );
         Ok(())
     }
 
@@ -187,10 +199,22 @@ impl Daemon {
     /// # Errors
     /// When the store fails.
     pub fn talk(&mut self, world: &mut World, net: &Network, id: u64) -> Result<(), StoreError> {
-        let Some(mut work) = self.works.remove(&id) else { return Ok(()) };
-        let done = Input::TaskDone { task: work.key.clone() };
-        let hosted = matches!(work.task, Task::FetchRepo(_) | Task::FetchBlob(..) | Task::AuditAccount(_));
-        if hosted && work.row.as_ref().is_some_and(|row| matches!(row.sync, SyncState::Moved { .. })) {
+        let Some(mut work) = self.works.remove(&id) else {
+            return Ok(());
+        };
+        let done = Input::TaskDone {
+            task: work.key.clone(),
+        };
+        let hosted = matches!(
+            work.task,
+            Task::FetchRepo(_) | Task::FetchBlob(..) | Task::AuditAccount(_)
+        );
+        if hosted
+            && work
+                .row
+                .as_ref()
+                .is_some_and(|row| matches!(row.sync, SyncState::Moved { .. }))
+        {
             // Its host is not followed any more.
             work.results = vec![Input::TaskDelayed {
                 key: work.key.clone(),
@@ -198,7 +222,13 @@ impl Daemon {
                 retry_at: world.now.plus(UNFOLLOWED_RETRY),
             }];
             self.works.insert(id, work);
-            world.after(Duration::from_millis(1), Event::Result { life: self.life, work: id });
+            world.after(
+                Duration::from_millis(1),
+                Event::Result {
+                    life: self.life,
+                    work: id,
+                },
+            );
             return Ok(());
         }
         work.results = match work.task.clone() {
@@ -213,13 +243,21 @@ impl Daemon {
         };
         self.works.insert(id, work);
         let wait = world.net_rng.millis(1, 1_500);
-        world.after(wait, Event::Result { life: self.life, work: id });
+        world.after(
+            wait,
+            Event::Result {
+                life: self.life,
+                work: id,
+            },
+        );
         Ok(())
     }
 
     /// The result of a piece of work reaches the applier.
     pub fn result(&mut self, world: &mut World, id: u64) {
-        let Some(mut work) = self.works.remove(&id) else { return };
+        let Some(mut work) = self.works.remove(&id) else {
+            return;
+        };
         let count = work.results.len();
         for (index, input) in std::mem::take(&mut work.results).into_iter().enumerate() {
             let last = index + 1 == count && !work.more;
@@ -228,7 +266,13 @@ impl Daemon {
         if work.more {
             self.works.insert(id, work);
             let wait = world.net_rng.millis(1, 500);
-            world.after(wait, Event::Talk { life: self.life, work: id });
+            world.after(
+                wait,
+                Event::Talk {
+                    life: self.life,
+                    work: id,
+                },
+            );
         }
     }
 
@@ -242,7 +286,9 @@ impl Daemon {
         work: &Work,
     ) -> Result<Input, StoreError> {
         let task = work.key.clone();
-        let Some(row) = &work.row else { return Ok(Input::TaskDone { task }) };
+        let Some(row) = &work.row else {
+            return Ok(Input::TaskDone { task });
+        };
         let SyncState::Wanted { reason, tries, .. } = row.sync else {
             return Ok(Input::TaskDone { task });
         };
@@ -299,7 +345,10 @@ impl Daemon {
             Ok(identity) => identity,
             Err(error) => return Ok(Err(FetchFailure::NoIdentity(error.to_owned()))),
         };
-        let key = identity.key.as_deref().and_then(|text| SigningKey::from_did_key(text).ok());
+        let key = identity
+            .key
+            .as_deref()
+            .and_then(|text| SigningKey::from_did_key(text).ok());
         let Some(key) = key else {
             return Ok(Err(FetchFailure::NoIdentity("no usable key".to_owned())));
         };
@@ -340,7 +389,10 @@ impl Daemon {
         now: Timestamp,
     ) -> Option<(StoredIdentity, SigningKey)> {
         let identity = self.resolve(net, did, true, now).ok()?;
-        let key = identity.key.as_deref().and_then(|text| SigningKey::from_did_key(text).ok())?;
+        let key = identity
+            .key
+            .as_deref()
+            .and_then(|text| SigningKey::from_did_key(text).ok())?;
         (key != *known && identity.speaks_at(host)).then_some((identity, key))
     }
 
@@ -353,13 +405,20 @@ impl Daemon {
         now: Timestamp,
     ) -> Result<Result<FetchedContent, FetchFailure>, StoreError> {
         let unproven = |text: &str| Ok(Err(FetchFailure::Unproven(text.to_owned())));
-        let Ok(parsed) = parse_car(car) else { return unproven("no CAR") };
-        let blocks: BTreeMap<Digest, &[u8]> =
-            parsed.blocks.iter().map(|(cid, bytes)| (*cid.digest(), *bytes)).collect();
+        let Ok(parsed) = parse_car(car) else {
+            return unproven("no CAR");
+        };
+        let blocks: BTreeMap<Digest, &[u8]> = parsed
+            .blocks
+            .iter()
+            .map(|(cid, bytes)| (*cid.digest(), *bytes))
+            .collect();
         let Some(root) = parsed.roots.first().copied() else {
             return unproven("no root");
         };
-        let commit = blocks.get(root.digest()).and_then(|block| Commit::decode(block).ok());
+        let commit = blocks
+            .get(root.digest())
+            .and_then(|block| Commit::decode(block).ok());
         let Some(rev) = commit.map(|commit| commit.rev) else {
             return unproven("no commit");
         };
@@ -372,7 +431,11 @@ impl Daemon {
                 digest: *cid.digest(),
                 bytes,
             };
-            batch.put(Family::Records, keyspace::encode_record(account_number, path), value.encode());
+            batch.put(
+                Family::Records,
+                keyspace::encode_record(account_number, path),
+                value.encode(),
+            );
             for blob in scan_record(bytes).blobs {
                 let digest = *blob.cid.digest();
                 let reference = keyspace::encode_blob_ref(account_number, &digest, path);
@@ -418,7 +481,10 @@ impl Daemon {
             if failed {
                 return Err("failed a moment ago");
             }
-            if cached.refreshed_at.is_some_and(|last| now.since(last) < REFRESH_INTERVAL) {
+            if cached
+                .refreshed_at
+                .is_some_and(|last| now.since(last) < REFRESH_INTERVAL)
+            {
                 return Err("too soon");
             }
         } else if let Some(identity) = &cached.identity {
@@ -472,7 +538,11 @@ impl Daemon {
         let Some(cursor) = work.cursor.take() else {
             return Input::TaskDone { task };
         };
-        let pds = net.hosts.iter().find(|pds| pds.name == host).expect("every host is followed");
+        let pds = net
+            .hosts
+            .iter()
+            .find(|pds| pds.name == host)
+            .expect("every host is followed");
         let cursor = Some(cursor.as_str()).filter(|cursor| !cursor.is_empty());
         let page = if world.strikes(Fault::ServerError, 100) {
             Err(Refusal::Unreachable)
@@ -531,19 +601,28 @@ impl Daemon {
             Some(row) if !row.state.is_stored() => row,
             _ => return Ok(Input::TaskDone { task }),
         };
-        let host = work.row.as_ref().and_then(|row| net.hosts.iter().find(|pds| pds.name == row.host));
+        let host = work
+            .row
+            .as_ref()
+            .and_then(|row| net.hosts.iter().find(|pds| pds.name == row.host));
         let answer = match host {
             _ if world.strikes(Fault::ServerError, 150) => Err(BlobFailure::HostError),
             None => Err(BlobFailure::Unreachable),
-            Some(pds) => pds.blob(&did, &digest, world.now).map_err(|refusal| match refusal {
-                Refusal::Unreachable => BlobFailure::Unreachable,
-                Refusal::NotFound => BlobFailure::NotFound,
-                Refusal::Inactive(_) => BlobFailure::Refused,
-            }),
+            Some(pds) => pds
+                .blob(&did, &digest, world.now)
+                .map_err(|refusal| match refusal {
+                    Refusal::Unreachable => BlobFailure::Unreachable,
+                    Refusal::NotFound => BlobFailure::NotFound,
+                    Refusal::Inactive(_) => BlobFailure::Refused,
+                }),
         };
         let answer = answer.and_then(|bytes| {
             let good = *crate::types::Cid::of_blob(&bytes).digest() == digest;
-            if good { Ok(bytes) } else { Err(BlobFailure::WrongBytes) }
+            if good {
+                Ok(bytes)
+            } else {
+                Err(BlobFailure::WrongBytes)
+            }
         });
         Ok(match answer {
             Ok(bytes) => {
@@ -659,7 +738,13 @@ fn export(world: &mut World, account: &super::SimAccount) -> Vec<u8> {
     if world.strikes(Fault::ExportTorn, 150) {
         // A commit went by while the tree was read: the head is the new one, some of the rest is not there.
         let mut later = account.clone();
-        later.write(&[("app.bsky.feed.post/torn".to_owned(), Some(super::account::post("torn")))], world.now);
+        later.write(
+            &[(
+                "app.bsky.feed.post/torn".to_owned(),
+                Some(super::account::post("torn")),
+            )],
+            world.now,
+        );
         let mut car = encode_header(&[later.head()]);
         encode_block(&mut car, &later.head(), later.commit_block());
         for (cid, bytes) in &blocks {
@@ -680,7 +765,10 @@ fn export(world: &mut World, account: &super::SimAccount) -> Vec<u8> {
 
 fn audit(net: &Network, did: Did, work: &Work, now: Timestamp) -> Vec<Input> {
     let task = work.key.clone();
-    let host = work.row.as_ref().and_then(|row| net.hosts.iter().find(|pds| pds.name == row.host));
+    let host = work
+        .row
+        .as_ref()
+        .and_then(|row| net.hosts.iter().find(|pds| pds.name == row.host));
     let Some(pds) = host.filter(|pds| !pds.down) else {
         return vec![Input::TaskDelayed {
             key: task,

@@ -65,7 +65,10 @@ fn fnv(state: u64, bytes: &[u8]) -> u64 {
 /// Something that will happen. `life` is the life of the daemon that it belongs to, `link` that of the
 /// connection: what belongs to an earlier one is dropped.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields are indices and numbers of what the variant names")]
+#[expect(
+    missing_docs,
+    reason = "the fields are indices and numbers of what the variant names"
+)]
 pub enum Event {
     /// A host does something.
     Act { host: usize },

@@ -64,7 +64,11 @@ fn kill_nine() {
             };
             let loaded = metrics.count("firekeep_resyncs_total", &[("result", "loaded")]);
             let live = metrics.count("firekeep_account_sync", &[("state", "live")]);
-            if loaded > 0 || live >= accounts { Ok(()) } else { Err((loaded, live)) }
+            if loaded > 0 || live >= accounts {
+                Ok(())
+            } else {
+                Err((loaded, live))
+            }
         });
         std::thread::sleep(chance.below(Duration::from_millis(30)));
         let last = life.metrics_if_there().expect("it answered before");
@@ -125,18 +129,31 @@ fn kill_nine() {
     life.wait_caught_up(&sandbox);
     loaded.take(Some(&life.metrics()));
     let total = Emitted::read(&sandbox).commits_after(first);
-    assert!(loaded.applied <= total, "nothing is applied twice: {loaded:?}, {total} commits");
+    assert!(
+        loaded.applied <= total,
+        "nothing is applied twice: {loaded:?}, {total} commits"
+    );
     // Events did come twice, and were told from new ones; and no more of them than the overlap: the cursor is
     // durable with the data.
-    assert!(loaded.replayed > 0, "the check for doubles was put to the test: {loaded:?}");
+    assert!(
+        loaded.replayed > 0,
+        "the check for doubles was put to the test: {loaded:?}"
+    );
     assert!(loaded.replayed <= OVERLAP * loaded.connections, "{loaded:?}");
-    assert_eq!(loaded.loaded, 0, "no unchanged account is fetched again: {loaded:?}");
+    assert_eq!(
+        loaded.loaded, 0,
+        "no unchanged account is fetched again: {loaded:?}"
+    );
     life.snapshot();
     let archive = firekeep.archive();
     let equal = sandbox.compare(&["--url", &firekeep.url(), "--archive", archive.to_str().unwrap()]);
     assert_eq!((equal.accounts, equal.snapshots), (accounts, accounts));
     let status = life.wait_none_missing();
-    assert_eq!(status.accounts("records"), equal.records, "counted from commit to commit: {status:?}");
+    assert_eq!(
+        status.accounts("records"),
+        equal.records,
+        "counted from commit to commit: {status:?}"
+    );
     let stopped = life.stop();
     let counts = format!(
         "seed {seed}, {} lives while filling ({partly} killed half-filled, {} of {accounts} repositories seen loaded), {kills} kills under load in \
@@ -159,7 +176,10 @@ fn kill_nine() {
 fn check_prefix(life: &mut Running, sandbox: &Sandbox, seen: u64, kill: u64) -> u64 {
     let status = life.status();
     let cursor = status.cursor();
-    assert!(cursor >= seen, "the cursor is durable: {cursor} after {seen}, kill {kill}");
+    assert!(
+        cursor >= seen,
+        "the cursor is durable: {cursor} after {seen}, kill {kill}"
+    );
     let revs = Emitted::read(sandbox).revs_at(cursor);
     let heads = life.heads(&sandbox.dids());
     for (did, rev) in &revs {
