@@ -8,6 +8,7 @@ locked_version() { sed -n "/^name = \"$1\"\$/{n;s/^version = \"\(.*\)\"/\1/p}" "
 rocksdb_identity() {
     local features
     features="$(sed -n 's/^rocksdb = .*features = \[\([^]]*\)\].*/\1/p' "$root/Cargo.toml" | tr -d '" ' | tr ',' '\n' | sort | paste -sd ,)"
+    [ -n "$features" ] || die "the line of rocksdb in Cargo.toml is not what scripts/rocksdb.sh expects"
     printf 'librocksdb-sys %s features %s %s' "$(locked_version librocksdb-sys)" "$features" "$(uname -m)"
 }
 
@@ -17,7 +18,7 @@ need_rocksdb() {
         [ -e "$ROCKSDB_LIB_DIR/librocksdb.a" ] || die "ROCKSDB_LIB_DIR is $ROCKSDB_LIB_DIR, and there is no librocksdb.a in it"
         return 0
     fi
-    identity="$(rocksdb_identity)"
+    identity="$(rocksdb_identity)" || exit 1
     ROCKSDB_LIB_DIR="$cache/rocksdb"
     mkdir -p "$ROCKSDB_LIB_DIR"
     rocksdb_is_there "$identity" && return 0

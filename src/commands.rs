@@ -83,8 +83,13 @@ pub async fn accounts(config: &Config, json: bool) -> Result<u8, DaemonError> {
             (Some(snapshot), Some(rev)) if snapshot == rev => "current".to_owned(),
             (Some(snapshot), _) => format!("at {snapshot}"),
         };
+        let earlier_key = if account["signed_by_earlier_key"].is_null() {
+            ""
+        } else {
+            "  (signed by a key of before its last move or key change)"
+        };
         out.push_str(&format!(
-            "{:<33} {:<12} {:<12} {:>9} {:<14} {snapshot}{}\n",
+            "{:<33} {:<12} {:<12} {:>9} {:<14} {snapshot}{}{earlier_key}\n",
             text(&account["did"]),
             text(&account["status"]),
             text(&account["sync"]),

@@ -318,7 +318,11 @@ impl Keeper {
     ) -> Result<T, BucketError> {
         let began = Instant::now();
         let result = request.await;
-        let outcome = if result.is_ok() { Outcome::Ok } else { Outcome::Error };
+        let outcome = if result.is_ok() {
+            Outcome::Ok
+        } else {
+            Outcome::Error
+        };
         self.metrics.store_requests.of(op, outcome).inc();
         self.metrics
             .store_duration

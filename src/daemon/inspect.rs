@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::control::DaemonControl;
 use crate::mirror::keyspace::AlarmKind;
 use crate::mirror::reader::Mirror;
-use crate::mirror::rows::{AccountRow, SyncState};
+use crate::mirror::rows::{AccountRow, HeadSigner, SyncState};
 use crate::mirror::store::StoreError;
 use crate::types::{Cid, Did};
 
@@ -143,7 +143,13 @@ fn account_json(did: &Did, row: &AccountRow) -> Value {
         SyncState::Wanted { reason, tries, .. } => (Some(reason.as_str().to_owned()), *tries),
         SyncState::Quarantined { reason, .. } => (Some(reason.clone()), 0),
         SyncState::Diverged { theirs, .. } => (Some(format!("the host is at rev {theirs}")), 0),
-        _ => (None, 0),
+        SyncState::Moved { to, .. } => (Some(format!("it is at {to} now")), 0),
+        SyncState::Live => (None, 0),
+    };
+    // None: the key that was current when the head came.
+    let head_key = match &row.head_signed_by {
+        HeadSigner::Current => None,
+        HeadSigner::Earlier { key } => Some(key),
     };
     json!({
         "did": did.as_str(),
@@ -154,6 +160,7 @@ fn account_json(did: &Did, row: &AccountRow) -> Value {
         "tries": tries,
         "rev": row.head.as_ref().map(|head| head.rev.to_string()),
         "commit": row.head.as_ref().map(|head| head.commit.to_string()),
+        "signed_by_earlier_key": head_key,
         "records": row.records,
         "record_bytes": row.record_bytes,
         "parked_events": row.parked,

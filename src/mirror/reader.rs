@@ -21,23 +21,6 @@ pub struct Mirror<'v>(&'v dyn View);
 /// Bytes of blobs in one chunk of `blob_data`, the last of a blob excepted.
 pub const BLOB_CHUNK_BYTES: usize = 1024 * 1024;
 
-/// Sums over all accounts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Accounts known, of every status.
-    pub accounts: u64,
-    /// Of those, the ones of which something is loaded.
-    pub loaded: u64,
-    /// Records held.
-    pub records: u64,
-    /// Bytes of those records.
-    pub record_bytes: u64,
-    /// Frames parked.
-    pub parked: u64,
-    /// Bytes of those frames.
-    pub parked_bytes: u64,
-}
-
 /// A record with the bytes that the mirror holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -118,24 +101,6 @@ impl<'v> Mirror<'v> {
         self.each(Family::Blobs, &KeyRange::all(), |key, value| {
             Ok(visit(decode_row(Family::Blobs, key, value)?))
         })
-    }
-
-    /// Sums over all accounts: one scan of their rows.
-    ///
-    /// # Errors
-    /// As [`Mirror::number`].
-    pub fn totals(&self) -> Result<Totals, StoreError> {
-        let mut totals = Totals::default();
-        self.each_account(|_, row| {
-            totals.accounts += 1;
-            totals.loaded += u64::from(row.account_number != keyspace::NO_NUMBER);
-            totals.records += row.records;
-            totals.record_bytes += row.record_bytes;
-            totals.parked += row.parked;
-            totals.parked_bytes += row.parked_bytes;
-            ControlFlow::Continue(())
-        })?;
-        Ok(totals)
     }
 
     /// One record. `path` as in [`keyspace::encode_record`].

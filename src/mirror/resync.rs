@@ -102,7 +102,7 @@ impl Failed {
 /// A received CAR held against a key.
 enum Judged {
     /// It is proven, and loaded.
-    Proven(FetchedContent),
+    Proven(Box<FetchedContent>),
     /// The head is not signed by this key; nothing was loaded.
     OtherKey(RejectReason),
     /// It is not a complete repository, whatever the key.
@@ -171,9 +171,10 @@ impl Fetcher {
         reason: DesyncReason,
         url: &str,
     ) -> Result<Result<(StoredIdentity, FetchedContent), Failed>, StoreError> {
-        // What may have changed is read again; any other reason can live with what was read within a day.
-        let refresh =
-            matches!(reason, DesyncReason::BadSignature | DesyncReason::Moved) || row.identity.is_none();
+        // What may have changed is read again; any other reason can live with what was read within a day. No
+        // identity, but a head: the host said that it changed.
+        let announced = row.identity.is_none() && row.head.is_some();
+        let refresh = announced || matches!(reason, DesyncReason::BadSignature | DesyncReason::Moved);
         let identity = match self.resolver.resolve(did, refresh).await {
             // What the cache holds is less than a minute old.
             Err(ResolveError::TooSoon { .. }) => self.resolver.resolve(did, false).await,
@@ -233,7 +234,11 @@ impl Fetcher {
             judged = self.judge(&car, number, did, &key).await?;
         }
         let reason = match judged {
+<<<<<<< HEAD
             Judged::Proven(content) => return Ok(Ok((identity, content))),
+=======
+            Judged::Proven(content) => return Ok(Ok(*content)),
+>>>>>>> main
             Judged::Failed(failed) => return Ok(Err(failed)),
             Judged::OtherKey(reason) => reason,
         };
@@ -248,7 +253,11 @@ impl Fetcher {
         blocking(move || {
             for logged in &keys {
                 match this.check_and_load(&car, number, &did, HeadKey::Earlier(logged), now)? {
+<<<<<<< HEAD
                     Judged::Proven(content) => return Ok(Ok((identity, content))),
+=======
+                    Judged::Proven(content) => return Ok(Ok(*content)),
+>>>>>>> main
                     Judged::Failed(failed) => return Ok(Err(failed)),
                     Judged::OtherKey(_) => {}
                 }
@@ -386,11 +395,11 @@ impl Fetcher {
             return Ok(Judged::Failed(Failed::unproven("the CAR has no root".to_owned())));
         };
         match self.load(car, root, number, did, key, now) {
-            Ok((repo, blobs)) => Ok(Judged::Proven(FetchedContent::Loaded {
+            Ok((repo, blobs)) => Ok(Judged::Proven(Box::new(FetchedContent::Loaded {
                 account_number: number,
                 repo,
                 blobs,
-            })),
+            }))),
             Err(RepoFault::Visit(error)) => Err(error),
             Err(RepoFault::Head(reason @ (RejectReason::BadSignature | RejectReason::HighS))) => {
                 Ok(Judged::OtherKey(reason))

@@ -98,6 +98,15 @@ impl<T> Checked<T> {
             Self::Verified(_) | Self::NoKey => None,
         }
     }
+
+    /// The proof, if there is one.
+    #[must_use]
+    pub const fn proof(&self) -> Option<&T> {
+        match self {
+            Self::Verified(proof) => Some(proof),
+            Self::Rejected(_) | Self::NoKey => None,
+        }
+    }
 }
 
 /// A message that is no event.

@@ -175,6 +175,17 @@ pub enum CommitProof {
     Legacy(Box<VerifiedLegacy>),
 }
 
+impl CommitProof {
+    /// The commit.
+    #[must_use]
+    pub const fn signed(&self) -> &SignedCommit {
+        match self {
+            Self::Inverted(commit) => &commit.signed,
+            Self::Legacy(commit) => &commit.signed,
+        }
+    }
+}
+
 /// What a `#sync` proves: that this signed commit is the account's.
 #[derive(Debug, Clone)]
 pub struct VerifiedSync {

@@ -57,6 +57,8 @@ pub enum RejectReason {
     Legacy,
     /// The commit does not follow the one that the mirror holds.
     ChainBroken,
+    /// The commit is proven, and another than the one that the mirror holds under the same rev.
+    Forked,
 }
 
 /// What to do after an event was not accepted.
@@ -72,7 +74,7 @@ pub enum Remedy {
 
 impl RejectReason {
     /// Every reason, for metrics.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Field,
         Self::FutureRev,
         Self::BlocksTooLarge,
@@ -99,6 +101,7 @@ impl RejectReason {
         Self::PrevDataMismatch,
         Self::Legacy,
         Self::ChainBroken,
+        Self::Forked,
     ];
 
     /// The metric label and log field.
@@ -131,6 +134,7 @@ impl RejectReason {
             Self::PrevDataMismatch => "prev_data_mismatch",
             Self::Legacy => "legacy",
             Self::ChainBroken => "chain_broken",
+            Self::Forked => "forked",
         }
     }
 

@@ -229,10 +229,11 @@ const CASES: &[Case] = {
 };
 
 /// Gates that need the mirror's own rows: the applier's tests make them fire.
-const OF_THE_APPLIER: [RejectReason; 3] = [
+const OF_THE_APPLIER: [RejectReason; 4] = [
     RejectReason::RecordMissing,
     RejectReason::Legacy,
     RejectReason::ChainBroken,
+    RejectReason::Forked,
 ];
 
 fn raw(cid: Cid) -> Cid {

@@ -51,98 +51,30 @@ fn kill_nine() {
     sandbox.populate(accounts, sized(500, 4000), sized(20, 100));
     let firekeep = Firekeep::new(&sandbox, "data").args(&["--snapshot-interval", "1s"]);
 
-    // While the mirror is filled for the first time.
-    let mut filling = Lives::default();
-    let mut partly = 0;
-    for _ in 0..sized(4, 10) {
-        let life = firekeep.spawn();
-        // Until it has fetched something, or has nothing left to fetch; and a moment more.
-        wait_for("it fetches repositories", || {
-            let metrics = life.metrics_if_there();
-            let Some(metrics) = metrics.filter(|m| m.find("firekeep_resyncs_total", &[]).is_some()) else {
-                return Err((0, 0));
-            };
-            let loaded = metrics.count("firekeep_resyncs_total", &[("result", "loaded")]);
-            let live = metrics.count("firekeep_account_sync", &[("state", "live")]);
-            if loaded > 0 || live >= accounts {
-                Ok(())
-            } else {
-                Err((loaded, live))
-            }
-        });
-        std::thread::sleep(chance.below(Duration::from_millis(30)));
-        let last = life.metrics_if_there().expect("it answered before");
-        life.kill_nine();
-        partly += u64::from(last.count("firekeep_account_sync", &[("state", "live")]) < accounts);
-        filling.take(Some(&last));
-    }
-    let mut life = firekeep.start();
-    let filled = life.wait_filled(accounts);
-    filling.take(Some(&life.metrics()));
-    assert!(
-        filling.loaded <= accounts,
-        "what was fetched and durable is not fetched again: {filling:?}"
-    );
-    let first = life.wait_caught_up(&sandbox).cursor();
-    assert_eq!(filled.accounts("held"), accounts);
-    life.stop();
-
-    // Under load.
+    let filling = fill(&sandbox, &firekeep, &mut chance, accounts);
     let kills = sized(10, 30);
-    let mut loaded = Lives::default();
-    let mut churn = Some(sandbox.churn(25, 3600));
-    let mut life = firekeep.start();
-    let (mut commits, mut prefixes) = (0, 0);
-    for kill in 1..=kills {
-        let from = life.status().cursor();
-        life.wait_status("it applies live events", |status| status.cursor() > from);
-        std::thread::sleep(chance.below(Duration::from_millis(700)));
-        let seen = life.status().cursor();
-        loaded.take(Some(&life.metrics()));
-        life.kill_nine();
-        if kill % LOOK_AFTER == 0 {
-            let ended = churn.take().expect("it runs").end();
-            assert_eq!(ended.errors, 0, "{ended:?}");
-            commits += ended.commits;
-            sandbox.stop("pds1");
-            life = firekeep.start();
-            let left = check_prefix(&mut life, &sandbox, seen, kill);
-            sandbox.start("pds1");
-            check_rest(&mut life, &sandbox, left);
-            prefixes += 1;
-            churn = (kill < kills).then(|| sandbox.churn(25, 3600));
-        } else {
-            // Some die before they have opened everything.
-            if kill % 3 == 0 {
-                let early = firekeep.spawn();
-                std::thread::sleep(chance.below(Duration::from_millis(400)));
-                loaded.take(early.metrics_if_there().as_ref());
-                early.kill_nine();
-            }
-            life = firekeep.start();
-            let now = life.status().cursor();
-            assert!(now >= seen, "the cursor is durable: {now} after {seen}");
-        }
-    }
-    assert!(churn.is_none(), "the last kill ends the load");
+    let Load {
+        lives,
+        commits,
+        prefixes,
+        mut life,
+    } = under_load(&sandbox, &firekeep, &mut chance, kills);
 
-    life.wait_caught_up(&sandbox);
-    loaded.take(Some(&life.metrics()));
-    let total = Emitted::read(&sandbox).commits_after(first);
+    let total = Emitted::read(&sandbox).commits_after(filling.cursor);
     assert!(
-        loaded.applied <= total,
-        "nothing is applied twice: {loaded:?}, {total} commits"
+        lives.applied <= total,
+        "nothing is applied twice: {lives:?}, {total} commits"
     );
     // Events did come twice, and were told from new ones; and no more of them than the overlap: the cursor is
     // durable with the data.
     assert!(
-        loaded.replayed > 0,
-        "the check for doubles was put to the test: {loaded:?}"
+        lives.replayed > 0,
+        "the check for doubles was put to the test: {lives:?}"
     );
-    assert!(loaded.replayed <= OVERLAP * loaded.connections, "{loaded:?}");
+    assert!(lives.replayed <= OVERLAP * lives.connections, "{lives:?}");
     assert_eq!(
-        loaded.loaded, 0,
-        "no unchanged account is fetched again: {loaded:?}"
+        lives.loaded, 0,
+        "no unchanged account is fetched again: {lives:?}"
     );
     life.snapshot();
     let archive = firekeep.archive();
@@ -156,19 +88,133 @@ fn kill_nine() {
     );
     let stopped = life.stop();
     let counts = format!(
-        "seed {seed}, {} lives while filling ({partly} killed half-filled, {} of {accounts} repositories seen loaded), {kills} kills under load in \
-         {} lives, {commits} churn commits, {} of {total} commits seen applied, 0 twice though {} came again, {prefixes} crash states each an \
-         exact prefix of the stream, {} fetched again, {}, stop {} ms",
-        filling.count,
-        filling.loaded,
-        loaded.count,
-        loaded.applied,
-        loaded.replayed,
-        loaded.loaded,
+        "seed {seed}, {} lives while filling ({} killed half-filled, {} of {accounts} repositories seen loaded), \
+         {kills} kills under load in {} lives, {commits} churn commits, {} of {total} commits seen applied, 0 twice \
+         though {} events came again, {prefixes} crash states each an exact prefix of the stream, {} fetched again, \
+         {}, stop {} ms",
+        filling.lives.count,
+        filling.half_filled,
+        filling.lives.loaded,
+        lives.count,
+        lives.applied,
+        lives.replayed,
+        lives.loaded,
         equal.text(),
         stopped.as_millis()
     );
     report("kill_nine", began, &counts);
+}
+
+/// What the first part left.
+struct Filled {
+    lives: Lives,
+    /// Kills at a moment at which some accounts were there and some not.
+    half_filled: u64,
+    /// Up to where the stream was applied in the end.
+    cursor: u64,
+}
+
+/// Kills while the mirror is filled for the first time, then lets it be filled.
+fn fill(sandbox: &Sandbox, firekeep: &Firekeep, chance: &mut Chance, accounts: u64) -> Filled {
+    let (mut lives, mut half_filled) = (Lives::default(), 0);
+    for _ in 0..sized(4, 10) {
+        let life = firekeep.spawn();
+        // Until it has fetched something, or has nothing left to fetch; and a moment more.
+        wait_for("it fetches repositories", || {
+            let metrics = life.metrics_if_there();
+            let Some(metrics) = metrics.filter(|m| m.find("firekeep_resyncs_total", &[]).is_some()) else {
+                return Err((0, 0));
+            };
+            let loaded = metrics.count("firekeep_resyncs_total", &[("result", "loaded")]);
+            let live = live_accounts(&metrics);
+            if loaded > 0 || live >= accounts {
+                Ok(())
+            } else {
+                Err((loaded, live))
+            }
+        });
+        std::thread::sleep(chance.below(Duration::from_millis(30)));
+        let last = life.metrics_if_there().expect("it answered before");
+        life.kill_nine();
+        half_filled += u64::from(live_accounts(&last) < accounts);
+        lives.take(Some(&last));
+    }
+    let mut life = firekeep.start();
+    life.wait_filled(accounts);
+    let cursor = life.wait_caught_up(sandbox).cursor();
+    lives.take(Some(&life.metrics()));
+    life.stop();
+    assert!(
+        lives.loaded <= accounts,
+        "what was fetched and durable is not fetched again: {lives:?}"
+    );
+    Filled {
+        lives,
+        half_filled,
+        cursor,
+    }
+}
+
+fn live_accounts(metrics: &Metrics) -> u64 {
+    metrics.count("firekeep_account_sync", &[("state", "live")])
+}
+
+/// What the second part left.
+struct Load {
+    lives: Lives,
+    /// Commits that the PDS acknowledged.
+    commits: u64,
+    /// Crash states that were looked at.
+    prefixes: u64,
+    /// The last life: all is applied.
+    life: Running,
+}
+
+/// Kills while live traffic is applied. The last kill ends the load.
+fn under_load(sandbox: &Sandbox, firekeep: &Firekeep, chance: &mut Chance, kills: u64) -> Load {
+    let (mut lives, mut commits, mut prefixes) = (Lives::default(), 0, 0);
+    let mut churn = Some(sandbox.churn(25, 3600));
+    let mut life = firekeep.start();
+    for kill in 1..=kills {
+        let from = life.status().cursor();
+        life.wait_status("it applies live events", |status| status.cursor() > from);
+        std::thread::sleep(chance.below(Duration::from_millis(700)));
+        let seen = life.status().cursor();
+        lives.take(Some(&life.metrics()));
+        life.kill_nine();
+        if kill % LOOK_AFTER == 0 {
+            let ended = churn.take().expect("it runs").end();
+            assert_eq!(ended.errors, 0, "{ended:?}");
+            commits += ended.commits;
+            sandbox.stop("pds1");
+            life = firekeep.start();
+            let left = check_prefix(&mut life, sandbox, seen, kill);
+            sandbox.start("pds1");
+            check_rest(&mut life, sandbox, left);
+            prefixes += 1;
+            churn = (kill < kills).then(|| sandbox.churn(25, 3600));
+        } else {
+            // Some die before they have opened everything.
+            if kill % 3 == 0 {
+                let early = firekeep.spawn();
+                std::thread::sleep(chance.below(Duration::from_millis(400)));
+                lives.take(early.metrics_if_there().as_ref());
+                early.kill_nine();
+            }
+            life = firekeep.start();
+            let now = life.status().cursor();
+            assert!(now >= seen, "the cursor is durable: {now} after {seen}");
+        }
+    }
+    assert!(churn.is_none(), "the last kill ends the load");
+    life.wait_caught_up(sandbox);
+    lives.take(Some(&life.metrics()));
+    Load {
+        lives,
+        commits,
+        prefixes,
+        life,
+    }
 }
 
 /// With the PDS away, the mirror after a crash is what the stream's events up to its cursor make, and no more.

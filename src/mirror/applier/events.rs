@@ -9,6 +9,7 @@ use super::super::rows::{
 };
 use super::super::store::{Family, StoreError};
 use super::epochs::{self, Place};
+use super::gates::is_fork;
 use super::{Applier, Group, Note};
 use crate::types::{AccountStatus, Did, HostName, Rev, Timestamp};
 use crate::verify::{Checked, CommitProof, EventBody, RejectReason, Remedy, VerifiedSync};
@@ -125,48 +126,6 @@ impl Applier {
         }
     }
 
-    /// Whether events of the account have to queue up: it is being fetched, or others wait already.
-    const fn must_wait(row: &AccountRow) -> bool {
-        matches!(row.sync, SyncState::Wanted { .. }) || row.awaiting_identity
-    }
-
-    /// What is settled without the proof: who may speak, whether the account is on, whether the event has to
-    /// wait, whether it is old. `None`: the proof decides.
-    fn before_proof(
-        group: &mut Group<'_>,
-        did: &Did,
-        row: &AccountRow,
-        arrival: &Arrival,
-        rev: Rev,
-        rejection: Option<RejectReason>,
-        turn: Turn,
-    ) -> Option<Fate> {
-        let host = &arrival.host;
-        if Self::is_foreign(group, did, row, host) {
-            // Counted, and the account's document is read again.
-        } else if rejection == Some(RejectReason::FutureRev) {
-            Self::note_rejected(group, did, host, RejectReason::FutureRev);
-        } else if !row.upstream.is_active() {
-            // The host says that the account is off, so it should not speak. When it comes back it is compared.
-            group.notes.push(Note::Inactive { host: host.clone() });
-        } else if turn == Turn::Live && Self::must_wait(row) {
-            return Some(Fate::Park);
-        } else if row.head.as_ref().is_some_and(|head| rev <= head.rev) {
-            group.notes.push(Note::Replayed { host: host.clone() });
-        } else {
-            return None;
-        }
-        Some(Fate::Done)
-    }
-
-    fn note_rejected(group: &mut Group<'_>, did: &Did, host: &HostName, reason: RejectReason) {
-        group.notes.push(Note::Rejected {
-            host: host.clone(),
-            did: Some(did.clone()),
-            reason,
-        });
-    }
-
     #[expect(
         clippy::too_many_arguments,
         reason = "one event and its account: a struct would only rename them"
@@ -181,8 +140,22 @@ impl Applier {
         checked: Checked<CommitProof>,
         turn: Turn,
     ) -> Result<Fate, StoreError> {
-        if let Some(fate) = Self::before_proof(group, did, &row, arrival, rev, checked.rejection(), turn) {
+        let forked = checked
+            .proof()
+            .is_some_and(|proof| is_fork(&row, rev, proof.signed()));
+        let old = (!forked).then_some(rev);
+        if let Some(fate) = Self::before_proof(group, did, &row, arrival, old, checked.rejection(), turn) {
             return Ok(fate);
+        }
+        if forked {
+            return Ok(Self::reject(
+                group,
+                did,
+                row,
+                &arrival.host,
+                RejectReason::Forked,
+                turn,
+            ));
         }
         let proof = match checked {
             Checked::Verified(proof) => proof,
@@ -222,8 +195,22 @@ impl Applier {
         checked: Checked<Box<VerifiedSync>>,
         turn: Turn,
     ) -> Result<Fate, StoreError> {
-        if let Some(fate) = Self::before_proof(group, did, &row, arrival, rev, checked.rejection(), turn) {
+        let forked = checked
+            .proof()
+            .is_some_and(|proof| is_fork(&row, rev, proof.signed()));
+        let old = (!forked).then_some(rev);
+        if let Some(fate) = Self::before_proof(group, did, &row, arrival, old, checked.rejection(), turn) {
             return Ok(fate);
+        }
+        if forked {
+            return Ok(Self::reject(
+                group,
+                did,
+                row,
+                &arrival.host,
+                RejectReason::Forked,
+                turn,
+            ));
         }
         let sync = match checked {
             Checked::Verified(sync) => sync,

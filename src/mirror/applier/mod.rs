@@ -14,6 +14,7 @@ mod commit;
 pub mod epochs;
 mod events;
 mod fetched;
+mod gates;
 mod generations;
 mod listing;
 #[cfg(test)]

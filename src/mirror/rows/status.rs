@@ -151,6 +151,7 @@ impl From<RejectReason> for DesyncReason {
         match reason {
             RejectReason::BadSignature | RejectReason::HighS => Self::BadSignature,
             RejectReason::ChainBroken => Self::ChainBroken,
+            RejectReason::Forked => Self::HeadDiffers,
             RejectReason::Legacy | RejectReason::ProofIncomplete | RejectReason::RecordMissing => {
                 Self::Unproven
             }

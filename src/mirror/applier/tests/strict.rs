@@ -401,3 +401,39 @@ fn a_proven_event_changes_nothing_when_it_comes_from_another_host_or_for_an_acco
         assert_eq!(world.row(account.did()), before);
     }
 }
+
+#[test]
+fn another_commit_under_our_rev_is_looked_into() {
+    for as_sync in [false, true] {
+        let mut world = World::new();
+        let mut account = world.live(1);
+        let mut twin = SimAccount::new(1, NOW);
+        twin.commit(0, &[write("a", "first")], NOW);
+        world.commit(&mut account, &[write("b", "ours")]);
+        let seq = world.seq();
+        let mut frame = twin.commit(seq, &[write("b", "theirs")], NOW);
+        if as_sync {
+            frame = twin.sync_frame(seq, NOW);
+        }
+        assert_eq!(
+            (twin.rev(), twin.head() == account.head()),
+            (account.rev(), false)
+        );
+        assert_eq!(rejected(&world.frame(frame)), [RejectReason::Forked]);
+        let row = world.row(account.did()).expect("known");
+        assert!(matches!(
+            row.sync,
+            SyncState::Wanted {
+                reason: DesyncReason::HeadDiffers,
+                ..
+            }
+        ));
+        // The host has the other one indeed: ours stays, with an alarm.
+        let notes = world.fetch(&twin);
+        assert!(
+            notes.iter().any(|note| matches!(note, Note::Alarm { .. })),
+            "{notes:?}"
+        );
+        world.check_equal(&account);
+    }
+}
