@@ -27,7 +27,7 @@ use crate::repo::commit::Commit;
 use crate::repo::mst::{BlockSource as _, MstError, WalkLimits, walk};
 use crate::repo::record::scan_record;
 use crate::repo::signing_key::SigningKey;
-use crate::types::{AccountStatus, Cid, Did, DidMethod, Rev, Timestamp};
+use crate::types::{AccountStatus, Cid, Did, DidMethod, HostName, Rev, Timestamp};
 use crate::verify::{HeadKey, RejectReason, RepoFault, VerifiedRepo, check_repo};
 
 /// Largest repository that is fetched, in bytes.
@@ -207,8 +207,7 @@ impl Fetcher {
             Ok(spool) => spool,
             Err(failed) => return Ok(Err(failed)),
         };
-        let proven = self.prove(spool, did, key).await?;
-        Ok(proven.map(|content| (stored, content)))
+        self.prove(spool, did, &row.host, stored, key).await
     }
 
     /// Holds a received CAR against the account's current key. If nothing but the signature is at fault, the
@@ -217,20 +216,29 @@ impl Fetcher {
         &self,
         spool: Spool,
         did: &Did,
-        key: SigningKey,
-    ) -> Result<Result<FetchedContent, Failed>, StoreError> {
+        host: &HostName,
+        mut identity: StoredIdentity,
+        mut key: SigningKey,
+    ) -> Result<Result<(StoredIdentity, FetchedContent), Failed>, StoreError> {
         let car = match blocking(move || spool.index()).await {
             Ok(car) => Arc::new(car),
             Err(error) => return Ok(Err(Failed::unproven(error.to_string()))),
         };
         let number = self.numbers.next()?;
-        let (this, now) = (self.clone(), self.clock.now());
-        let judged = {
-            let (this, car, did, key) = (this.clone(), Arc::clone(&car), did.clone(), key.clone());
-            blocking(move || this.check_and_load(&car, number, &did, HeadKey::Current(&key), now)).await?
-        };
+        let mut judged = self.judge(&car, number, did, &key).await?;
+        // What the resolver remembers may be the document of before.
+        if let Judged::OtherKey(_) = judged
+            && let Some(newer) = self.newer_key(did, host, &key).await
+        {
+            (identity, key) = newer;
+            judged = self.judge(&car, number, did, &key).await?;
+        }
         let reason = match judged {
+<<<<<<< HEAD
+            Judged::Proven(content) => return Ok(Ok((identity, content))),
+=======
             Judged::Proven(content) => return Ok(Ok(*content)),
+>>>>>>> main
             Judged::Failed(failed) => return Ok(Err(failed)),
             Judged::OtherKey(reason) => reason,
         };
@@ -241,11 +249,15 @@ impl Fetcher {
                 return Ok(Err(Failed::new(FetchFailure::NoIdentity(text))));
             }
         };
-        let did = did.clone();
+        let (this, did, now) = (self.clone(), did.clone(), self.clock.now());
         blocking(move || {
             for logged in &keys {
                 match this.check_and_load(&car, number, &did, HeadKey::Earlier(logged), now)? {
+<<<<<<< HEAD
+                    Judged::Proven(content) => return Ok(Ok((identity, content))),
+=======
                     Judged::Proven(content) => return Ok(Ok(*content)),
+>>>>>>> main
                     Judged::Failed(failed) => return Ok(Err(failed)),
                     Judged::OtherKey(_) => {}
                 }
@@ -254,6 +266,31 @@ impl Fetcher {
             Ok(Err(Failed::unproven(fault.to_string())))
         })
         .await
+    }
+
+    async fn judge(
+        &self,
+        car: &Arc<IndexedCar>,
+        number: u64,
+        did: &Did,
+        key: &SigningKey,
+    ) -> Result<Judged, StoreError> {
+        let (this, car, did, key) = (self.clone(), Arc::clone(car), did.clone(), key.clone());
+        let now = self.clock.now();
+        blocking(move || this.check_and_load(&car, number, &did, HeadKey::Current(&key), now)).await
+    }
+
+    /// What the DID document names when it is read again, if that is another key and still this host.
+    async fn newer_key(
+        &self,
+        did: &Did,
+        host: &HostName,
+        known: &SigningKey,
+    ) -> Option<(StoredIdentity, SigningKey)> {
+        let identity = self.resolver.resolve(did, true).await.ok()?;
+        let key = identity.key.clone().filter(|key| key != known)?;
+        let stored = stored_identity(&identity);
+        stored.speaks_at(host).then_some((stored, key))
     }
 
     /// The keys that the account had before; none but for a `did:plc`.

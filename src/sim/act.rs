@@ -340,7 +340,9 @@ fn rotate(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: usize
     net.plc.documents.insert(did.clone(), document);
     pds.emit_identity(did, world.now);
     // The head is still signed by the old key; the next write settles that.
-    commit(world, net, oracle, host, did, None);
+    for _ in 0..=world.host_rng.below(10) {
+        commit(world, net, oracle, host, did, None);
+    }
     true
 }
 

@@ -41,7 +41,7 @@ const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(120);
 const LISTING_INTERVAL: Duration = Duration::from_secs(1800);
 const AUDIT_INTERVAL: Duration = Duration::from_secs(3600);
 /// Small enough that some repositories are larger.
-const REBUILD_RECORDS_MAX: u64 = 10;
+const REBUILD_RECORDS_MAX: u64 = 6;
 
 /// The daemon: what a process holds, and the disk under it.
 pub struct Daemon {

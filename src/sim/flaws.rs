@@ -49,7 +49,7 @@ pub fn spoil(
                 op.prev = None;
             }
         }
-        Fault::BadField => parts.ops.first_mut()?.path = "no path".to_owned(),
+        Fault::BadField => return bad_field(parts, seq, now, rng),
         Fault::DuplicatePath => {
             let op = parts.ops.first()?.clone();
             parts.ops.push(op);
@@ -79,6 +79,34 @@ pub fn spoil(
         }
         Fault::PrevDataChanged => parts.prev_data = Some(Cid::of_block(b"another tree")),
         _ => return None,
+    }
+    Some(parts.frame(seq, now))
+}
+
+/// One of the fields is not what the lexicon says.
+fn bad_field(mut parts: CommitParts, seq: u64, now: Timestamp, rng: &mut Rng) -> Option<Vec<u8>> {
+    let op = parts.ops.iter_mut().find(|op| op.cid.is_some())?;
+    match rng.below(5) {
+        0 => op.path = "no path".to_owned(),
+        1 => op.cid = None,
+        2 => op.cid = Some(Cid::of_blob(b"a blob is no record")),
+        3 => {
+            let op = op.clone();
+            let many = (0..201).map(|number| PartOp {
+                path: format!("app.bsky.feed.post/many{number}"),
+                ..op.clone()
+            });
+            parts.ops = many.collect();
+        }
+        _ => {
+            let mut frame = parts.frame(seq, now);
+            let rev = parts.rev.to_string();
+            let at = frame
+                .windows(rev.len())
+                .position(|window| window == rev.as_bytes())?;
+            frame[at..at + rev.len()].fill(b'!');
+            return Some(frame);
+        }
     }
     Some(parts.frame(seq, now))
 }

@@ -64,7 +64,7 @@ pub fn run(seed: u64, keep_trace: bool) -> Report {
     for host in 0..hosts {
         world.after(Duration::from_millis(host as u64), Event::Act { host });
     }
-    let heal = world.host_rng.millis(60_000, 500_000);
+    let heal = world.host_rng.millis(60_000, 300_000);
     world.after(heal, Event::Heal);
     let crash = world.daemon_rng.millis(1, 120_000);
     world.after(crash, Event::Crash);

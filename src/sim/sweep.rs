@@ -29,18 +29,7 @@ pub fn sweep(seeds: impl IntoIterator<Item = u64>, mut watch: impl FnMut(&Report
     for seed in seeds {
         let report = run(seed, false);
         watch(&report);
-        table.seeds += 1;
-        table.steps += report.steps;
-        table.settled_max = table.settled_max.max(report.settled_in);
-        for (fault, count) in &report.fired {
-            *table.fired.entry(*fault).or_default() += count;
-        }
-        for (reason, count) in &report.reasons {
-            *table.reasons.entry(reason.clone()).or_default() += count;
-        }
-        if report.failure.is_some() {
-            table.failed.push(seed);
-        }
+        table.count(&report);
     }
     table
 }
@@ -55,6 +44,28 @@ impl Report {
 }
 
 impl Table {
+    /// Counts one run.
+    pub fn count(&mut self, report: &Report) {
+        self.seeds += 1;
+        self.steps += report.steps;
+        self.settled_max = self.settled_max.max(report.settled_in);
+        for (fault, count) in &report.fired {
+            *self.fired.entry(*fault).or_default() += count;
+        }
+        for (reason, count) in &report.reasons {
+            *self.reasons.entry(reason.clone()).or_default() += count;
+        }
+        if report.failure.is_some() {
+            self.failed.push(report.seed);
+        }
+    }
+
+    /// Whether a reason was given in any run.
+    #[must_use]
+    pub fn has_reason(&self, kind: &str, label: &str) -> bool {
+        self.reasons.contains_key(&format!("{kind} {label}"))
+    }
+
     /// Faults that no run had.
     #[must_use]
     pub fn never_fired(&self) -> Vec<Fault> {

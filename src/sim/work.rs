@@ -27,7 +27,7 @@ use crate::repo::commit::Commit;
 use crate::repo::export::prove;
 use crate::repo::record::scan_record;
 use crate::repo::signing_key::SigningKey;
-use crate::types::{Did, Digest, Timestamp};
+use crate::types::{Did, Digest, HostName, Timestamp};
 use crate::verify::check_repo;
 
 /// As in `daemon/work.rs`.
@@ -65,6 +65,9 @@ const BLOB_RETRIES: [Duration; 7] = [
 const FRESH_FOR: Duration = Duration::from_secs(24 * 3600);
 const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 const FAILURE_FOR: Duration = Duration::from_secs(15);
+
+/// How a fault says that nothing but the key is wrong.
+const OTHER_KEY: &str = "bad_signature";
 
 /// What the resolver remembers of a DID.
 #[derive(Debug, Clone, Default)]
@@ -368,7 +371,29 @@ impl Daemon {
         }
         let car = export(world, &held.account);
         let loaded = self.check_and_load(&car, did, &key, world.now)?;
+        // The keys of before, from the audit log, are not modelled.
+        let other_key = matches!(&loaded, Err(FetchFailure::Unproven(text)) if text.contains(OTHER_KEY));
+        if other_key && let Some((identity, key)) = self.newer_key(net, did, &row.host, &key, world.now) {
+            let loaded = self.check_and_load(&car, did, &key, world.now)?;
+            return Ok(loaded.map(|content| (identity, content)));
+        }
         Ok(loaded.map(|content| (identity, content)))
+    }
+
+    fn newer_key(
+        &mut self,
+        net: &Network,
+        did: &Did,
+        host: &HostName,
+        known: &SigningKey,
+        now: Timestamp,
+    ) -> Option<(StoredIdentity, SigningKey)> {
+        let identity = self.resolve(net, did, true, now).ok()?;
+        let key = identity
+            .key
+            .as_deref()
+            .and_then(|text| SigningKey::from_did_key(text).ok())?;
+        (key != *known && identity.speaks_at(host)).then_some((identity, key))
     }
 
     /// Proves a CAR and loads it under a number of its own, in small unsynced batches.
