@@ -56,9 +56,10 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ),
     (
         "files_are_short",
-        "src/mirror/reader.rs",
-        "eight lines too long",
+        "src/mirror/applier/mod.rs",
+        "four lines too long",
     ),
+    ("files_are_short", "src/sim/work.rs", "to be split"),
     (
         "pure_files_are_pure",
         "src/repo/signing_key.rs",
