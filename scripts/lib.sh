@@ -3,7 +3,6 @@
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-started="$SECONDS"
 
 say() { printf 'firekeep: %s\n' "$*" >&2; }
 die() { printf 'firekeep: %s\n' "$*" >&2; exit 1; }

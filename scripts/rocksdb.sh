@@ -24,7 +24,7 @@ need_rocksdb() {
     rocksdb_is_there "$identity" && return 0
     command -v flock >/dev/null || die "this machine lacks the flock program (Debian package util-linux)"
     exec 9>"$ROCKSDB_LIB_DIR/lock"
-    flock -n 9 || { say "another build of RocksDB is under way in $cache; waiting for it"; flock 9; }
+    flock -n 9 || until flock -w 60 9; do say "another build of RocksDB is under way in $cache; waiting for it"; done
     rocksdb_is_there "$identity" || rocksdb_adopted "$identity" || rocksdb_unpacked "$identity" || rocksdb_compiled "$identity"
     exec 9>&-
 }

@@ -16,6 +16,8 @@ pub mod input;
 pub mod keyspace;
 #[cfg(feature = "daemon")]
 pub mod listing;
+#[cfg(feature = "daemon")]
+pub mod live;
 pub mod memory;
 pub mod numbers;
 pub mod reader;

@@ -24,10 +24,10 @@ use crate::identity::document::Identity;
 use crate::identity::plc_log::LoggedKey;
 use crate::identity::resolver::{ResolveError, Resolver};
 use crate::repo::commit::Commit;
-use crate::repo::mst::{BlockSource as _, MstError, WalkLimits, walk};
+use crate::repo::mst::BlockSource as _;
 use crate::repo::record::scan_record;
 use crate::repo::signing_key::SigningKey;
-use crate::types::{AccountStatus, Cid, Did, DidMethod, HostName, Rev, Timestamp};
+use crate::types::{AccountStatus, Cid, Did, DidMethod, HostName, Timestamp};
 use crate::verify::{HeadKey, RejectReason, RepoFault, VerifiedRepo, check_repo};
 
 /// Largest repository that is fetched, in bytes.
@@ -72,19 +72,9 @@ struct RepoStatus {
     status: Option<String>,
 }
 
-/// What a host's export holds.
-pub struct LivePaths {
-    /// The rev of its head.
-    pub rev: Rev,
-    /// Its head.
-    pub commit: Cid,
-    /// Every path and its record.
-    pub paths: std::collections::BTreeMap<String, Cid>,
-}
-
 /// Why an attempt ended without a repository.
-struct Failed {
-    failure: FetchFailure,
+pub(super) struct Failed {
+    pub(super) failure: FetchFailure,
     /// The host's own wish.
     wait: Option<Duration>,
 }
@@ -234,11 +224,7 @@ impl Fetcher {
             judged = self.judge(&car, number, did, &key).await?;
         }
         let reason = match judged {
-<<<<<<< HEAD
-            Judged::Proven(content) => return Ok(Ok((identity, content))),
-=======
-            Judged::Proven(content) => return Ok(Ok(*content)),
->>>>>>> main
+            Judged::Proven(content) => return Ok(Ok((identity, *content))),
             Judged::Failed(failed) => return Ok(Err(failed)),
             Judged::OtherKey(reason) => reason,
         };
@@ -253,11 +239,7 @@ impl Fetcher {
         blocking(move || {
             for logged in &keys {
                 match this.check_and_load(&car, number, &did, HeadKey::Earlier(logged), now)? {
-<<<<<<< HEAD
-                    Judged::Proven(content) => return Ok(Ok((identity, content))),
-=======
-                    Judged::Proven(content) => return Ok(Ok(*content)),
->>>>>>> main
+                    Judged::Proven(content) => return Ok(Ok((identity, *content))),
                     Judged::Failed(failed) => return Ok(Err(failed)),
                     Judged::OtherKey(_) => {}
                 }
@@ -302,37 +284,6 @@ impl Fetcher {
         Ok(log.earlier_keys(current, EARLIER_KEYS_MAX))
     }
 
-    /// What the host's export holds now: paths and CIDs. Complete, but its signature is not looked at.
-    ///
-    /// # Errors
-    /// One line for a person.
-    pub async fn live_paths(&self, did: &Did, url: &str) -> Result<LivePaths, String> {
-        let spool = self
-            .download(did, url)
-            .await
-            .map_err(|failed| failed.failure.to_string())?;
-        let read = tokio::task::spawn_blocking(move || {
-            let car = spool.index().map_err(|error| error.to_string())?;
-            let commit = *car.roots().first().ok_or("the CAR has no root")?;
-            let block = car.block(&commit).map_err(|error| error.to_string())?;
-            let block = block.ok_or("the CAR lacks its commit")?;
-            let head = Commit::decode(&block).map_err(|error| error.to_string())?;
-            let mut paths = std::collections::BTreeMap::new();
-            walk(&car, head.data, &WalkLimits::default(), |path, cid| {
-                paths.insert(String::from_utf8_lossy(path).into_owned(), cid);
-                Ok::<(), MstError>(())
-            })
-            .map_err(|error| error.to_string())?;
-            Ok(LivePaths {
-                rev: head.rev,
-                commit,
-                paths,
-            })
-        });
-        read.await
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
-    }
-
     /// What the host says of an account: its standing (none if the host does not know it) and its head.
     ///
     /// # Errors
@@ -361,7 +312,7 @@ impl Fetcher {
         Ok(latest.cid.parse().ok())
     }
 
-    async fn download(&self, did: &Did, url: &str) -> Result<Spool, Failed> {
+    pub(super) async fn download(&self, did: &Did, url: &str) -> Result<Spool, Failed> {
         let url = format!("{url}/xrpc/com.atproto.sync.getRepo?did={did}");
         let answer = self.upstream.get(&url, &Limits::download(REPO_BYTES_MAX)).await;
         let mut body = answer.map_err(|error| failure_of(&error))?.body;
