@@ -234,11 +234,7 @@ impl Fetcher {
             judged = self.judge(&car, number, did, &key).await?;
         }
         let reason = match judged {
-<<<<<<< HEAD
-            Judged::Proven(content) => return Ok(Ok((identity, content))),
-=======
-            Judged::Proven(content) => return Ok(Ok(*content)),
->>>>>>> main
+            Judged::Proven(content) => return Ok(Ok((identity, *content))),
             Judged::Failed(failed) => return Ok(Err(failed)),
             Judged::OtherKey(reason) => reason,
         };
@@ -253,11 +249,7 @@ impl Fetcher {
         blocking(move || {
             for logged in &keys {
                 match this.check_and_load(&car, number, &did, HeadKey::Earlier(logged), now)? {
-<<<<<<< HEAD
-                    Judged::Proven(content) => return Ok(Ok((identity, content))),
-=======
-                    Judged::Proven(content) => return Ok(Ok(*content)),
->>>>>>> main
+                    Judged::Proven(content) => return Ok(Ok((identity, *content))),
                     Judged::Failed(failed) => return Ok(Err(failed)),
                     Judged::OtherKey(_) => {}
                 }
