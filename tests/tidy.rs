@@ -54,11 +54,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
         "src/mirror/rows.rs",
         "to be split: the account's row, the others",
     ),
-    (
-        "files_are_short",
-        "src/mirror/reader.rs",
-        "eight lines too long",
-    ),
+    ("files_are_short", "src/mirror/reader.rs", "eight lines too long"),
     (
         "pure_files_are_pure",
         "src/repo/signing_key.rs",

@@ -15,10 +15,11 @@ use bytes::Bytes;
 use super::faults::Fault;
 use super::oracle::{Oracle, PARKED_BYTES_MAX, PARKED_FRAMES_MAX, Verdict};
 use super::pds::{Network, Opening};
+use super::tally;
 use super::work::{Archive, Cached, Work};
 use super::world::{Event, World};
 use crate::mirror::applier::epochs::resume_cursor;
-use crate::mirror::applier::{Applier, ApplierLimits, Note};
+use crate::mirror::applier::{Applier, ApplierLimits};
 use crate::mirror::input::{Gap, HostEvent, Input};
 use crate::mirror::keyspace::Task;
 use crate::mirror::memory::MemoryStore;
@@ -457,7 +458,7 @@ impl Daemon {
             .apply(inputs, world.now)
             .map_err(|error| error.to_string())?;
         for note in &outcome.notes {
-            count(world, note);
+            tally::count(world, note);
         }
         oracle.check_step(&*self.store.view())?;
         self.plan(world);
@@ -486,29 +487,5 @@ impl Daemon {
                 "totals drifted: {ours:?} are kept, the rows say {rows:?}"
             ))
         }
-    }
-}
-
-/// Counts what the applier says.
-fn count(world: &mut World, note: &Note) {
-    world.trace.say(|| format!("note {note:?}"));
-    match note {
-        Note::Rejected { reason, .. } => world.reason("reject", reason.label()),
-        Note::Desynchronized { reason, .. } => world.reason("desync", reason.as_str()),
-        Note::Swapped { reason, .. } => world.reason("swapped", reason.as_str()),
-        Note::Unchanged { reason, .. } => world.reason("unchanged", reason.as_str()),
-        Note::FetchFailed { failure, .. } => world.reason("fetch failed", failure.label()),
-        Note::Applied { .. } => world.reason("note", "applied"),
-        Note::Replayed { .. } => world.reason("note", "replayed"),
-        Note::Inactive { .. } => world.reason("note", "inactive"),
-        Note::Parked { .. } => world.reason("note", "parked"),
-        Note::ParkedDropped { .. } => world.reason("note", "parked_dropped"),
-        Note::Status { status, .. } => world.reason("status", status),
-        Note::HostBehind { .. } => world.reason("note", "host_behind"),
-        Note::Listed { .. } => world.reason("note", "listed"),
-        Note::Gap { .. } => world.reason("note", "gap"),
-        Note::Noncanonical { .. } => world.reason("note", "noncanonical"),
-        Note::Moved { .. } => world.reason("note", "moved"),
-        Note::Alarm { kind, .. } => world.reason("alarm", kind.as_str()),
     }
 }

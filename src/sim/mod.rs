@@ -17,6 +17,7 @@ pub mod pds;
 pub mod run;
 pub mod slow_tree;
 pub mod sweep;
+mod tally;
 #[cfg(test)]
 mod tests;
 pub mod work;

@@ -76,7 +76,7 @@ pub fn run(seed: u64, keep_trace: bool) -> Report {
         healed: None,
         settled_in: None,
     };
-    let failure = run.to_the_end().err();
+    let failure = run.play().err();
     Report {
         seed,
         hash: run.world.trace.hash(),
@@ -94,8 +94,8 @@ fn text(error: StoreError) -> String {
 }
 
 impl Run {
-    fn to_the_end(&mut self) -> Verdict {
-        while let Some(event) = self.world.next() {
+    fn play(&mut self) -> Verdict {
+        while let Some(event) = self.world.next_event() {
             self.step(event)?;
             if self.has_settled()? {
                 return self.daemon.check_totals();

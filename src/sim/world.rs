@@ -154,7 +154,7 @@ impl World {
     }
 
     /// The next event; time moves to it.
-    pub fn next(&mut self) -> Option<Event> {
+    pub fn next_event(&mut self) -> Option<Event> {
         let ((at, _), event) = self.queue.pop_first()?;
         self.now = Timestamp::from_micros(at);
         self.trace.step(self.now, &event);

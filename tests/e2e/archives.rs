@@ -36,6 +36,17 @@ fn s3() {
         .clone()
         .env("AWS_ACCESS_KEY_ID", &id)
         .env("AWS_SECRET_ACCESS_KEY", &secret);
+    // A store that is away when Firekeep starts stops nothing, and is found when it is there.
+    sandbox.stop("s3");
+    let mut running = by_environment.start();
+    let away = running.wait_filled(accounts);
+    assert_eq!(away.standing(), "archive_away", "{away:?}");
+    sandbox.start("s3");
+    running.wait_status("all is off this machine", |status| {
+        status.standing() == "off_machine"
+    });
+    running.stop();
+
     let (first, snapshots) = round(&sandbox, &by_environment, accounts);
 
     let file = |name: &str, text: &str| {
@@ -59,7 +70,7 @@ fn s3() {
         "with the archive in a bucket there is no folder for one"
     );
     let counts = format!(
-        "credentials by environment: {snapshots} snapshots on command, {}; by files: {more} snapshots on command, {}",
+        "store away at first, then found; credentials by environment: {snapshots} snapshots on command, {}; by files: {more} snapshots on command, {}",
         first.text(),
         second.text()
     );

@@ -238,7 +238,11 @@ fn wrong_sources(table: &mut Table<'_>) {
 
 /// Hosts that do not exist or are no PDS: for a new mirror and for one that holds accounts of another.
 fn wrong_hosts(table: &mut Table<'_>, held: &Firekeep) {
-    let none = table.fresh().args(&["--host", "https://no-such-host.invalid"]);
+    // A name server that does not answer is given up soon.
+    let none = table
+        .fresh()
+        .args(&["--host", "https://no-such-host.invalid"])
+        .env("RES_OPTIONS", "timeout:1 attempts:1");
     table.refused_early(&none, CONFIG, &["no-such-host.invalid", "cannot be found"]);
     let not_found = NoPds::start("404 Not Found", "text/html", "<h1>nothing here</h1>");
     let page = NoPds::start("200 OK", "text/html", "<h1>welcome</h1>");

@@ -85,7 +85,7 @@ fn check_status(running: &mut Running, emitted: &Emitted, equal: &Compared) {
     assert_eq!(status.archive("snapshots_due"), 0, "{status:?}");
     assert_eq!(status.0["archive"]["on_this_machine"], true, "{status:?}");
     assert_eq!(status.cursor(), emitted.last(), "{status:?}");
-    assert_eq!(status.host()["connected"], true, "{status:?}");
+    assert!(status.connected(), "{status:?}");
     assert_eq!(status.host()["listed"], true, "{status:?}");
 }
 
@@ -103,16 +103,10 @@ fn check_metrics(running: &Running, emitted: &Emitted, before: u64, accounts: u6
     );
     assert_eq!(count("firekeep_events_rejected_total", &[]), 0);
     assert_eq!(count("firekeep_frames_rejected_total", &[]), 0);
-    assert_eq!(count("firekeep_reconnects_total", &[]), 0);
     assert_eq!(
         count("firekeep_resyncs_total", &[("result", "loaded")]),
         accounts,
         "fetched once each"
-    );
-    assert_eq!(
-        count("firekeep_resyncs_total", &[]),
-        accounts,
-        "and for no other reason"
     );
     assert_eq!(count("firekeep_upstream_connected", &[]), 1);
     assert_eq!(count("firekeep_accounts", &[("status", "active")]), accounts);
@@ -206,7 +200,15 @@ fn check_commands(running: &Running) {
     let nothing = running.setup.ask(&["snapshot"]);
     assert_eq!(nothing.code, 0);
     assert!(nothing.stdout.starts_with("nothing to do"), "{}", nothing.stdout);
-    let summary = running.printed();
+    // It comes when the first snapshots stand, or a minute after the start.
+    let summary = wait_for("the summary", || {
+        let printed = running.printed();
+        if printed.contains("look at") {
+            Ok(printed)
+        } else {
+            Err(printed)
+        }
+    });
     assert!(summary.contains("NOT OFF THIS MACHINE"), "{summary}");
     assert!(summary.contains("20 held of 20 known"), "{summary}");
 }

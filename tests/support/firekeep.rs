@@ -425,6 +425,11 @@ impl Status {
         &self.0["hosts"][0]
     }
 
+    /// Whether the stream is open.
+    pub fn connected(&self) -> bool {
+        self.host()["connected"] == true
+    }
+
     /// Where the stream stands.
     pub fn cursor(&self) -> u64 {
         self.host()["cursor"].as_u64().unwrap_or(0)

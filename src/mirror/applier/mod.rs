@@ -17,6 +17,7 @@ mod fetched;
 mod gates;
 mod generations;
 mod listing;
+pub mod note;
 #[cfg(test)]
 mod rollback_tests;
 mod moved;
@@ -33,17 +34,16 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use note::Note;
 pub use totals::Totals;
 
 use self::stage::Stage;
-use super::input::{FetchFailure, Input};
-use super::keyspace::{self, AlarmKind, Task};
+use super::input::Input;
+use super::keyspace::{self, Task};
 use super::numbers::Numbers;
-use super::reader::Mirror;
 use super::rows::{AccountRow, DesyncReason, HostRow, SyncState};
 use super::store::{Family, KeyRange, Store, StoreError};
 use crate::types::{Did, HostName, Rev, Timestamp};
-use crate::verify::RejectReason;
 
 /// Bounds of the applier's work. Reaching one is a normal case.
 #[derive(Debug, Clone, Copy)]
@@ -83,146 +83,6 @@ impl Default for ApplierLimits {
             audit_interval: Duration::from_secs(24 * 3600),
         }
     }
-}
-
-/// What happened, for metrics and logs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Note {
-    /// A commit was applied.
-    Applied {
-        /// From which host.
-        host: HostName,
-        /// Its sequence number.
-        seq: u64,
-        /// When the host says that it happened.
-        time: Option<Timestamp>,
-    },
-    /// An event changed nothing because it was seen before.
-    Replayed {
-        /// From which host.
-        host: HostName,
-    },
-    /// An event of an account that its host says is not active.
-    Inactive {
-        /// From which host.
-        host: HostName,
-    },
-    /// An event waits for a key or a fetch.
-    Parked {
-        /// From which host.
-        host: HostName,
-        /// Whose.
-        did: Did,
-    },
-    /// A queue of parked frames was dropped because it grew past its bound; the fetch makes up for it.
-    ParkedDropped {
-        /// Whose.
-        did: Did,
-    },
-    /// Records were taken in that are not strict DAG-CBOR: kept byte for byte, and counted.
-    Noncanonical {
-        /// From which host.
-        host: HostName,
-        /// Whose.
-        did: Did,
-        /// How many.
-        records: u64,
-    },
-    /// An event was not accepted.
-    Rejected {
-        /// From which host.
-        host: HostName,
-        /// Whose, if known.
-        did: Option<Did>,
-        /// Why.
-        reason: RejectReason,
-    },
-    /// An account has to be fetched.
-    Desynchronized {
-        /// Whose.
-        did: Did,
-        /// Why.
-        reason: DesyncReason,
-    },
-    /// A fetched repository became the account's head.
-    Swapped {
-        /// From which host.
-        host: HostName,
-        /// Whose.
-        did: Did,
-        /// Why it was fetched.
-        reason: DesyncReason,
-        /// Its rev.
-        rev: Rev,
-        /// How many records it has.
-        records: u64,
-    },
-    /// The host's head is the one that we hold.
-    Unchanged {
-        /// From which host.
-        host: HostName,
-        /// Whose.
-        did: Did,
-        /// Why it was compared.
-        reason: DesyncReason,
-    },
-    /// A repository could not be fetched.
-    FetchFailed {
-        /// From which host.
-        host: HostName,
-        /// Whose.
-        did: Did,
-        /// Why it was to be fetched.
-        reason: DesyncReason,
-        /// Why it was not.
-        failure: FetchFailure,
-    },
-    /// An account's standing at its host changed.
-    Status {
-        /// Whose.
-        did: Did,
-        /// The new standing, as the metric label.
-        status: &'static str,
-    },
-    /// The host's head is older than ours: ours stays.
-    HostBehind {
-        /// Whose.
-        did: Did,
-        /// Our rev.
-        ours: Rev,
-        /// The host's.
-        theirs: Rev,
-    },
-    /// An account's DID document names another host than before.
-    Moved {
-        /// Whose.
-        did: Did,
-        /// The host that it was followed at.
-        from: HostName,
-        /// The host that the document names.
-        to: HostName,
-        /// Whether that one is followed.
-        followed: bool,
-    },
-    /// An alarm was raised.
-    Alarm {
-        /// Which host it concerns.
-        host: HostName,
-        /// What kind it is.
-        kind: AlarmKind,
-        /// For people.
-        message: String,
-    },
-    /// A listing ended.
-    Listed {
-        /// Which host.
-        host: HostName,
-    },
-    /// A host lost events between our cursor and now.
-    Gap {
-        /// Which host.
-        host: HostName,
-    },
 }
 
 /// What a group of inputs led to, once it is durable.
@@ -266,7 +126,7 @@ impl Applier {
         numbers: Arc<Numbers>,
         limits: ApplierLimits,
     ) -> Result<Self, StoreError> {
-        let totals = count_totals(&*store)?;
+        let totals = totals::count(&*store)?;
         let next_arrival = next_arrival(&*store)?;
         Ok(Self {
             store,
@@ -471,21 +331,6 @@ const fn needs_own_batch(input: &Input) -> bool {
             | Input::SnapshotAll
             | Input::ArchiveLinked { .. }
     )
-}
-
-fn count_totals(store: &dyn Store) -> Result<Totals, StoreError> {
-    let view = store.view();
-    let mirror = Mirror::new(&*view);
-    let mut totals = Totals::default();
-    mirror.each_account(|_, row| {
-        totals.account_changed(None, &row);
-        ControlFlow::Continue(())
-    })?;
-    mirror.each_blob(|row| {
-        totals.blob_changed(None, &row);
-        ControlFlow::Continue(())
-    })?;
-    Ok(totals)
 }
 
 /// One past the highest arrival of any parked frame.

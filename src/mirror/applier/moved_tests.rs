@@ -1,5 +1,6 @@
 //! Accounts that move, and heads that a key of before signed.
 
+use crate::verify::RejectReason;
 use std::time::Duration;
 
 use super::super::input::{FetchFailure, Fetched, FetchedContent, Input};

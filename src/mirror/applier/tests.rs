@@ -2,6 +2,7 @@
 
 mod strict;
 
+use crate::verify::RejectReason;
 use std::sync::Arc;
 
 use super::*;
@@ -9,6 +10,7 @@ use crate::mirror::input::{
     BlobKey, BlobMention, FetchFailure, Fetched, FetchedContent, Gap, HostEvent, ListedPage, ListedRepo,
 };
 use crate::mirror::memory::MemoryStore;
+use crate::mirror::reader::Mirror;
 use crate::mirror::rows::{BlobFailure, BlobState, Listing, StoredIdentity};
 use crate::mirror::store::View as _;
 use crate::repo::car::parse_car;

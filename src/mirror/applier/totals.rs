@@ -1,8 +1,11 @@
 //! Running totals over all rows, for metrics and the status page.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
+use super::super::reader::Mirror;
 use super::super::rows::{AccountRow, BlobRow, SyncState};
+use super::super::store::{Store, StoreError};
 
 /// Counts over the whole mirror. Kept by differences, and counted once at start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -79,4 +82,20 @@ fn step(value: &mut u64, by: u64, plus: bool) {
     } else {
         value.saturating_sub(by)
     };
+}
+
+/// Counts all rows of a store.
+pub(super) fn count(store: &dyn Store) -> Result<Totals, StoreError> {
+    let view = store.view();
+    let mirror = Mirror::new(&*view);
+    let mut totals = Totals::default();
+    mirror.each_account(|_, row| {
+        totals.account_changed(None, &row);
+        ControlFlow::Continue(())
+    })?;
+    mirror.each_blob(|row| {
+        totals.blob_changed(None, &row);
+        ControlFlow::Continue(())
+    })?;
+    Ok(totals)
 }

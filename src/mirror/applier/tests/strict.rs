@@ -4,6 +4,7 @@ use super::*;
 use crate::repo::car::{encode_block, encode_header};
 use crate::stream::encode::encode_frame;
 use crate::stream::frame::{CommitFrame, Frame, decode_frame};
+use crate::verify::RejectReason;
 
 fn rejected(notes: &[Note]) -> Vec<RejectReason> {
     let reasons = notes.iter().filter_map(|note| match note {

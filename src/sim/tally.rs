@@ -1,0 +1,28 @@
+//! What the applier says, counted for the sweep's table.
+
+use super::world::World;
+use crate::mirror::applier::Note;
+
+/// Counts what the applier says.
+pub(super) fn count(world: &mut World, note: &Note) {
+    world.trace.say(|| format!("note {note:?}"));
+    match note {
+        Note::Rejected { reason, .. } => world.reason("reject", reason.label()),
+        Note::Desynchronized { reason, .. } => world.reason("desync", reason.as_str()),
+        Note::Swapped { reason, .. } => world.reason("swapped", reason.as_str()),
+        Note::Unchanged { reason, .. } => world.reason("unchanged", reason.as_str()),
+        Note::FetchFailed { failure, .. } => world.reason("fetch failed", failure.label()),
+        Note::Applied { .. } => world.reason("note", "applied"),
+        Note::Replayed { .. } => world.reason("note", "replayed"),
+        Note::Inactive { .. } => world.reason("note", "inactive"),
+        Note::Parked { .. } => world.reason("note", "parked"),
+        Note::ParkedDropped { .. } => world.reason("note", "parked_dropped"),
+        Note::Status { status, .. } => world.reason("status", status),
+        Note::HostBehind { .. } => world.reason("note", "host_behind"),
+        Note::Listed { .. } => world.reason("note", "listed"),
+        Note::Gap { .. } => world.reason("note", "gap"),
+        Note::Noncanonical { .. } => world.reason("note", "noncanonical"),
+        Note::Moved { .. } => world.reason("note", "moved"),
+        Note::Alarm { kind, .. } => world.reason("alarm", kind.as_str()),
+    }
+}
