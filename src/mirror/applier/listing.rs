@@ -89,7 +89,7 @@ impl Applier {
         Ok(())
     }
 
-    /// An account whose host is known to be behind is not fetched again for being behind.
+    /// An account whose host is known to be behind is not fetched again for being behind; its audit does that.
     fn want_unless_diverged(
         &self,
         group: &mut Group<'_>,
@@ -179,7 +179,8 @@ impl Applier {
         }
         let active = status.as_ref().is_some_and(AccountStatus::is_active);
         if active && head.is_some() && row.head.as_ref().map(|head| head.commit) != head {
-            self.want_unless_diverged(group, did, &mut row);
+            // Also one that is known to be behind: the commit that went on from there may have been lost.
+            Self::want(group, did, &mut row, DesyncReason::HeadDiffers, None);
         }
         let again = group.now.plus(self.limits.audit_interval);
         group

@@ -153,6 +153,39 @@ fn an_account_that_went_back_keeps_ours_until_it_goes_on() {
     assert_eq!(records_of(&world, row.pins[0].generation.expect("kept")), 2);
 }
 
+#[test]
+fn an_audit_finds_what_went_on_unheard_after_going_back() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    let mut restored = twin(1);
+    world.commit(&mut account, &[write("b", "lost by the host")]);
+    want_and_fetch(&mut world, &restored);
+    let did = account.did().clone();
+    let diverged = |world: &World| matches!(world.row(&did).expect("known").sync, SyncState::Diverged { .. });
+    assert!(diverged(&world));
+
+    // Still behind: the audit has it fetched, and nothing changes.
+    let audit = |world: &mut World, head: &SimAccount| {
+        world.apply(Input::Audited {
+            did: did.clone(),
+            host: world.host.clone(),
+            status: Some(crate::types::AccountStatus::Active),
+            head: Some(head.head()),
+            task: Vec::new(),
+        });
+        world.fetch(head)
+    };
+    audit(&mut world, &restored);
+    assert!(diverged(&world));
+    world.check_equal(&account);
+
+    // The host goes on, and nobody hears of it.
+    restored.commit(0, &[write("c", "goes on")], NOW.plus(Duration::from_secs(9)));
+    audit(&mut world, &restored);
+    world.check_equal(&restored);
+    assert_eq!(world.row(&did).expect("known").pins.len(), 1);
+}
+
 /// Has the account compared through a listing, and the host answer with this state.
 fn want_and_fetch(world: &mut World, host_state: &SimAccount) -> Vec<Note> {
     use crate::mirror::input::{ListedPage, ListedRepo};
