@@ -42,12 +42,16 @@ pub struct Layers {
 }
 
 /// Variables that begin with `FIREKEEP_` and are no settings: of the commands themselves and of the scripts.
-const OTHER_VARIABLES: [&str; 5] = [
+const OTHER_VARIABLES: [&str; 9] = [
     "FIREKEEP_CONFIG",
     "FIREKEEP_CACHE",
     "FIREKEEP_CONFORMANCE",
     "FIREKEEP_REQUIRE_SANDBOX",
     "FIREKEEP_COMMIT",
+    "FIREKEEP_SANDBOX",
+    "FIREKEEP_E2E_FULL",
+    "FIREKEEP_E2E_SEED",
+    "FIREKEEP_E2E_KEEP",
 ];
 
 impl Layers {
