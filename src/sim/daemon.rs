@@ -13,10 +13,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::faults::Fault;
+use super::fetch::Cached;
 use super::oracle::{Oracle, PARKED_BYTES_MAX, PARKED_FRAMES_MAX, Verdict};
 use super::pds::{Network, Opening};
 use super::tally;
-use super::work::{Archive, Cached, Work};
+use super::work::{Archive, Work};
 use super::world::{Event, World};
 use crate::mirror::applier::epochs::resume_cursor;
 use crate::mirror::applier::{Applier, ApplierLimits};

@@ -4,13 +4,14 @@
 //! what an account should hold is kept as a plain map, never read back from our tree.
 //!
 //! [`run`] plays a seed: hosts and their users ([`act`], [`pds`], [`flaws`]), the daemon around the real
-//! core ([`daemon`], [`work`]) and the [`oracle`], in one [`world`] with its own time and chance. The same
+//! core ([`daemon`], [`work`], [`fetch`]) and the [`oracle`], in one [`world`] with its own time and chance. The same
 //! seed gives the same trace.
 
 pub mod account;
 pub mod act;
 pub mod daemon;
 pub mod faults;
+pub mod fetch;
 pub mod flaws;
 pub mod oracle;
 pub mod pds;

@@ -1,5 +1,5 @@
-//! A model of the dispatcher and of the work that it starts (`daemon/work.rs`, `mirror/resync.rs`,
-//! `mirror/listing.rs`, `mirror/blobs.rs`, `archive/keeper.rs`, `identity/resolver.rs`).
+//! A model of the dispatcher and of the work that it starts (`daemon/work.rs`, `mirror/listing.rs`,
+//! `mirror/blobs.rs`, `archive/keeper.rs`).
 //!
 //! A piece of work looks at its row when it starts, talks to the network some time later, and its result
 //! reaches the applier later still: everything else happens in between.
@@ -12,23 +12,13 @@ use super::daemon::Daemon;
 use super::faults::Fault;
 use super::pds::{Network, Refusal};
 use super::world::{Event, World};
-use crate::mirror::input::{
-    BlobKey, BlobMention, FetchFailure, Fetched, FetchedContent, Input, ListedPage, ListedRepo,
-    SnapshotStored,
-};
+use crate::mirror::input::{BlobKey, Input, ListedPage, ListedRepo, SnapshotStored};
 use crate::mirror::keyspace::{self, Task, TaskKind};
 use crate::mirror::reader::{DueTask, Mirror};
-use crate::mirror::rows::{
-    AccountRow, BlobFailure, BlobState, DesyncReason, Listing, RecordValue, StoredIdentity, SyncState,
-};
+use crate::mirror::rows::{AccountRow, BlobFailure, BlobState, Listing, SyncState};
 use crate::mirror::store::{Batch, Family, Store as _, StoreError};
-use crate::repo::car::{encode_block, encode_header, parse_car};
-use crate::repo::commit::Commit;
 use crate::repo::export::prove;
-use crate::repo::record::scan_record;
-use crate::repo::signing_key::SigningKey;
-use crate::types::{Did, Digest, HostName, Timestamp};
-use crate::verify::check_repo;
+use crate::types::{Did, Digest, Timestamp};
 
 /// As in `daemon/work.rs`.
 const LIMITS: [(TaskKind, usize); 7] = [
@@ -40,17 +30,12 @@ const LIMITS: [(TaskKind, usize); 7] = [
     (TaskKind::ArchiveBlob, 4),
     (TaskKind::Snapshot, 2),
 ];
-const IDENTITY_RETRY: Duration = Duration::from_secs(10);
 const UNFOLLOWED_RETRY: Duration = Duration::from_secs(3600);
 const AUDIT_RETRY: Duration = Duration::from_secs(300);
 /// As in `mirror/listing.rs`.
 const LIST_RETRY: Duration = Duration::from_secs(15);
 /// Accounts on a page.
 const LIST_LIMIT: usize = 2;
-/// As in `mirror/resync.rs`.
-const RETRY_FIRST: Duration = Duration::from_secs(5);
-const RETRY_LONGEST: Duration = Duration::from_secs(3600);
-const INACTIVE_RETRY: Duration = Duration::from_secs(6 * 3600);
 /// As in `mirror/blobs.rs`.
 const BLOB_RETRIES: [Duration; 7] = [
     Duration::from_secs(5),
@@ -61,21 +46,6 @@ const BLOB_RETRIES: [Duration; 7] = [
     Duration::from_secs(6 * 3600),
     Duration::from_secs(24 * 3600),
 ];
-/// As in `identity/resolver.rs`.
-const FRESH_FOR: Duration = Duration::from_secs(24 * 3600);
-const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
-const FAILURE_FOR: Duration = Duration::from_secs(15);
-
-/// How a fault says that nothing but the key is wrong.
-const OTHER_KEY: &str = "bad_signature";
-
-/// What the resolver remembers of a DID.
-#[derive(Debug, Clone, Default)]
-pub struct Cached {
-    identity: Option<StoredIdentity>,
-    failed_until: Option<Timestamp>,
-    refreshed_at: Option<Timestamp>,
-}
 
 /// The archive: blobs by account.
 #[derive(Debug, Default)]
@@ -86,10 +56,10 @@ pub struct Archive {
 
 /// A piece of work under way.
 pub struct Work {
-    key: Vec<u8>,
+    pub(super) key: Vec<u8>,
     task: Task,
     /// Its account's row when it began.
-    row: Option<AccountRow>,
+    pub(super) row: Option<AccountRow>,
     /// Where a listing goes on.
     cursor: Option<String>,
     /// What the network said: for the applier, in this order.
@@ -276,257 +246,6 @@ impl Daemon {
         }
     }
 
-    // repositories
-
-    fn fetch_repo(
-        &mut self,
-        world: &mut World,
-        net: &Network,
-        did: &Did,
-        work: &Work,
-    ) -> Result<Input, StoreError> {
-        let task = work.key.clone();
-        let Some(row) = &work.row else {
-            return Ok(Input::TaskDone { task });
-        };
-        let SyncState::Wanted { reason, tries, .. } = row.sync else {
-            return Ok(Input::TaskDone { task });
-        };
-        let did = did.clone();
-        if !row.upstream.is_active() {
-            return Ok(Input::FetchFailed {
-                did,
-                host: row.host.clone(),
-                failure: FetchFailure::Inactive(row.upstream.clone()),
-                task,
-                retry_at: world.now.plus(INACTIVE_RETRY),
-            });
-        }
-        Ok(match self.attempt(world, net, &did, row, reason)? {
-            Ok((identity, content)) => Input::Fetched(Box::new(Fetched {
-                did,
-                from_number: row.account_number,
-                identity,
-                content,
-                task,
-            })),
-            Err(failure) => {
-                let wait = match failure {
-                    FetchFailure::Inactive(_) => INACTIVE_RETRY,
-                    _ => RETRY_FIRST.saturating_mul(1 << tries.min(12)).min(RETRY_LONGEST),
-                };
-                let jitter = Duration::from_millis(world.daemon_rng.below(wait.as_secs() * 250 + 1));
-                Input::FetchFailed {
-                    did,
-                    host: row.host.clone(),
-                    failure,
-                    task,
-                    retry_at: world.now.plus(wait).plus(jitter),
-                }
-            }
-        })
-    }
-
-    fn attempt(
-        &mut self,
-        world: &mut World,
-        net: &Network,
-        did: &Did,
-        row: &AccountRow,
-        reason: DesyncReason,
-    ) -> Result<Result<(StoredIdentity, FetchedContent), FetchFailure>, StoreError> {
-        let refresh =
-            row.identity.is_none() || matches!(reason, DesyncReason::BadSignature | DesyncReason::Moved);
-        let identity = match self.resolve(net, did, refresh, world.now) {
-            Err("too soon") => self.resolve(net, did, false, world.now),
-            resolved => resolved,
-        };
-        let identity = match identity {
-            Ok(identity) => identity,
-            Err(error) => return Ok(Err(FetchFailure::NoIdentity(error.to_owned()))),
-        };
-        let key = identity
-            .key
-            .as_deref()
-            .and_then(|text| SigningKey::from_did_key(text).ok());
-        let Some(key) = key else {
-            return Ok(Err(FetchFailure::NoIdentity("no usable key".to_owned())));
-        };
-        let host = net.hosts.iter().find(|pds| pds.name == row.host);
-        let Some(host) = host.filter(|_| identity.speaks_at(&row.host)) else {
-            return Ok(Err(FetchFailure::NotThisHost(identity)));
-        };
-        if world.strikes(Fault::ServerError, 200) {
-            return Ok(Err(FetchFailure::Unreachable("500".to_owned())));
-        }
-        let held = match host.served(did) {
-            Ok(held) => held,
-            Err(refusal) => return Ok(Err(failure_of(refusal))),
-        };
-        if let Some(head) = &row.head
-            && reason != DesyncReason::CopyDamaged
-            && held.account.head() == head.commit
-        {
-            return Ok(Ok((identity, FetchedContent::Unchanged { commit: head.commit })));
-        }
-        let car = export(world, &held.account);
-        let loaded = self.check_and_load(&car, did, &key, world.now)?;
-        // The keys of before, from the audit log, are not modelled.
-        let other_key = matches!(&loaded, Err(FetchFailure::Unproven(text)) if text.contains(OTHER_KEY));
-        if other_key && let Some((identity, key)) = self.newer_key(net, did, &row.host, &key, world.now) {
-            let loaded = self.check_and_load(&car, did, &key, world.now)?;
-            return Ok(loaded.map(|content| (identity, content)));
-        }
-        Ok(loaded.map(|content| (identity, content)))
-    }
-
-    fn newer_key(
-        &mut self,
-        net: &Network,
-        did: &Did,
-        host: &HostName,
-        known: &SigningKey,
-        now: Timestamp,
-    ) -> Option<(StoredIdentity, SigningKey)> {
-        let identity = self.resolve(net, did, true, now).ok()?;
-        let key = identity
-            .key
-            .as_deref()
-            .and_then(|text| SigningKey::from_did_key(text).ok())?;
-        (key != *known && identity.speaks_at(host)).then_some((identity, key))
-    }
-
-    /// Proves a CAR and loads it under a number of its own, in small unsynced batches.
-    fn check_and_load(
-        &self,
-        car: &[u8],
-        did: &Did,
-        key: &SigningKey,
-        now: Timestamp,
-    ) -> Result<Result<FetchedContent, FetchFailure>, StoreError> {
-        let unproven = |text: &str| Ok(Err(FetchFailure::Unproven(text.to_owned())));
-        let Ok(parsed) = parse_car(car) else {
-            return unproven("no CAR");
-        };
-        let blocks: BTreeMap<Digest, &[u8]> = parsed
-            .blocks
-            .iter()
-            .map(|(cid, bytes)| (*cid.digest(), *bytes))
-            .collect();
-        let Some(root) = parsed.roots.first().copied() else {
-            return unproven("no root");
-        };
-        let commit = blocks
-            .get(root.digest())
-            .and_then(|block| Commit::decode(block).ok());
-        let Some(rev) = commit.map(|commit| commit.rev) else {
-            return unproven("no commit");
-        };
-        let account_number = self.numbers.next()?;
-        let mut blobs = BTreeMap::new();
-        let checked = check_repo(&blocks, root, did, key, now, |path, cid, bytes| {
-            let mut batch = Batch::new();
-            let value = RecordValue {
-                rev,
-                digest: *cid.digest(),
-                bytes,
-            };
-            batch.put(
-                Family::Records,
-                keyspace::encode_record(account_number, path),
-                value.encode(),
-            );
-            for blob in scan_record(bytes).blobs {
-                let digest = *blob.cid.digest();
-                let reference = keyspace::encode_blob_ref(account_number, &digest, path);
-                batch.put(Family::BlobRefs, reference, Vec::new());
-                blobs.entry(digest).or_insert(BlobMention {
-                    digest,
-                    mime: blob.mime,
-                    size: blob.size,
-                });
-            }
-            self.store.write(batch)
-        });
-        match checked {
-            Ok(repo) => Ok(Ok(FetchedContent::Loaded {
-                account_number,
-                repo,
-                blobs: blobs.into_values().collect(),
-            })),
-            Err(fault) => {
-                let (from, to) = keyspace::number_bounds(account_number);
-                let mut batch = Batch::new();
-                for family in [Family::Records, Family::BlobRefs] {
-                    batch.delete_range(family, from, to);
-                }
-                self.store.write(batch)?;
-                unproven(&fault.to_string())
-            }
-        }
-    }
-
-    // identities
-
-    fn resolve(
-        &mut self,
-        net: &Network,
-        did: &Did,
-        refresh: bool,
-        now: Timestamp,
-    ) -> Result<StoredIdentity, &'static str> {
-        let cached = self.resolver.entry(did.clone()).or_default();
-        let failed = cached.failed_until.is_some_and(|until| now < until);
-        if refresh {
-            if failed {
-                return Err("failed a moment ago");
-            }
-            if cached
-                .refreshed_at
-                .is_some_and(|last| now.since(last) < REFRESH_INTERVAL)
-            {
-                return Err("too soon");
-            }
-        } else if let Some(identity) = &cached.identity {
-            if !net.plc.down && now.since(identity.read_at) >= FRESH_FOR {
-                cached.identity = read(net, did, now);
-            }
-            return cached.identity.clone().ok_or("gone");
-        } else if failed {
-            return Err("failed a moment ago");
-        }
-        if refresh {
-            cached.refreshed_at = Some(now);
-        }
-        let found = if net.plc.down { None } else { read(net, did, now) };
-        match found {
-            Some(identity) => {
-                cached.identity = Some(identity.clone());
-                cached.failed_until = None;
-                Ok(identity)
-            }
-            None => {
-                cached.failed_until = Some(now.plus(FAILURE_FOR));
-                Err("the directory does not answer")
-            }
-        }
-    }
-
-    fn resolve_task(&mut self, world: &mut World, net: &Network, did: Did, work: &Work) -> Input {
-        let jitter = world.daemon_rng.millis(0, 10_000);
-        let resolved = match self.resolve(net, &did, true, world.now) {
-            Ok(identity) => Some(identity),
-            Err("too soon") => self.resolver.get(&did).and_then(|cached| cached.identity.clone()),
-            Err(_) => None,
-        };
-        Input::Identity {
-            did,
-            resolved,
-            task: work.key.clone(),
-            retry_at: world.now.plus(IDENTITY_RETRY).plus(jitter),
-        }
-    }
-
     // listings
 
     fn list(&self, world: &mut World, net: &Network, work: &mut Work) -> Input {
@@ -706,61 +425,6 @@ impl Daemon {
             },
         })
     }
-}
-
-fn read(net: &Network, did: &Did, now: Timestamp) -> Option<StoredIdentity> {
-    let document = net.plc.documents.get(did)?;
-    Some(StoredIdentity {
-        key: Some(document.key.clone()),
-        host: Some(document.host.to_string()),
-        read_at: now,
-    })
-}
-
-fn failure_of(refusal: Refusal) -> FetchFailure {
-    match refusal {
-        Refusal::Unreachable => FetchFailure::Unreachable("no answer".to_owned()),
-        Refusal::NotFound => FetchFailure::NotFound,
-        Refusal::Inactive(status) => FetchFailure::Inactive(status),
-    }
-}
-
-/// What `getRepo` sends: blocks in some order, and sometimes not what it should be.
-fn export(world: &mut World, account: &super::SimAccount) -> Vec<u8> {
-    let mut blocks = account.export_blocks();
-    for at in (1..blocks.len()).rev() {
-        let other = world.net_rng.index(at + 1);
-        blocks.swap(at, other);
-    }
-    if world.strikes(Fault::ExportTruncated, 150) {
-        blocks.truncate(world.net_rng.index(blocks.len()));
-    }
-    if world.strikes(Fault::ExportTorn, 150) {
-        // A commit went by while the tree was read: the head is the new one, some of the rest is not there.
-        let mut later = account.clone();
-        later.write(
-            &[(
-                "app.bsky.feed.post/torn".to_owned(),
-                Some(super::account::post("torn")),
-            )],
-            world.now,
-        );
-        let mut car = encode_header(&[later.head()]);
-        encode_block(&mut car, &later.head(), later.commit_block());
-        for (cid, bytes) in &blocks {
-            encode_block(&mut car, cid, bytes);
-        }
-        return car;
-    }
-    let mut car = encode_header(&[account.head()]);
-    for (cid, bytes) in &blocks {
-        encode_block(&mut car, cid, bytes);
-    }
-    if world.strikes(Fault::ExportFlipped, 150) {
-        let at = world.net_rng.index(car.len());
-        car[at] ^= 1 << world.net_rng.below(8);
-    }
-    car
 }
 
 fn audit(net: &Network, did: Did, work: &Work, now: Timestamp) -> Vec<Input> {
