@@ -282,11 +282,17 @@ pub struct Churned {
     pub deletes: u64,
     /// Blobs uploaded.
     pub blobs: u64,
-    /// Writes that failed, the PDS being down.
+    /// Writes that failed: most often because the PDS was down.
     pub errors: u64,
 }
 
 impl Churned {
+    /// Panics unless the PDS took the writes. A few may fail while it is up: the traffic now and then deletes a like
+    /// that the PDS has replaced by a newer one of the same post.
+    pub fn assert_taken(&self) {
+        assert!(self.commits > 0 && self.errors * 20 <= self.commits, "{self:?}");
+    }
+
     /// For the line of counts.
     pub fn text(&self) -> String {
         format!(
