@@ -55,11 +55,6 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
         "to be split: the account's row, the others",
     ),
     (
-        "files_are_short",
-        "src/sim/work.rs",
-        "to be split: what each task does, the queue",
-    ),
-    (
         "pure_files_are_pure",
         "src/repo/signing_key.rs",
         "aws-lc-rs signs P-256 only with a source of randomness; nothing but tests and simulated hosts sign",

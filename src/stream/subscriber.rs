@@ -414,9 +414,9 @@ impl Subscriber {
     fn log_connected(&mut self, cursor: Option<u64>) {
         let host = self.endpoint.host();
         if self.said.connected() {
-            tracing::info!(%host, ?cursor, "connected to the stream");
+            tracing::info!(%host, cursor, "connected to the stream");
         } else {
-            tracing::debug!(%host, ?cursor, "connected to the stream again");
+            tracing::debug!(%host, cursor, "connected to the stream again");
         }
     }
 
