@@ -284,9 +284,9 @@ impl Keeper {
         if self.put(&name, body.clone(), size, &options).await? == PutOutcome::Created {
             return Ok(());
         }
-        // Its name is its hash: the same size is the same blob, anything else is damage, and is replaced.
+        // Only a hash tells that what stands there is this blob. Without one, our proven bytes replace it.
         match self.counted(StoreOp::Head, self.bucket.head(&name)).await? {
-            Some(head) if head.size == size => Ok(()),
+            Some(head) if head.size == size && head.sha256 == Some(blob.digest) => Ok(()),
             _ => {
                 options.create_only = false;
                 self.put(&name, body, size, &options).await?;

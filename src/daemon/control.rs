@@ -95,7 +95,9 @@ impl Standing {
                 "NOT OFF THIS MACHINE: the archive cannot be reached; archiving goes on when it can."
             }
             Self::Archiving => "MIRRORED; the newest changes are still on their way to the archive.",
-            Self::OffMachine => "OFF THIS MACHINE: every account's head and every blob stand in the archive.",
+            Self::OffMachine => {
+                "OFF THIS MACHINE: every account's head and every blob that the host gave stand in the archive."
+            }
         }
     }
 }
@@ -116,7 +118,10 @@ impl DaemonControl {
             Standing::NotOffMachine
         } else if self.keeper.get().is_none() {
             Standing::ArchiveAway
-        } else if totals.snapshotted < totals.with_head || open_blobs > 0 || count(&totals.sync, "wanted") > 0
+        } else if totals.snapshotted < totals.with_head
+            || open_blobs > 0
+            || totals.parked > 0
+            || count(&totals.sync, "wanted") > 0
         {
             Standing::Archiving
         } else {

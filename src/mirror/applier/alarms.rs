@@ -5,9 +5,9 @@ use std::ops::ControlFlow;
 use super::super::keyspace::{self, AlarmId, AlarmKind};
 use super::super::reader::Mirror;
 use super::super::rows::{AccountRow, Acknowledged, AlarmRow, DeleteWindow, Pin, PinReason};
-use super::super::store::{Family, StoreError};
+use super::super::store::StoreError;
 use super::{Applier, Group, Note};
-use crate::types::{Did, HostName};
+use crate::types::{Did, Digest, HostName};
 
 /// Generations kept for one account, at most: the oldest ones stay, for they hold what was lost first.
 const PINS_MAX: usize = 4;
@@ -20,7 +20,7 @@ const MASS_DELETE_WINDOW: std::time::Duration = std::time::Duration::from_secs(2
 const ROLLBACK_WATCH: std::time::Duration = std::time::Duration::from_secs(30 * 24 * 3600);
 
 impl Applier {
-    /// Raises an alarm, unless it stands already.
+    /// Raises an alarm, unless it stands already and nobody has seen it.
     pub(super) fn raise(
         group: &mut Group<'_>,
         host: &HostName,
@@ -34,9 +34,13 @@ impl Applier {
             kind,
             subject: subject.to_owned(),
         };
-        if group.stage.alarm(&id)?.is_some() {
+        // What a person has seen does not hide what happens after it.
+        let before = group.stage.alarm(&id)?;
+        if before.as_ref().is_some_and(|row| row.acknowledged.is_none()) {
             return Ok(());
         }
+        let mut kept = before.map_or_else(Vec::new, |row| row.pinned);
+        kept.extend(pinned);
         group.notes.push(Note::Alarm {
             host: host.clone(),
             kind,
@@ -47,7 +51,7 @@ impl Applier {
             AlarmRow {
                 since: group.now,
                 message,
-                pinned,
+                pinned: kept,
                 acknowledged: None,
             },
         );
@@ -96,7 +100,7 @@ impl Applier {
                 window.deleted, window.records
             );
             let snapshot = row.snapshot;
-            if row.pins.len() < PINS_MAX {
+            if row.pins.iter().filter(|pin| pin.generation.is_none()).count() < PINS_MAX {
                 let (since, reason) = (group.now, PinReason::MassDelete);
                 row.pins.push(Pin {
                     generation: None,
@@ -135,24 +139,30 @@ impl Applier {
         if old == keyspace::NO_NUMBER {
             return Ok(false);
         }
-        let lost = lost_paths(group, old, new_number)?;
+        let Lost { gone: lost, changed } = lost_records(group, old, new_number)?;
         let rolled_back = group.stage.host(&row.host)?.and_then(|host| host.rolled_back_at);
         let watched = rolled_back.is_some_and(|at| group.now.since(at) < ROLLBACK_WATCH);
         let mass =
             lost >= MASS_DELETE_RECORDS && lost.saturating_mul(100) >= row.records * MASS_DELETE_PERCENT;
         let (kind, reason) = match () {
-            () if lost > 0 && (watched || was_diverged) => (AlarmKind::Rollback, PinReason::Rollback),
+            () if lost + changed > 0 && (watched || was_diverged) => {
+                (AlarmKind::Rollback, PinReason::Rollback)
+            }
             () if mass => (AlarmKind::MassDelete, PinReason::MassDelete),
             () => return Ok(false),
         };
-        if row.pins.len() >= PINS_MAX {
-            return Ok(false);
-        }
-        let message = format!(
-            "{did}: the host's repository lacks {lost} records that it had at rev {}; what we held is kept beside \
-             it (generation {old})",
+        let host = row.host.clone();
+        let differs = format!(
+            "{did}: the host's repository lacks {lost} records that it had at rev {}, and {changed} are not as they \
+             were",
             head.rev
         );
+        if row.pins.iter().filter(|pin| pin.generation.is_some()).count() >= PINS_MAX {
+            let message = format!("{differs}; {PINS_MAX} older copies are kept already, and this one is NOT");
+            Self::raise(group, &host, kind, did.as_str(), message, Vec::new())?;
+            return Ok(false);
+        }
+        let message = format!("{differs}; what we held is kept beside it (generation {old})");
         row.pins.push(Pin {
             generation: Some(old),
             head: Some(head),
@@ -160,23 +170,31 @@ impl Applier {
             since: group.now,
             reason,
         });
-        let host = row.host.clone();
         Self::raise(group, &host, kind, did.as_str(), message, vec![old])?;
         Ok(true)
     }
 }
 
-/// How many paths one generation has that another lacks: two sorted scans, merged.
-fn lost_paths(group: &Group<'_>, old: u64, new: u64) -> Result<u64, StoreError> {
+/// What a generation lacks of the one before it, in records.
+#[derive(Default)]
+struct Lost {
+    /// Paths that are no longer there.
+    gone: u64,
+    /// Paths that hold another record.
+    changed: u64,
+}
+
+/// How one generation differs from the one before it: two sorted scans, merged.
+fn lost_records(group: &Group<'_>, old: u64, new: u64) -> Result<Lost, StoreError> {
     let store = group.stage.store();
-    let mut lost = 0;
+    let mut lost = Lost::default();
     let mut after: Option<Vec<u8>> = None;
     loop {
         // A page of old paths, then the same stretch of the new generation.
-        let mut page: Vec<Vec<u8>> = Vec::with_capacity(PAGE);
-        Mirror::new(store).scan_records(old, after.as_deref(), &mut |path, _| {
+        let mut page: Vec<(Vec<u8>, Digest)> = Vec::with_capacity(PAGE);
+        Mirror::new(store).scan_records(old, after.as_deref(), &mut |path, record| {
             if after.as_deref() != Some(path) {
-                page.push(path.to_vec());
+                page.push((path.to_vec(), record.digest));
             }
             if page.len() == PAGE {
                 ControlFlow::Break(())
@@ -184,17 +202,16 @@ fn lost_paths(group: &Group<'_>, old: u64, new: u64) -> Result<u64, StoreError> 
                 ControlFlow::Continue(())
             }
         })?;
-        let (Some(first), Some(last)) = (page.first().cloned(), page.last().cloned()) else {
+        let (Some((first, _)), Some((last, _))) = (page.first().cloned(), page.last().cloned()) else {
             return Ok(lost);
         };
-        let mut kept = 0u64;
+        let mut there = 0u64;
         let mut pending = page.iter().peekable();
-        let range = keyspace::number_range(new).starting_at(&keyspace::encode_record(new, &first));
-        store.scan(Family::Records, &range, &mut |key, _| {
-            let path = &key[keyspace::NUMBER_BYTES..];
-            while pending.next_if(|old| old.as_slice() < path).is_some() {}
-            if pending.next_if(|old| old.as_slice() == path).is_some() {
-                kept += 1;
+        Mirror::new(store).scan_records(new, Some(&first), &mut |path, record| {
+            while pending.next_if(|(old, _)| old.as_slice() < path).is_some() {}
+            if let Some((_, digest)) = pending.next_if(|(old, _)| old.as_slice() == path) {
+                there += 1;
+                lost.changed += u64::from(*digest != record.digest);
             }
             if path >= last.as_slice() {
                 ControlFlow::Break(())
@@ -202,7 +219,7 @@ fn lost_paths(group: &Group<'_>, old: u64, new: u64) -> Result<u64, StoreError> 
                 ControlFlow::Continue(())
             }
         })?;
-        lost += page.len() as u64 - kept;
+        lost.gone += page.len() as u64 - there;
         after = Some(last);
     }
 }

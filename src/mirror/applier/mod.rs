@@ -304,7 +304,14 @@ impl Applier {
     ) {
         row.min_rev = row.min_rev.max(least_rev);
         // What moved away cannot be fetched here.
-        if let SyncState::Wanted { .. } | SyncState::Moved { .. } = row.sync {
+        if let SyncState::Moved { .. } = row.sync {
+            return;
+        }
+        if let SyncState::Wanted { reason: known, .. } = &mut row.sync {
+            // A damaged copy is not put right by the host's head being ours: it has to be fetched whole.
+            if reason == DesyncReason::CopyDamaged {
+                *known = reason;
+            }
             return;
         }
         row.diverged_before_fetch |= matches!(row.sync, SyncState::Diverged { .. });

@@ -154,6 +154,42 @@ fn an_account_that_went_back_keeps_ours_until_it_goes_on() {
 }
 
 #[test]
+fn a_record_that_went_back_is_kept_though_its_path_is_still_there_and_a_seen_alarm_opens_again() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    let did = account.did().clone();
+    let seq = world.seq();
+    world.commit(&mut account, &[write("b", "before")]);
+    let mut restored = twin(1);
+    restored.commit(seq, &[write("b", "before")], NOW);
+    world.commit(&mut account, &[write("b", "lost by the host")]);
+    want_and_fetch(&mut world, &restored);
+    let (id, _) = alarms(&world)[0].clone();
+    world.apply(Input::Acknowledge {
+        alarm: id,
+        by: "admin".to_owned(),
+    });
+    assert!(alarms(&world)[0].1.acknowledged.is_some());
+
+    // Every path of ours is in the new history, with another record at one of them.
+    let seq = world.seq();
+    let frame = restored.commit(seq, &[write("c", "goes on")], NOW.plus(Duration::from_secs(9)));
+    world.frame(frame);
+    world.fetch(&restored);
+    world.check_equal(&restored);
+    let row = world.row(&did).expect("known");
+    assert_eq!(row.pins.len(), 1);
+    assert_eq!(records_of(&world, row.pins[0].generation.expect("kept")), 2);
+    let alarm = &alarms(&world)[0].1;
+    assert!(alarm.acknowledged.is_none());
+    assert!(
+        alarm.message.contains("lacks 0 records") && alarm.message.contains("1 are not"),
+        "{}",
+        alarm.message
+    );
+}
+
+#[test]
 fn an_audit_finds_what_went_on_unheard_after_going_back() {
     let mut world = World::new();
     let mut account = world.live(1);
