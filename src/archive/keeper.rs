@@ -111,7 +111,14 @@ impl Keeper {
         let stored = match stored {
             Some(stored) => stored,
             None => match self.put_snapshot(&did).await {
-                Ok(stored) => stored,
+                Ok(stored) => {
+                    self.recovered();
+                    self.metrics.snapshots.of(Outcome::Ok).inc();
+                    let took = began.elapsed().as_secs_f64();
+                    self.metrics.snapshot_duration.observe(took);
+                    self.metrics.last_snapshot.set(self.clock.now().seconds_f64());
+                    stored
+                }
                 Err(Failed::Store(error)) => return Err(error),
                 Err(Failed::Unproven(detail)) => {
                     self.metrics.snapshots.of(Outcome::Error).inc();
@@ -129,12 +136,6 @@ impl Keeper {
                 }
             },
         };
-        self.recovered();
-        self.metrics.snapshots.of(Outcome::Ok).inc();
-        self.metrics
-            .snapshot_duration
-            .observe(began.elapsed().as_secs_f64());
-        self.metrics.last_snapshot.set(self.clock.now().seconds_f64());
         let (rev, commit, bytes) = stored;
         Ok(Input::SnapshotStored(SnapshotStored {
             did,
@@ -388,6 +389,11 @@ impl Keeper {
         Input::TaskDelayed { key, task, retry_at }
     }
 
+    /// Whether the newest try to archive something failed.
+    pub fn is_failing(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) > 0
+    }
+
     fn recovered(&self) {
         if self.failures.swap(0, Ordering::Relaxed) > 0 {
             tracing::info!("the archive works again");
@@ -405,3 +411,6 @@ fn unproven(error: ExportError<StoreError>) -> Failed {
         other => Failed::Unproven(other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

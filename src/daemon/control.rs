@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::inspect::parse_alarm;
+use super::standing::{Standing, Surroundings};
 
 use crate::archive::keeper::Keeper;
 use crate::clock::Clock;
@@ -54,79 +55,23 @@ pub struct DaemonControl {
     pub admin_listen: SocketAddr,
 }
 
-/// One line of truth about where the backup stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Accounts are still being fetched.
-    Filling,
-    /// Everything is mirrored, nothing of it is off this machine.
-    NotOffMachine,
-    /// The archive cannot be reached.
-    ArchiveAway,
-    /// Mirrored; the newest changes are not in the archive yet.
-    Archiving,
-    /// Every head and every blob stands in an archive that is not on this machine.
-    OffMachine,
-}
-
-impl Standing {
-    /// For programs.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Filling => "filling",
-            Self::NotOffMachine => "not_off_machine",
-            Self::ArchiveAway => "archive_away",
-            Self::Archiving => "archiving",
-            Self::OffMachine => "off_machine",
-        }
-    }
-
-    /// For people.
-    #[must_use]
-    pub const fn sentence(self) -> &'static str {
-        match self {
-            Self::Filling => "NOT YET PROTECTED: accounts are still being fetched for the first time.",
-            Self::NotOffMachine => {
-                "MIRRORED, BUT NOT OFF THIS MACHINE: the archive is a folder here; if this disk dies, so does the \
-                 backup. Point `archive` at s3://bucket/prefix."
-            }
-            Self::ArchiveAway => {
-                "NOT OFF THIS MACHINE: the archive cannot be reached; archiving goes on when it can."
-            }
-            Self::Archiving => "MIRRORED; the newest changes are still on their way to the archive.",
-            Self::OffMachine => {
-                "OFF THIS MACHINE: every account's head and every blob that the host gave stand in the archive."
-            }
-        }
-    }
-}
-
 impl DaemonControl {
     /// Where the backup stands.
     #[must_use]
     pub fn standing(&self, totals: &Totals) -> Standing {
-        let count = |map: &std::collections::BTreeMap<&'static str, u64>, name: &str| {
-            map.get(name).copied().unwrap_or(0)
-        };
-        let filling = count(&totals.sync, "wanted") > 0 && totals.snapshotted == 0;
-        let listed = self.hosts_listed().unwrap_or(false);
-        let open_blobs = count(&totals.blobs, "wanted") + count(&totals.blobs, "held");
-        if filling || !listed {
-            Standing::Filling
-        } else if self.config.archive.url.is_folder() {
-            Standing::NotOffMachine
-        } else if self.keeper.get().is_none() {
-            Standing::ArchiveAway
-        } else if totals.snapshotted < totals.with_head
-            || open_blobs > 0
-            || totals.parked > 0
-            || count(&totals.sync, "wanted") > 0
-        {
-            Standing::Archiving
-        } else {
-            Standing::OffMachine
-        }
+        Standing::judge(
+            totals,
+            &Surroundings {
+                listed: self.hosts_listed().unwrap_or(false),
+                archive_is_folder: self.config.archive.url.is_folder(),
+                archive_works: self.archive_works(),
+            },
+        )
+    }
+
+    /// Whether the archive is open, and took what was last put there.
+    fn archive_works(&self) -> bool {
+        self.keeper.get().is_some_and(|keeper| !keeper.is_failing())
     }
 
     fn hosts_listed(&self) -> Result<bool, StoreError> {
@@ -242,7 +187,7 @@ impl DaemonControl {
             "archive": {
                 "url": self.config.archive.url.to_string(),
                 "on_this_machine": self.config.archive.url.is_folder(),
-                "open": self.keeper.get().is_some(),
+                "open": self.archive_works(),
                 "snapshots_current": totals.snapshotted,
                 "snapshots_due": totals.with_head.saturating_sub(totals.snapshotted),
             },

@@ -14,6 +14,7 @@ pub mod follow;
 pub mod inspect;
 pub mod observe;
 pub mod progress;
+pub mod standing;
 pub mod start;
 pub mod work;
 

@@ -12,7 +12,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::control::{DaemonControl, Standing};
+use super::control::DaemonControl;
+use super::standing::Standing;
 use crate::mirror::applier::Totals;
 
 /// Between two looks.

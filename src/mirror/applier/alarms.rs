@@ -69,7 +69,7 @@ impl Applier {
         Ok(())
     }
 
-    /// A deleted record is counted; many within a day raise an alarm, and the snapshot of before is kept.
+    /// A deleted record is counted; many within a day raise an alarm, which says what is left.
     pub(super) fn count_deletes(
         group: &mut Group<'_>,
         did: &Did,
@@ -95,11 +95,15 @@ impl Applier {
             && window.deleted.saturating_mul(100) >= window.records.saturating_mul(MASS_DELETE_PERCENT);
         if mass && !window.alarmed {
             window.alarmed = true;
+            let snapshot = row.snapshot;
+            let left = match &snapshot {
+                Some(mark) => format!("its newest snapshot in the archive is of rev {}", mark.rev),
+                None => "no snapshot of it was archived, so they are gone".to_owned(),
+            };
             let message = format!(
-                "{did} lost {} of {} records within a day; its snapshot of before is kept",
+                "{did} lost {} of {} records within a day; {left}",
                 window.deleted, window.records
             );
-            let snapshot = row.snapshot;
             if row.pins.iter().filter(|pin| pin.generation.is_none()).count() < PINS_MAX {
                 let (since, reason) = (group.now, PinReason::MassDelete);
                 row.pins.push(Pin {

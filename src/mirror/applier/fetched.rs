@@ -51,7 +51,9 @@ impl Applier {
         row.awaiting_identity = false;
         match content {
             FetchedContent::Unchanged { commit } => {
-                if row.head.as_ref().map(|head| head.commit) != Some(commit) {
+                // The same head does not put right a copy that was found damaged while it was asked for.
+                let damaged = reason == DesyncReason::CopyDamaged;
+                if damaged || row.head.as_ref().map(|head| head.commit) != Some(commit) {
                     group.stage.put_task(group.now, &Task::FetchRepo(did.clone()));
                     group.stage.put_account(&did, row);
                     return Ok(());

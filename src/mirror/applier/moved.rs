@@ -100,8 +100,15 @@ impl Applier {
     /// The account goes on at a followed host: it is compared there, and fetched unless our head is its head.
     fn follow_at(group: &mut Group<'_>, did: &Did, row: &mut AccountRow, host: HostName) {
         let from = std::mem::replace(&mut row.host, host);
-        // What the old host said of it, and how far that one's stream had got, says nothing here.
-        row.upstream = AccountStatus::Active;
+        // Nobody has said yet that what was hidden may be shown: it stays hidden until the new host is asked.
+        // A deletion is the old host's own, and must not be confirmed by one that has nothing yet.
+        if !row.upstream.is_active() {
+            if row.upstream == AccountStatus::Deleted {
+                row.upstream = AccountStatus::Deactivated;
+            }
+            group.stage.put_task(group.now, &Task::AuditAccount(did.clone()));
+        }
+        // How far the old host's stream had got says nothing here.
         row.status_seq = 0;
         row.min_rev = None;
         row.deletion_confirmed_at = None;

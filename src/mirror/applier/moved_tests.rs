@@ -158,11 +158,13 @@ fn an_account_is_followed_to_the_host_that_its_document_names() {
         ),
         "{notes:?}"
     );
+    // Hidden by the old host, it stays hidden until the new one says what it is there.
     let moved = row(&world, &account);
     assert_eq!(
         (&moved.host, &moved.upstream),
-        (&name("b.test"), &AccountStatus::Active)
+        (&name("b.test"), &AccountStatus::Deactivated)
     );
+    assert!(due_now(&world).contains(&Task::AuditAccount(account.did().clone())));
     assert_eq!(
         (moved.did_number, moved.account_number, &moved.head),
         (before.did_number, before.account_number, &before.head)
@@ -170,6 +172,15 @@ fn an_account_is_followed_to_the_host_that_its_document_names() {
     let reason = DesyncReason::Moved;
     assert!(matches!(moved.sync, SyncState::Wanted { reason: found, .. } if found == reason));
     assert!(world.tasks().contains(&Task::FetchRepo(account.did().clone())));
+
+    world.apply(Input::Audited {
+        did: account.did().clone(),
+        host: name("b.test"),
+        status: Some(AccountStatus::Active),
+        head: Some(account.head()),
+        task: Vec::new(),
+    });
+    assert_eq!(row(&world, &account).upstream, AccountStatus::Active);
 
     // The new host has the very head that we hold; what it writes next is applied.
     let fetched = unchanged(&world, &account, "b.test");
@@ -198,6 +209,24 @@ fn an_account_is_followed_to_the_host_that_its_document_names() {
         (AccountStatus::Active, SyncState::Live)
     );
     world.check_equal(&account);
+}
+
+#[test]
+fn a_deletion_at_the_host_of_before_is_not_confirmed_by_a_host_that_has_nothing_yet() {
+    let mut world = two_hosts();
+    let account = world.live(1);
+    account_event(&mut world, &account, false, Some("deleted"));
+    resolve(&mut world, &account, "b.test", Duration::ZERO);
+    world.apply(Input::Audited {
+        did: account.did().clone(),
+        host: name("b.test"),
+        status: None,
+        head: None,
+        task: Vec::new(),
+    });
+    let moved = row(&world, &account);
+    assert_eq!(moved.upstream, AccountStatus::Deactivated);
+    assert_eq!(moved.deletion_confirmed_at, None);
 }
 
 #[test]

@@ -290,6 +290,8 @@ fn many_deletions_by_commit_raise_one_alarm() {
     assert_eq!(kinds(&world), [AlarmKind::MassDelete]);
     let row = world.row(account.did()).expect("known");
     assert_eq!(row.pins.len(), 1);
+    let said = alarms(&world)[0].1.message.clone();
+    assert!(said.contains("no snapshot of it was archived"), "{said}");
     // Deletions are followed all the same.
     world.check_equal(&account);
 }

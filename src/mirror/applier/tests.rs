@@ -481,6 +481,52 @@ fn rows_that_are_not_what_the_head_says_are_noticed() {
 }
 
 #[test]
+fn a_copy_found_damaged_while_it_is_compared_is_fetched_whole() {
+    let mut world = World::new();
+    let account = world.live(1);
+    let did = account.did().clone();
+    world.apply(Input::Gap {
+        host: world.host.clone(),
+        gap: Gap::CursorOutdated,
+    });
+    world.apply(Input::Listed(ListedPage {
+        host: world.host.clone(),
+        repos: vec![ListedRepo {
+            did: did.clone(),
+            head: None,
+            status: AccountStatus::Active,
+        }],
+        listing: Listing::Finished { at: NOW },
+        task: None,
+    }));
+    let wanted = |world: &World| match world.row(&did).expect("known").sync {
+        SyncState::Wanted { reason, .. } => Some(reason),
+        _ => None,
+    };
+    assert_eq!(wanted(&world), Some(DesyncReason::HeadDiffers));
+    world.apply(Input::Damaged {
+        did: did.clone(),
+        account_number: world.row(&did).expect("known").account_number,
+        task: Vec::new(),
+    });
+    assert_eq!(wanted(&world), Some(DesyncReason::CopyDamaged));
+    // The comparison that was under way finds the same head.
+    world.apply(Input::Fetched(Box::new(Fetched {
+        did: did.clone(),
+        from_number: world.row(&did).expect("known").account_number,
+        identity: world.identity(&account),
+        content: FetchedContent::Unchanged {
+            commit: account.head(),
+        },
+        task: world.fetch_task(&did),
+    })));
+    assert_eq!(wanted(&world), Some(DesyncReason::CopyDamaged));
+    world.fetch(&account);
+    assert_eq!(wanted(&world), None);
+    world.check_equal(&account);
+}
+
+#[test]
 fn an_inactive_account_keeps_its_data_and_is_compared_when_it_returns() {
     use crate::stream::encode::encode_frame;
     use crate::stream::frame::{AccountFrame, Frame};

@@ -1,0 +1,92 @@
+//! What is there already, and an archive that fails.
+
+use super::*;
+use crate::archive::folder::FolderBucket;
+use crate::mirror::keyspace;
+use crate::mirror::memory::MemoryStore;
+use crate::mirror::rows::Row as _;
+use crate::mirror::store::{Batch, Family};
+
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n: a picture";
+
+struct Fixture {
+    keeper: Arc<Keeper>,
+    blob: BlobKey,
+    object: PathBuf,
+    root: PathBuf,
+    _keep: tempfile::TempDir,
+}
+
+/// A mirror that holds one blob, and an archive in a folder.
+async fn holding(bytes: &[u8]) -> Fixture {
+    let keep = tempfile::tempdir().expect("a folder");
+    let root = keep.path().join("archive");
+    let did: Did = "did:plc:ewvi7nxzyoun6zhxrhs64oiz".parse().expect("a DID");
+    let blob = BlobKey {
+        did: did.clone(),
+        did_number: 7,
+        digest: *Cid::of_blob(bytes).digest(),
+    };
+    let size = bytes.len() as u64;
+    let mut row = BlobRow::wanted(Some(size), None, Timestamp::from_micros(1));
+    row.state = BlobState::Held;
+    let mut batch = Batch::new();
+    let (key, data) = (
+        keyspace::encode_blob(7, &blob.digest),
+        keyspace::encode_blob_data(7, &blob.digest, 0),
+    );
+    batch.put(Family::Blobs, key, row.encode());
+    batch.put(Family::BlobData, data, bytes);
+    let store = Arc::new(MemoryStore::new());
+    store.write(batch).expect("writes");
+    let bucket = Bucket::Folder(FolderBucket::open(&root).await.expect("opens"));
+    let name = BlobName {
+        did: DidFolder::try_from(&did).expect("short"),
+        blob: blob.digest,
+    };
+    Fixture {
+        keeper: Arc::new(Keeper::new(
+            store,
+            bucket,
+            Clock::manual(Timestamp::from_micros(1)),
+            keep.path().to_owned(),
+            Arc::new(Metrics::new()),
+        )),
+        blob,
+        object: root.join(name.to_string()),
+        root,
+        _keep: keep,
+    }
+}
+
+#[tokio::test]
+async fn a_blob_in_the_archive_counts_by_its_hash_and_not_by_its_size() {
+    let fixture = holding(PNG).await;
+    let archive = || fixture.keeper.blob(fixture.blob.clone(), Vec::new());
+    assert!(matches!(archive().await, Ok(Input::BlobArchived { .. })));
+    assert_eq!(std::fs::read(&fixture.object).expect("there"), PNG);
+
+    // One bit of what stands there went bad: its size is the same.
+    let mut rotten = PNG.to_vec();
+    rotten[9] ^= 1;
+    std::fs::write(&fixture.object, &rotten).expect("writes");
+    assert!(matches!(archive().await, Ok(Input::BlobArchived { .. })));
+    assert_eq!(std::fs::read(&fixture.object).expect("there"), PNG);
+}
+
+#[tokio::test]
+async fn an_archive_that_refuses_is_failing_until_it_takes_something() {
+    let fixture = holding(PNG).await;
+    let archive = || fixture.keeper.blob(fixture.blob.clone(), Vec::new());
+    assert!(!fixture.keeper.is_failing());
+    // A file where the folder of the blobs should be.
+    let blocks = fixture.root.join("v1/blocks");
+    std::fs::create_dir_all(fixture.root.join("v1")).expect("made");
+    std::fs::write(&blocks, "").expect("writes");
+    assert!(matches!(archive().await, Ok(Input::TaskDelayed { .. })));
+    assert!(fixture.keeper.is_failing());
+
+    std::fs::remove_file(&blocks).expect("removed");
+    assert!(matches!(archive().await, Ok(Input::BlobArchived { .. })));
+    assert!(!fixture.keeper.is_failing());
+}
