@@ -203,17 +203,25 @@ pub fn example() -> String {
     text
 }
 
+/// The long name of a key's flag, without dashes before it. One `--host` is one of the `hosts`.
+#[must_use]
+pub fn flag_name(key: &str) -> String {
+    match key {
+        "hosts" => "host".to_owned(),
+        name => name.replace(['_', '.'], "-"),
+    }
+}
+
 /// The table of the README.
 #[must_use]
 pub fn table() -> String {
     let mut text = String::from("| key | flag | default | |\n|---|---|---|---|\n");
     for key in &KEYS {
         let flag = match key.name {
-            "hosts" => "`--host`".to_owned(),
             "s3.session_token_file" | "s3.connect_timeout" | "s3.attempt_timeout" | "s3.idle_timeout" => {
                 String::new()
             }
-            name => format!("`--{}`", name.replace(['_', '.'], "-")),
+            name => format!("`--{}`", flag_name(name)),
         };
         let default = if key.default.is_empty() {
             String::new()

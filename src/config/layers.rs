@@ -110,7 +110,7 @@ impl Layers {
     /// When its value is of the wrong kind.
     pub fn add_flag(&mut self, name: &'static str, text: &str) -> Result<(), ConfigError> {
         let key = keys::find(name).expect("flags are named after keys");
-        self.add_text(key, text, Origin::Flag(name.replace(['_', '.'], "-")))
+        self.add_text(key, text, Origin::Flag(keys::flag_name(name)))
     }
 
     fn add_text(&mut self, key: &'static keys::Key, text: &str, origin: Origin) -> Result<(), ConfigError> {

@@ -70,6 +70,14 @@ fn hosts_are_normalised() {
 }
 
 #[test]
+fn a_mistake_in_a_flag_names_the_flag_as_it_is_typed() {
+    let error = config("", &[], &[("hosts", "not-a-url")]).expect_err("no URL");
+    assert!(error.to_string().starts_with("--host: "), "{error}");
+    let error = config("", &[], &[("s3.endpoint", "ftp://x")]).expect_err("no endpoint");
+    assert!(error.to_string().starts_with("--s3-endpoint: "), "{error}");
+}
+
+#[test]
 fn each_mistake_names_key_value_and_remedy() {
     let cases = [
         (
