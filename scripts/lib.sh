@@ -174,6 +174,20 @@ cargo_environment() {
     need_rocksdb
     # The same two values in every build: whenever they change, cargo starts over.
     export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1
+    forget_other_checkout
+}
+
+# Cargo tells sources by their times, not by their folder: in a target folder that another checkout built into,
+# it would run the other one's tests. What the dependencies left is kept.
+forget_other_checkout() {
+    local stamp="$CARGO_TARGET_DIR/built-for-checkout" profile
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$root" ]; then
+        for profile in dev release; do
+            [ ! -d "$CARGO_TARGET_DIR/${profile/dev/debug}" ] || cargo clean --quiet --locked --package firekeep --profile "$profile"
+        done
+        mkdir -p "$CARGO_TARGET_DIR"
+        printf '%s\n' "$root" >"$stamp"
+    fi
 }
 
 # The program as people run it: the release profile, which leaves link-time optimisation to what is shipped.
