@@ -4,10 +4,11 @@
 //! database to be read again. [`bucket`] is the one door to the store, and both kinds of store pass the same
 //! contract tests. A bucket belongs to one archive, told by its `v1/archive.json` ([`identity`]).
 //!
-//! Pure: [`names`], [`content_type`], [`settings`], [`snapshot_file`], [`log_file`]. Shell: [`bucket`], [`folder`], [`s3`],
+//! Pure: [`names`], [`content_type`], [`settings`], [`snapshot_file`], [`log_file`], [`log_cut`]. Shell: [`bucket`], [`folder`], [`s3`],
 //! [`identity`].
 
 pub mod content_type;
+pub mod log_cut;
 pub mod log_file;
 pub mod names;
 pub mod settings;

@@ -676,7 +676,7 @@ fn a_snapshot_covers_the_journal_up_to_its_rev() {
     let row = world.row(account.did()).expect("known");
     assert_eq!(row.journal_commits, 1);
     assert!(!row.is_snapshotted());
-    assert_eq!(world.applier.totals().snapshotted, 0);
+    assert_eq!(world.applier.totals().archived, 0);
 }
 
 #[test]
