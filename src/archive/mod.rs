@@ -24,3 +24,7 @@ pub mod identity;
 pub mod keeper;
 #[cfg(feature = "daemon")]
 pub mod s3;
+#[cfg(feature = "daemon")]
+pub mod shipper;
+#[cfg(feature = "daemon")]
+pub mod writer;

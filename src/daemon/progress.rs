@@ -87,7 +87,7 @@ fn draw(bar: &ProgressBar, totals: &Totals) {
     bar.set_position(totals.with_head);
     let stored = count(totals, "held") + count(totals, "archived");
     bar.set_message(format!(
-        "{} blobs, {} to come, {} snapshots",
+        "{} blobs, {} to come, {} archived",
         stored,
         count(totals, "wanted"),
         totals.archived
@@ -135,7 +135,7 @@ fn summary(control: &DaemonControl, totals: &Totals, standing: Standing) -> Stri
     line(
         "archive",
         format!(
-            "{}, {} of {} accounts snapshotted",
+            "{}, {} of {} accounts are in it",
             control.config.archive.url, totals.archived, totals.with_head
         ),
     );

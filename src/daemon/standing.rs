@@ -74,7 +74,10 @@ impl Standing {
             Self::NotOffMachine
         } else if !around.archive_works {
             Self::ArchiveAway
-        } else if totals.archived < totals.with_head || open_blobs > 0 || totals.parked > 0 || wanted > 0 {
+        } else if totals.archived < totals.with_head
+            || totals.unshipped > 0
+            || open_blobs > 0
+            || totals.parked > 0 || wanted > 0 {
             Self::Archiving
         } else {
             Self::OffMachine
@@ -106,7 +109,7 @@ mod tests {
     fn whatever_is_open_is_not_off_this_machine() {
         type Spoil = (fn(&mut Totals, &mut Surroundings), Standing);
         assert_eq!(Standing::judge(&archived(), &SAFE), Standing::OffMachine);
-        let spoils: [Spoil; 9] = [
+        let spoils: [Spoil; 10] = [
             (|_, around| around.listed = false, Standing::Filling),
             (
                 |_, around| around.archive_is_folder = true,
@@ -114,6 +117,7 @@ mod tests {
             ),
             (|_, around| around.archive_works = false, Standing::ArchiveAway),
             (|totals, _| totals.archived = 2, Standing::Archiving),
+            (|totals, _| totals.unshipped = 1, Standing::Archiving),
             (|totals, _| totals.parked = 1, Standing::Archiving),
             (
                 |totals, _| totals.blobs = BTreeMap::from([("wanted", 1)]),
