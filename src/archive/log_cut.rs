@@ -243,3 +243,6 @@ impl Parts {
         LogFile::new(index, self.blocks)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,11 +23,11 @@ pub mod note;
 mod rollback_tests;
 mod moved;
 #[cfg(test)]
-mod moved_tests;
+pub(crate) mod moved_tests;
 mod snapshots;
 mod stage;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod totals;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
