@@ -192,7 +192,11 @@ impl Metrics {
             segments: make.counters_by("segments_total", "Segments of the log tried", "result"),
             log_unshipped: make.int_gauge("log_unshipped_entries", "Changes not off the machine yet"),
             log_oldest: make.gauge("log_oldest_unshipped_seconds", "Age of the oldest of them"),
-            log_age: make.histogram("log_ship_duration_seconds", "From arrival to the archive", SNAPSHOT_SECONDS),
+            log_age: make.histogram(
+                "log_ship_duration_seconds",
+                "From arrival to the archive",
+                SNAPSHOT_SECONDS,
+            ),
             store_requests: make.store_requests(),
             store_duration: make.requests_by("object_store_request_duration_seconds", "To the archive", "op"),
             store_bytes: make.counters_by("object_store_bytes_total", "To and from the archive", "direction"),

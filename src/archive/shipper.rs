@@ -76,6 +76,15 @@ pub enum ShipError {
     Stopped(#[from] Stopped),
 }
 
+/// A segment that is to be put.
+struct Built {
+    /// Where the log is.
+    log: LogRow,
+    segment: Segment,
+    body: Vec<u8>,
+    stats: FileStats,
+}
+
 /// What one step of shipping came to.
 enum Step {
     Shipped,
@@ -142,8 +151,12 @@ impl Shipper {
         }
         let this = Arc::clone(self);
         let built = tokio::task::spawn_blocking(move || this.build()).await;
-        let Some((log, segment, body, stats)) =
-            built.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?
+        let Some(Built {
+            log,
+            segment,
+            body,
+            stats,
+        }) = built.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?
         else {
             return Ok(Step::Nothing);
         };
@@ -171,7 +184,7 @@ impl Shipper {
     }
 
     /// The next segment, packed.
-    fn build(&self) -> Result<Option<(LogRow, Segment, Vec<u8>, FileStats)>, StoreError> {
+    fn build(&self) -> Result<Option<Built>, StoreError> {
         let view = self.store.view();
         let mirror = Mirror::new(&*view);
         let log = mirror.log()?;
@@ -179,7 +192,12 @@ impl Shipper {
             return Ok(None);
         };
         let (body, stats) = pack(&segment.file.encode_car());
-        Ok(Some((log, segment, body, stats)))
+        Ok(Some(Built {
+            log,
+            segment,
+            body,
+            stats,
+        }))
     }
 
     /// Puts the segment, and makes sure that it counts.

@@ -260,7 +260,10 @@ async fn each_name(
     prefix: &str,
     mut visit: impl FnMut(ObjectName),
 ) -> Result<(), BucketError> {
-    debug_assert!(prefix.starts_with(names::ROOT), "all of an archive is below its root");
+    debug_assert!(
+        prefix.starts_with(names::ROOT),
+        "all of an archive is below its root"
+    );
     let mut after = None;
     loop {
         let page = bucket.list(prefix, after.as_deref()).await?;

@@ -197,7 +197,8 @@ impl ArchiveLink {
             false => None,
         };
         let bucket = &opened.bucket;
-        let claimed = writer::claim(bucket, &instance, log.as_ref(), self.take_over, self.clock.now()).await?;
+        let claimed =
+            writer::claim(bucket, &instance, log.as_ref(), self.take_over, self.clock.now()).await?;
         self.applier
             .apply(Input::ArchiveLinked {
                 id: opened.id.to_string(),

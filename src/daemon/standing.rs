@@ -77,7 +77,9 @@ impl Standing {
         } else if totals.archived < totals.with_head
             || totals.unshipped > 0
             || open_blobs > 0
-            || totals.parked > 0 || wanted > 0 {
+            || totals.parked > 0
+            || wanted > 0
+        {
             Self::Archiving
         } else {
             Self::OffMachine

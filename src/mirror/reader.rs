@@ -10,7 +10,8 @@ use crate::types::{Did, Digest, HostName, RepoPath, SyntaxError};
 
 use super::keyspace::{self, AlarmId, Task};
 use super::rows::{
-    AccountRow, AlarmRow, BlobRow, HostRow, JournalEntry, LogRow, OutboxEntry, ParkedFrame, RecordValue, Row, TaskRow,
+    AccountRow, AlarmRow, BlobRow, HostRow, JournalEntry, LogRow, OutboxEntry, ParkedFrame, RecordValue, Row,
+    TaskRow,
 };
 use super::store::{Family, KeyRange, StoreError, View};
 

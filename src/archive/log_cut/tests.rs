@@ -122,7 +122,10 @@ fn the_log_tells_again_what_the_mirror_held() {
         let mut writes = vec![write(&keys[0], &format!("text {step}"))];
         if step % 3 == 0 {
             writes.push(write(&keys[1], "another"));
-        } else if account.records().contains_key(&format!("app.bsky.feed.post/{}", keys[1])) {
+        } else if account
+            .records()
+            .contains_key(&format!("app.bsky.feed.post/{}", keys[1]))
+        {
             writes.push(delete(&keys[1]));
         }
         if step % 11 == 10 {
@@ -226,7 +229,14 @@ fn the_journal_goes_when_it_is_shipped_and_covered() {
     let row = world.row(account.did()).expect("known");
     assert!(row.is_archived() && !row.is_snapshotted());
     let mirror = Mirror::new(&*world.store);
-    let made = deltas(&mirror, account.did(), row.did_number, &row.host, base, account.rev());
+    let made = deltas(
+        &mirror,
+        account.did(),
+        row.did_number,
+        &row.host,
+        base,
+        account.rev(),
+    );
     let made = made.expect("reads");
     let [delta] = &*made else { panic!("{made:?}") };
     let mut state = state_of(&account);
@@ -260,7 +270,14 @@ fn deltas_end_where_their_chain_does() {
     world.commit(&mut account, &[write("c", "third")]);
     let row = world.row(account.did()).expect("known");
     let mirror = Mirror::new(&*world.store);
-    let made = deltas(&mirror, account.did(), row.did_number, &row.host, base, account.rev());
+    let made = deltas(
+        &mirror,
+        account.did(),
+        row.did_number,
+        &row.host,
+        base,
+        account.rev(),
+    );
     let made = made.expect("reads");
     let [delta] = &*made else { panic!("{made:?}") };
     let did = account.did().clone();
@@ -279,7 +296,14 @@ fn many_changes_are_cut_into_files_that_fit() {
     }
     let row = world.row(account.did()).expect("known");
     let mirror = Mirror::new(&*world.store);
-    let made = deltas(&mirror, account.did(), row.did_number, &row.host, base, account.rev());
+    let made = deltas(
+        &mirror,
+        account.did(),
+        row.did_number,
+        &row.host,
+        base,
+        account.rev(),
+    );
     let made = made.expect("reads");
     assert_eq!(made.len(), 2);
     let mut at = base;

@@ -25,7 +25,9 @@ async fn holding(commits: u32) -> Fixture {
     for n in 0..commits {
         world.commit(&mut account, &[write(&format!("k{n}"), "text")]);
     }
-    let claimed = writer::claim(&bucket, "one", None, false, NOW).await.expect("free");
+    let claimed = writer::claim(&bucket, "one", None, false, NOW)
+        .await
+        .expect("free");
     world.apply(Input::LogClaimed(claimed.log));
     let clock = Clock::manual(NOW);
     let store: Arc<dyn Store> = world.store.clone();
@@ -70,35 +72,53 @@ async fn what_was_applied_stands_in_the_archive() {
     assert_eq!(fixture.unshipped(), 4);
     assert!(matches!(fixture.step().await, Ok(Step::Shipped)));
     assert_eq!(fixture.unshipped(), 0);
-    assert!(matches!(fixture.step().await, Ok(Step::Nothing)), "nothing costs no request");
+    assert!(
+        matches!(fixture.step().await, Ok(Step::Nothing)),
+        "nothing costs no request"
+    );
     let packed = std::fs::read(fixture.object(1, 1)).expect("there");
     let decoder = SnapshotDecoder::new(&*packed, 1 << 20).expect("memory");
     let file = LogFile::decode(decoder).expect("sound");
     let entries = &file.index.entries;
-    assert!(matches!(entries[..], [Entry::Loaded { .. }, Entry::Commit(_), Entry::Commit(_), Entry::Commit(_)]));
+    assert!(matches!(
+        entries[..],
+        [
+            Entry::Loaded { .. },
+            Entry::Commit(_),
+            Entry::Commit(_),
+            Entry::Commit(_)
+        ]
+    ));
 }
 
 #[tokio::test]
 async fn an_earlier_try_of_ours_is_recognised() {
     let fixture = holding(2).await;
-    let (_, segment, body, _) = fixture.shipper.build().expect("reads").expect("something");
+    let Built { segment, body, .. } = fixture.shipper.build().expect("reads").expect("something");
     let path = fixture.object(1, 1);
     std::fs::create_dir_all(path.parent().expect("a folder")).expect("makes");
     std::fs::write(&path, body).expect("writes");
     assert!(matches!(fixture.step().await, Ok(Step::Shipped)));
     let log = Mirror::new(&*fixture.shipper.store).log().expect("reads");
-    assert_eq!((log.number, log.prev, log.cut), (2, Some(segment.file.root), None));
+    assert_eq!(
+        (log.number, log.prev, log.cut),
+        (2, Some(segment.file.root), None)
+    );
 }
 
 #[tokio::test]
 async fn a_number_that_somebody_else_took_stops_us() {
     let (ours, theirs) = (holding(2).await, holding(1).await);
-    let (_, _, body, _) = theirs.shipper.build().expect("reads").expect("something");
+    let Built { body, .. } = theirs.shipper.build().expect("reads").expect("something");
     let path = ours.object(1, 1);
     std::fs::create_dir_all(path.parent().expect("a folder")).expect("makes");
     std::fs::write(&path, body).expect("writes");
     assert!(matches!(ours.step().await, Err(ShipError::Copied(_))));
-    assert_eq!(ours.unshipped(), 3, "what is not in the archive is not taken for archived");
+    assert_eq!(
+        ours.unshipped(),
+        3,
+        "what is not in the archive is not taken for archived"
+    );
 }
 
 #[tokio::test]

@@ -9,7 +9,9 @@ const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
 
 async fn bucket() -> (tempfile::TempDir, Bucket) {
     let keep = tempfile::tempdir().expect("a folder");
-    let bucket = FolderBucket::open(&keep.path().join("archive")).await.expect("opens");
+    let bucket = FolderBucket::open(&keep.path().join("archive"))
+        .await
+        .expect("opens");
     (keep, Bucket::Folder(bucket))
 }
 
@@ -41,7 +43,9 @@ async fn put_segment(bucket: &Bucket, generation: u64, number: u64, prev: Option
     };
     let (body, _) = pack(&file.encode_car());
     let options = PutOptions::create(ContentType::zstd());
-    let put = bucket.put(&name.to_string(), Body::Bytes(body.into()), &options).await;
+    let put = bucket
+        .put(&name.to_string(), Body::Bytes(body.into()), &options)
+        .await;
     assert_eq!(put.expect("puts"), PutOutcome::Created);
     file.root
 }
@@ -50,8 +54,13 @@ async fn put_segment(bucket: &Bucket, generation: u64, number: u64, prev: Option
 async fn the_first_claims_and_goes_on() {
     let (_keep, bucket) = bucket().await;
     let first = claim(&bucket, "one", None, false, NOW).await.expect("free");
-    assert_eq!((first.how, first.log.generation, first.log.number), (How::First, 1, 1));
-    let again = claim(&bucket, "one", Some(&first.log), false, NOW).await.expect("ours");
+    assert_eq!(
+        (first.how, first.log.generation, first.log.number),
+        (How::First, 1, 1)
+    );
+    let again = claim(&bucket, "one", Some(&first.log), false, NOW)
+        .await
+        .expect("ours");
     assert_eq!((again.how, &again.log), (How::GoesOn, &first.log));
     assert!(!is_superseded(&bucket, 1).await.expect("reads"));
 }
@@ -65,15 +74,27 @@ async fn another_mirror_is_refused_unless_it_takes_over() {
         last = Some(put_segment(&bucket, 1, number, last).await);
     }
     let refused = claim(&bucket, "two", None, false, NOW).await.expect_err("taken");
-    assert!(matches!(&refused, ClaimError::Taken { instance, .. } if instance == "one"), "{refused}");
-    assert!(!is_superseded(&bucket, 1).await.expect("reads"), "a refusal changes nothing");
+    assert!(
+        matches!(&refused, ClaimError::Taken { instance, .. } if instance == "one"),
+        "{refused}"
+    );
+    assert!(
+        !is_superseded(&bucket, 1).await.expect("reads"),
+        "a refusal changes nothing"
+    );
 
     let taken = claim(&bucket, "two", None, true, NOW).await.expect("takes over");
     assert_eq!(taken.how, How::TookOver);
-    assert_eq!((taken.log.generation, taken.log.number, taken.log.prev), (2, 4, last));
+    assert_eq!(
+        (taken.log.generation, taken.log.number, taken.log.prev),
+        (2, 4, last)
+    );
     assert!(is_superseded(&bucket, 1).await.expect("reads"));
     let back = claim(&bucket, "one", None, false, NOW).await.expect_err("taken");
-    assert!(matches!(&back, ClaimError::Taken { instance, .. } if instance == "two"), "{back}");
+    assert!(
+        matches!(&back, ClaimError::Taken { instance, .. } if instance == "two"),
+        "{back}"
+    );
 }
 
 #[tokio::test]
@@ -85,7 +106,9 @@ async fn what_a_stale_writer_adds_after_the_next_ones_first_segment_is_not_gone_
     let second = put_segment(&bucket, 2, two.log.number, two.log.prev).await;
     put_segment(&bucket, 1, 2, Some(first)).await;
     put_segment(&bucket, 1, 3, Some(first)).await;
-    let three = claim(&bucket, "three", None, true, NOW).await.expect("takes over");
+    let three = claim(&bucket, "three", None, true, NOW)
+        .await
+        .expect("takes over");
     assert_eq!((three.log.number, three.log.prev), (3, Some(second)));
 }
 
@@ -99,11 +122,16 @@ async fn a_mirror_that_fell_back_starts_a_new_generation() {
         cut: Some((1, 1)),
         ..old.clone()
     };
-    let goes_on = claim(&bucket, "one", Some(&cutting), false, NOW).await.expect("ours");
+    let goes_on = claim(&bucket, "one", Some(&cutting), false, NOW)
+        .await
+        .expect("ours");
     assert_eq!(goes_on.how, How::GoesOn);
     let fell = claim(&bucket, "one", Some(&old), false, NOW).await.expect("ours");
     assert_eq!(fell.how, How::FellBack);
-    assert_eq!((fell.log.generation, fell.log.number, fell.log.prev), (2, 2, Some(one)));
+    assert_eq!(
+        (fell.log.generation, fell.log.number, fell.log.prev),
+        (2, 2, Some(one))
+    );
     // And one that knows nothing of its own claim.
     let lost = claim(&bucket, "one", None, false, NOW).await.expect("ours");
     assert_eq!((lost.how, lost.log.generation), (How::FellBack, 3));
@@ -130,7 +158,10 @@ async fn damaged_claims_and_segments_stop_us() {
     let put = bucket.put(name, Body::Bytes("{".into()), &options).await;
     put.expect("puts");
     let refused = claim(&bucket, "one", None, true, NOW).await.expect_err("damaged");
-    assert!(matches!(&refused, ClaimError::Damaged { name: found, .. } if found == name), "{refused}");
+    assert!(
+        matches!(&refused, ClaimError::Damaged { name: found, .. } if found == name),
+        "{refused}"
+    );
 
     let name = SegmentName {
         shard: SHARD,
@@ -139,7 +170,9 @@ async fn damaged_claims_and_segments_stop_us() {
     };
     let read = read_segment(&bucket, &name).await.expect_err("not there");
     assert!(matches!(read, ClaimError::Damaged { .. }), "{read}");
-    let put = bucket.put(&name.to_string(), Body::Bytes("zstd?".into()), &options).await;
+    let put = bucket
+        .put(&name.to_string(), Body::Bytes("zstd?".into()), &options)
+        .await;
     put.expect("puts");
     let read = read_segment(&bucket, &name).await.expect_err("damaged");
     assert!(matches!(read, ClaimError::Damaged { .. }), "{read}");

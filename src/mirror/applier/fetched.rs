@@ -8,7 +8,8 @@ use super::super::input::{BlobMention, FetchFailure, Fetched, FetchedContent};
 use super::super::keyspace::{self, AlarmKind, NO_NUMBER, Task};
 use super::super::reader::Mirror;
 use super::super::rows::{
-    AccountRow, DesyncReason, Head, HeadSigner, JournalEntry, OutboxEntry, Row as _, StoredIdentity, SyncState,
+    AccountRow, DesyncReason, Head, HeadSigner, JournalEntry, OutboxEntry, Row as _, StoredIdentity,
+    SyncState,
 };
 use super::super::store::{Family, StoreError};
 use super::events::{Arrival, Fate, Turn};

@@ -91,7 +91,9 @@ impl Applier {
         for did in behind {
             if let Some(mut row) = self.account(group, &did)? {
                 let known = row.snapshot_at.filter(|_| row.snapshot_due);
-                group.stage.repeat_task(known, group.now, &Task::Snapshot(did.clone()));
+                group
+                    .stage
+                    .repeat_task(known, group.now, &Task::Snapshot(did.clone()));
                 row.snapshot_due = true;
                 row.snapshot_at = Some(group.now);
                 group.stage.put_account(&did, row);

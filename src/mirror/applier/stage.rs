@@ -10,7 +10,8 @@ use std::ops::ControlFlow;
 use super::super::keyspace::{self, AlarmId, Task};
 use super::super::reader::{Mirror, Record};
 use super::super::rows::{
-    AccountRow, AlarmRow, BlobRow, BlobState, HostRow, JournalEntry, OutboxEntry, RecordValue, Row as _, TaskRow,
+    AccountRow, AlarmRow, BlobRow, BlobState, HostRow, JournalEntry, OutboxEntry, RecordValue, Row as _,
+    TaskRow,
 };
 use super::super::store::{Batch, Family, Store, StoreError};
 use super::totals::Totals;
@@ -275,11 +276,8 @@ impl<'s> Stage<'s> {
     pub(super) fn put_journal(&mut self, did_number: u64, rev: Rev, entry: &JournalEntry) -> usize {
         let value = entry.encode();
         let bytes = value.len();
-        self.batch.put(
-            Family::Journal,
-            keyspace::encode_journal(did_number, rev),
-            value,
-        );
+        self.batch
+            .put(Family::Journal, keyspace::encode_journal(did_number, rev), value);
         bytes
     }
 
@@ -351,8 +349,11 @@ impl<'s> Stage<'s> {
                     .put(Family::Outbox, keyspace::encode_outbox(*next_log), entry.encode());
                 *next_log += 1;
             }
-            self.batch
-                .put(Family::Meta, keyspace::META_NEXT_LOG, keyspace::encode_number(*next_log));
+            self.batch.put(
+                Family::Meta,
+                keyspace::META_NEXT_LOG,
+                keyspace::encode_number(*next_log),
+            );
         }
         let mut accounts = Vec::with_capacity(self.accounts.len());
         for (did, loaded) in self.accounts {
