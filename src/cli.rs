@@ -169,6 +169,9 @@ pub struct RunArgs {
     /// How often changed accounts are snapshotted
     #[arg(long, value_name = "DURATION")]
     pub snapshot_interval: Option<String>,
+    /// How often each account is compared with its host
+    #[arg(long, value_name = "DURATION")]
+    pub audit_interval: Option<String>,
     /// The largest blob that is fetched
     #[arg(long, value_name = "SIZE")]
     pub blob_bytes_max: Option<String>,
@@ -229,6 +232,7 @@ impl RunArgs {
             ("listen", &self.listen),
             ("public_url", &self.public_url),
             ("snapshot_interval", &self.snapshot_interval),
+            ("audit_interval", &self.audit_interval),
             ("blob_bytes_max", &self.blob_bytes_max),
             ("log_format", &self.log_format),
             ("log_level", &self.log_level),

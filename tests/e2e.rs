@@ -14,6 +14,8 @@
 
 mod support;
 
+#[path = "e2e/accounts.rs"]
+mod accounts;
 #[path = "e2e/archives.rs"]
 mod archives;
 #[path = "e2e/bad_input.rs"]
@@ -22,5 +24,9 @@ mod bad_input;
 mod kill_nine;
 #[path = "e2e/main_job.rs"]
 mod main_job;
+#[path = "e2e/old_pds.rs"]
+mod old_pds;
 #[path = "e2e/outages.rs"]
 mod outages;
+#[path = "e2e/rollback.rs"]
+mod rollback;

@@ -35,7 +35,7 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'stat
 }
 
 /// Every key, in the order in which a reader wants them.
-pub const KEYS: [Key; 22] = [
+pub const KEYS: [Key; 23] = [
     key(
         "hosts",
         Kind::List,
@@ -73,6 +73,12 @@ pub const KEYS: [Key; 22] = [
         Kind::Text,
         "1h",
         "How often changed accounts are snapshotted.",
+    ),
+    key(
+        "audit_interval",
+        Kind::Text,
+        "1d",
+        "How often each account is compared with its host, for what no event told.",
     ),
     key(
         "blob_bytes_max",

@@ -270,6 +270,7 @@ fn open_applier(config: &Config, store: &Arc<dyn Store>) -> Result<(Applier, Arc
     let numbers = Arc::new(Numbers::open(Arc::clone(store)).map_err(store_error)?);
     let limits = ApplierLimits {
         snapshot_interval: config.snapshot_interval,
+        audit_interval: config.audit_interval,
         ..ApplierLimits::default()
     };
     let mut applier = Applier::open(Arc::clone(store), Arc::clone(&numbers), limits).map_err(store_error)?;
