@@ -138,10 +138,10 @@ pub enum ConfigCommand {
 #[derive(Debug, Clone, Default, Args)]
 pub struct SettingArgs {
     /// Where the mirror lives
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     pub data_dir: Option<String>,
     /// Address of metrics, health and administration
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, global = true, value_name = "ADDRESS:PORT")]
     pub admin_listen: Option<String>,
 }
 
@@ -263,6 +263,26 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_daemon_can_be_named_after_the_last_word() {
+        let words = [
+            "firekeep",
+            "alarms",
+            "ack",
+            "rollback",
+            "--admin-listen",
+            "127.0.0.1:1",
+        ];
+        let Ok(Cli {
+            command: Command::Alarms(args),
+            ..
+        }) = Cli::try_parse_from(words)
+        else {
+            panic!("parses")
+        };
+        assert_eq!(args.common.admin_listen.as_deref(), Some("127.0.0.1:1"));
     }
 
     #[test]

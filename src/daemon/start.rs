@@ -34,6 +34,7 @@ use crate::mirror::resync::Fetcher;
 use crate::mirror::rocks::{RocksOptions, RocksStore};
 use crate::mirror::store::{Store, StoreError};
 use crate::serve::{self, Health, ServeLimits, Service};
+use crate::stream::session::Start;
 use crate::stream::subscriber::{Subscriber, SubscriberEvent, SubscriberLimits};
 use crate::types::HostName;
 
@@ -47,7 +48,7 @@ pub struct HostParts {
     /// What it read.
     pub queue: mpsc::Receiver<SubscriberEvent>,
     /// Where the stream is taken up.
-    pub cursor: Box<dyn Fn() -> Option<u64> + Send>,
+    pub start: Box<dyn Fn() -> Option<Start> + Send>,
     /// Verifies and hands over.
     pub follow: Follow,
 }
@@ -445,9 +446,12 @@ fn host_parts(
             SubscriberLimits::default(),
         );
         let (reader, name, now) = (Arc::clone(store), host.name.clone(), clock.clone());
-        let cursor = move || {
+        let start = move || {
             let row = Mirror::new(&*reader).host(&name).ok().flatten();
-            Some(resume_cursor(row.as_ref(), now.now()))
+            Some(Start {
+                cursor: resume_cursor(row.as_ref(), now.now()),
+                applied: row.and_then(|row| row.cursor).unwrap_or(0),
+            })
         };
         let follow = Follow {
             host: host.name.clone(),
@@ -460,7 +464,7 @@ fn host_parts(
         Ok(HostParts {
             subscriber,
             queue,
-            cursor: Box::new(cursor),
+            start: Box::new(start),
             follow,
         })
     };

@@ -175,3 +175,82 @@ fn rolled_back() {
     );
     report("rolled_back", began, &counts);
 }
+
+/// The host says nothing: it still knows a number as low as the one that a connection begins with, or numbers what is
+/// new as it had numbered what it has lost.
+#[test]
+fn rolled_back_silently() {
+    let began = Instant::now();
+    let sandbox = Sandbox::up("pds,plc");
+    let accounts = 3;
+    sandbox.populate(accounts, 60, 0);
+    let dids = sandbox.dids();
+    let [first, second, writer] = [0, 1, 2].map(|n| &dids[n]);
+    let firekeep = Firekeep::new(&sandbox, "data");
+    let mut running = firekeep.start();
+    running.wait_filled(accounts);
+    let mut copy = None;
+    restart_with(&sandbox, || copy = Some(sandbox.back_up_pds()));
+    let copy = copy.expect("a copy");
+
+    // One commit is lost, and nobody writes after it.
+    let lost = sandbox.post(first, "lost");
+    running.wait_head(first, &lost);
+    running.wait_caught_up(&sandbox);
+    restart_with(&sandbox, || sandbox.restore_pds(&copy));
+    let restarted = Instant::now();
+    wait_alarms(&running, "rollback", &[first]);
+    let seen_after = restarted.elapsed();
+    wait_alarms(&running, "sequence_reset", &[&String::new()]);
+    assert_eq!(epoch(&running.status()), 1);
+    assert_eq!(running.heads(&dids)[first].1, lost);
+
+    // Again, seen by the admin before, and with other events under the numbers of those that are lost.
+    for (kind, subject) in running.alarms() {
+        let host = sandbox.pds_url().replace("http://", "");
+        let ack = running
+            .setup
+            .ask(&["alarms", "ack", &kind, "--host", &host, "--subject", &subject]);
+        assert_eq!(ack.code, 0, "{}", ack.stderr);
+    }
+    let lost = sandbox.post(second, "lost");
+    running.wait_head(second, &lost);
+    running.stop();
+    restart_with(&sandbox, || sandbox.restore_pds(&copy));
+    let mut commits = Vec::new();
+    for n in 0..3 {
+        commits.push(sandbox.post(writer, &format!("in its place {n}")));
+    }
+    let mut running = firekeep.start();
+    wait_alarms(&running, "rollback", &[first, second]);
+    running.wait_head(writer, &commits[2]);
+    let status = running.wait_status("all is settled", Status::settled);
+    assert_eq!(epoch(&status), 2, "{status:?}");
+    let shown = running.setup.ask(&["alarms"]);
+    assert!(
+        shown.stdout.contains("OPEN"),
+        "what was seen is raised again: {}",
+        shown.stdout
+    );
+    assert_eq!(running.heads(&dids)[second].1, lost);
+
+    for did in [first, second] {
+        let commit = sandbox.post(did, "after the rollback");
+        running.wait_head(did, &commit);
+        let (equal, told) = running.diff(did);
+        assert!(equal, "{told}");
+        assert_eq!(differences(&told["compared"][1]), (1, 1, 0), "{told}");
+    }
+    running.snapshot();
+    let archive = firekeep.archive();
+    let equal = sandbox.compare(&["--url", &firekeep.url(), "--archive", archive.to_str().unwrap()]);
+    assert_eq!((equal.accounts, equal.snapshots), (accounts, accounts));
+    running.stop();
+    let counts = format!(
+        "one event lost, seen {:.1} s after the restart; numbers used again, seen at the next connection; 2 lost records \
+         kept, {}",
+        seen_after.as_secs_f64(),
+        equal.text()
+    );
+    report("rolled_back_silently", began, &counts);
+}

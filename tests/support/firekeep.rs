@@ -505,13 +505,6 @@ impl Status {
         self.host()["connected"] == true
     }
 
-    /// Every host, by its address.
-    pub fn host_of(&self, url: &str) -> &Value {
-        let hosts = self.0["hosts"].as_array().expect("a list");
-        let found = hosts.iter().find(|host| host["url"] == url);
-        found.unwrap_or_else(|| panic!("{url} is followed: {}", self.0))
-    }
-
     /// Where the stream stands.
     pub fn cursor(&self) -> u64 {
         self.host()["cursor"].as_u64().unwrap_or(0)

@@ -178,9 +178,9 @@ impl Sandbox {
         self.run(&arguments)
     }
 
-    /// Makes an account; its DID.
-    pub fn create_account(&self, handle: &str) -> String {
-        let made = self.json(&["account", "create", "--handle", handle]);
+    /// Makes an account at a PDS (`pds2`); its DID.
+    pub fn create_account(&self, handle: &str, pds: &str) -> String {
+        let made = self.json(&["account", "create", "--handle", handle, "--pds", pds]);
         made["did"].as_str().expect("a DID").to_owned()
     }
 

@@ -1,4 +1,4 @@
-// account create|delete|deactivate|activate|takedown|untakedown|move|rotate|take-key|export|import: one account, for a test.
+// account create|delete|deactivate|activate|takedown|untakedown|rename|move|rotate|take-key|export|import: one account, for a test.
 import fs from 'node:fs'
 import { accountsFile, basic, bearer, changeJson, Complaint, findAccount, findPds, options, readJson, run, sandbox, say, xrpc } from './common.mjs'
 import { importRepository, move, rotate, takeKey } from './identity.mjs'
@@ -53,6 +53,8 @@ run(async () => {
       const key = await rotate(known, found, pds, { announce: values.announce, directoryOnly: values['directory-only'] })
       process.stdout.write(JSON.stringify({ key }, null, 2) + '\n')
     },
+    rename: () =>
+      xrpc(pds.url, 'com.atproto.admin.updateAccountHandle', { body: { did: found.did, handle: needed(values, 'to') + pds.handle_domain }, auth: admin }),
     'take-key': () => takeKey(found, pds),
     export: async () => {
       const { data } = await xrpc(pds.url, 'com.atproto.sync.getRepo', { params: { did: found.did }, raw: true })
