@@ -260,6 +260,10 @@ impl Session {
             Loss::Closed { code: Some(1001), .. } if worked => WAIT_RESTART,
             // The host is well, and is asked something else: that cannot happen twice in a row.
             Loss::NotRepeated(_) => WAIT_RESTART,
+            // Its numbering starts over, and so do we: with cursor 0, which it can refuse only once.
+            Loss::ErrorFrame { name, .. } if name == "FutureCursor" && self.previous > Some(0) => {
+                WAIT_RESTART
+            }
             Loss::HttpStatus { status: 501, .. } => WAIT_NOT_IMPLEMENTED + jittered,
             Loss::HttpStatus {
                 retry_after: Some(asked),

@@ -1,5 +1,7 @@
 //! Accounts that are switched off: what their host no longer shows, we show no longer, and keep.
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::support::firekeep::{Firekeep, Running};
@@ -139,20 +141,10 @@ fn accounts_off_and_on() {
     wait_answers(&running, &dids[3], &pictures[3], "RepoDeactivated");
     assert_eq!(running.alarms(), Vec::new(), "what a host announces is no loss");
 
-    // All of it is kept, here and in the archive.
     let status = running.wait_caught_up(&sandbox);
     assert_eq!(status.accounts("records"), records, "{status:?}");
     assert_eq!(status.accounts("held"), accounts, "{status:?}");
-    let archive = firekeep.archive();
-    for (did, picture) in dids.iter().zip(&pictures) {
-        let (rev, cid) = &held[did];
-        for name in [
-            format!("v1/repos/{did}/{rev}-{cid}.car.zst"),
-            format!("v1/blocks/{did}/{picture}"),
-        ] {
-            assert!(archive.join(&name).is_file(), "the archive has {name}");
-        }
-    }
+    check_archived(&firekeep.archive(), &held, &dids, &pictures);
 
     // Those that are on again are followed.
     for did in &dids[..2] {
@@ -160,6 +152,7 @@ fn accounts_off_and_on() {
         running.wait_head(did, &commit);
     }
     running.snapshot();
+    let archive = firekeep.archive();
     let equal = sandbox.compare(&["--url", &firekeep.url(), "--archive", archive.to_str().unwrap()]);
     assert_eq!((equal.accounts, equal.snapshots), (2, 2));
     running.stop();
@@ -170,4 +163,22 @@ fn accounts_off_and_on() {
         equal.text()
     );
     report("accounts_off_and_on", began, &counts);
+}
+
+/// All of it is kept in the archive too.
+fn check_archived(
+    archive: &Path,
+    held: &BTreeMap<String, (String, String)>,
+    dids: &[String],
+    pictures: &[String],
+) {
+    for (did, picture) in dids.iter().zip(pictures) {
+        let (rev, cid) = &held[did];
+        for name in [
+            format!("v1/repos/{did}/{rev}-{cid}.car.zst"),
+            format!("v1/blocks/{did}/{picture}"),
+        ] {
+            assert!(archive.join(&name).is_file(), "the archive has {name}");
+        }
+    }
 }

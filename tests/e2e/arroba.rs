@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::support::firekeep::Firekeep;
+use crate::support::firekeep::{Firekeep, Running};
 use crate::support::sandbox::Sandbox;
 use crate::support::{report, sized, wait_for};
 
@@ -46,18 +46,7 @@ fn arroba() {
     // It forgets everything; its accounts are there again, empty, and its numbers begin with 1.
     sandbox.stop("pds1");
     sandbox.start("pds1");
-    let wanted = {
-        let of = |kind: &str, subject: &str| (kind.to_owned(), subject.to_owned());
-        let mut list: Vec<_> = dids.iter().map(|did| of("rollback", did)).collect();
-        list.push(of("sequence_reset", ""));
-        list.sort();
-        list
-    };
-    wait_for("the alarms", || {
-        let mut found = running.alarms();
-        found.sort();
-        if found == wanted { Ok(()) } else { Err(found) }
-    });
+    wait_alarms(&running, &dids);
     let status = running.wait_status("all is compared", |status| status.sync("diverged") == accounts);
     assert_eq!(running.heads(&dids), ours, "nothing of ours is lost");
     assert_eq!(
@@ -108,4 +97,17 @@ fn arroba() {
         equal.text()
     );
     report("arroba", began, &counts);
+}
+
+/// Waits for an alarm on the host and on each account, and no others.
+fn wait_alarms(running: &Running, dids: &[String]) {
+    let of = |kind: &str, subject: &str| (kind.to_owned(), subject.to_owned());
+    let mut wanted: Vec<_> = dids.iter().map(|did| of("rollback", did)).collect();
+    wanted.push(of("sequence_reset", ""));
+    wanted.sort();
+    wait_for("the alarms", || {
+        let mut found = running.alarms();
+        found.sort();
+        if found == wanted { Ok(()) } else { Err(found) }
+    });
 }

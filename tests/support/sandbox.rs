@@ -157,18 +157,20 @@ impl Sandbox {
         self.text(&format!("/pds/{pds}/url"))
     }
 
-    /// Copies all that the first PDS has, which must be stopped, to a folder beside it.
-    pub fn back_up_pds(&self) -> PathBuf {
-        let copy = self.folder().join("backup-of-pds1");
-        copy_folder(&self.pds_data(), &copy);
-        copy
+    fn copy_of_pds(&self) -> PathBuf {
+        self.folder().join("copy-of-pds1")
     }
 
-    /// Puts such a copy in the place of what the first PDS has, which must be stopped.
-    pub fn restore_pds(&self, copy: &Path) {
+    /// Copies all that the first PDS has, which must be stopped.
+    pub fn back_up_pds(&self) {
+        copy_folder(&self.pds_data(), &self.copy_of_pds());
+    }
+
+    /// Puts that copy in the place of what the first PDS has, which must be stopped.
+    pub fn restore_pds(&self) {
         let data = self.pds_data();
         std::fs::remove_dir_all(&data).expect("the PDS's folder");
-        copy_folder(copy, &data);
+        copy_folder(&self.copy_of_pds(), &data);
     }
 
     /// One of the acts of `sandbox account`; what it printed.
