@@ -140,10 +140,10 @@ pub enum ConfigCommand {
 #[derive(Debug, Clone, Default, Args)]
 pub struct SettingArgs {
     /// Where the mirror lives
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     pub data_dir: Option<String>,
     /// Address of metrics, health and administration
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, global = true, value_name = "ADDRESS:PORT")]
     pub admin_listen: Option<String>,
 }
 
@@ -174,6 +174,9 @@ pub struct RunArgs {
     /// An account is snapshotted at most this often
     #[arg(long, value_name = "DURATION")]
     pub snapshot_interval: Option<String>,
+    /// How often each account is compared with its host
+    #[arg(long, value_name = "DURATION")]
+    pub audit_interval: Option<String>,
     /// The largest blob that is fetched
     #[arg(long, value_name = "SIZE")]
     pub blob_bytes_max: Option<String>,
@@ -247,6 +250,7 @@ impl RunArgs {
             ("public_url", &self.public_url),
             ("flush_interval", &self.flush_interval),
             ("snapshot_interval", &self.snapshot_interval),
+            ("audit_interval", &self.audit_interval),
             ("blob_bytes_max", &self.blob_bytes_max),
             ("log_format", &self.log_format),
             ("log_level", &self.log_level),
@@ -277,6 +281,26 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_daemon_can_be_named_after_the_last_word() {
+        let words = [
+            "firekeep",
+            "alarms",
+            "ack",
+            "rollback",
+            "--admin-listen",
+            "127.0.0.1:1",
+        ];
+        let Ok(Cli {
+            command: Command::Alarms(args),
+            ..
+        }) = Cli::try_parse_from(words)
+        else {
+            panic!("parses")
+        };
+        assert_eq!(args.common.admin_listen.as_deref(), Some("127.0.0.1:1"));
     }
 
     #[test]

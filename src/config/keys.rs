@@ -81,6 +81,12 @@ pub const KEYS: [Key; 23] = [
         "An account is snapshotted at most this often.",
     ),
     key(
+        "audit_interval",
+        Kind::Text,
+        "1d",
+        "How often each account is compared with its host, for what no event told.",
+    ),
+    key(
         "blob_bytes_max",
         Kind::Text,
         "300MiB",

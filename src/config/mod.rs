@@ -51,6 +51,8 @@ pub struct Config {
     pub flush_interval: Duration,
     /// An account is snapshotted at most this often.
     pub snapshot_interval: Duration,
+    /// How often each account is compared with its host.
+    pub audit_interval: Duration,
     /// The largest blob that is fetched, in bytes.
     pub blob_bytes_max: u64,
     /// Whether plain http, loopback and private addresses are allowed.
@@ -85,6 +87,8 @@ pub enum LogFormat {
 const FLUSH_INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
 /// Bounds of `snapshot_interval`.
 const SNAPSHOT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
+/// Bounds of `audit_interval`. It costs three requests an account.
+const AUDIT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
 /// Bounds of `blob_bytes_max`: 1 MiB to 5 GiB, the largest object of a single S3 copy.
 const BLOB_BYTES: (u64, u64) = (1 << 20, 5 << 30);
 
@@ -122,6 +126,7 @@ impl Config {
                 .transpose()?,
             flush_interval: duration(layers, "flush_interval", "1s", FLUSH_INTERVAL)?,
             snapshot_interval: duration(layers, "snapshot_interval", "1h", SNAPSHOT_INTERVAL)?,
+            audit_interval: duration(layers, "audit_interval", "1d", AUDIT_INTERVAL)?,
             blob_bytes_max: size(layers, "blob_bytes_max", "300MiB", BLOB_BYTES)?,
             dev_mode,
             log_format: log_format(layers)?,

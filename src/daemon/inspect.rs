@@ -167,6 +167,7 @@ fn account_json(did: &Did, row: &AccountRow) -> Value {
         "snapshot_rev": row.snapshot.map(|mark| mark.rev.to_string()),
         "snapshot_at": row.snapshot.map(|mark| mark.at.to_string()),
         "kept_beside": row.pins.len(),
+        "deletion_confirmed_at": row.deletion_confirmed_at.map(|at| at.to_string()),
     })
 }
 

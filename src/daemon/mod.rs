@@ -153,9 +153,9 @@ impl Running {
 
         for host in daemon.take_hosts() {
             let cancel = stop_reading.clone();
-            let (subscriber, queue, cursor) = (host.subscriber, host.queue, host.cursor);
+            let (subscriber, queue, start) = (host.subscriber, host.queue, host.start);
             followers.spawn(async move {
-                subscriber.run(cursor, cancel).await;
+                subscriber.run(start, cancel).await;
                 Ok(())
             });
             // Ends when the subscriber's queue does, so that what was read is handed over.

@@ -35,6 +35,7 @@ use crate::mirror::resync::Fetcher;
 use crate::mirror::rocks::{RocksOptions, RocksStore};
 use crate::mirror::store::{Store, StoreError};
 use crate::serve::{self, Health, ServeLimits, Service};
+use crate::stream::session::Start;
 use crate::stream::subscriber::{Subscriber, SubscriberEvent, SubscriberLimits};
 use crate::types::HostName;
 
@@ -48,7 +49,7 @@ pub struct HostParts {
     /// What it read.
     pub queue: mpsc::Receiver<SubscriberEvent>,
     /// Where the stream is taken up.
-    pub cursor: Box<dyn Fn() -> Option<u64> + Send>,
+    pub start: Box<dyn Fn() -> Option<Start> + Send>,
     /// Verifies and hands over.
     pub follow: Follow,
 }
@@ -287,6 +288,7 @@ fn open_applier(config: &Config, store: &Arc<dyn Store>) -> Result<(Applier, Arc
     let numbers = Arc::new(Numbers::open(Arc::clone(store)).map_err(store_error)?);
     let limits = ApplierLimits {
         snapshot_interval: config.snapshot_interval,
+        audit_interval: config.audit_interval,
         ..ApplierLimits::default()
     };
     let mut applier = Applier::open(Arc::clone(store), Arc::clone(&numbers), limits).map_err(store_error)?;
@@ -461,9 +463,12 @@ fn host_parts(
             SubscriberLimits::default(),
         );
         let (reader, name, now) = (Arc::clone(store), host.name.clone(), clock.clone());
-        let cursor = move || {
+        let start = move || {
             let row = Mirror::new(&*reader).host(&name).ok().flatten();
-            Some(resume_cursor(row.as_ref(), now.now()))
+            Some(Start {
+                cursor: resume_cursor(row.as_ref(), now.now()),
+                applied: row.and_then(|row| row.cursor).unwrap_or(0),
+            })
         };
         let follow = Follow {
             host: host.name.clone(),
@@ -476,7 +481,7 @@ fn host_parts(
         Ok(HostParts {
             subscriber,
             queue,
-            cursor: Box::new(cursor),
+            start: Box::new(start),
             follow,
         })
     };

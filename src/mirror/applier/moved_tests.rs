@@ -338,6 +338,14 @@ fn a_host_that_speaks_for_anothers_account_has_the_document_read_once_a_minute()
     identity_event(&mut world, &twin);
     identity_event(&mut world, &twin);
     assert_eq!((resolve_tasks(&world), due_now(&world).len()), (1, 0));
+    let due_in = |seconds| {
+        let at = NOW.plus(Duration::from_secs(seconds)).millis();
+        Mirror::new(&*world.store)
+            .due_tasks(at, 1000)
+            .expect("reads")
+            .len()
+    };
+    assert_eq!((due_in(59), due_in(61)), (0, 1), "a minute, and no longer");
 
     // The directory is down: it is asked again later, but for what its host has deleted.
     clear_tasks(&world);
