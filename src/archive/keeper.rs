@@ -412,5 +412,6 @@ fn unproven(error: ExportError<StoreError>) -> Failed {
     }
 }
 
+mod quarantined;
 #[cfg(test)]
 mod tests;

@@ -66,6 +66,25 @@ fn observe_note(metrics: &Metrics, note: &Note) {
             metrics.host(host).resyncs.of(*reason, ResyncResult::Loaded).inc();
             tracing::debug!(%did, %rev, records, "repository fetched and proven");
         }
+        Note::Quarantined {
+            host,
+            did,
+            reason,
+            rev,
+            fault,
+        } => {
+            metrics
+                .host(host)
+                .resyncs
+                .of(*reason, ResyncResult::Quarantined)
+                .inc();
+            tracing::warn!(%host, %did, %rev, fault, "the repository does not rebuild to its signed root; its CAR is kept as it came");
+        }
+        Note::SkippedInQuarantine { host } => metrics
+            .host(host)
+            .events_skipped
+            .of(SkipReason::Quarantined)
+            .inc(),
         Note::Unchanged { host, did, reason } => {
             metrics
                 .host(host)

@@ -74,7 +74,12 @@ impl Standing {
             Self::NotOffMachine
         } else if !around.archive_works {
             Self::ArchiveAway
-        } else if totals.snapshotted < totals.with_head || open_blobs > 0 || totals.parked > 0 || wanted > 0 {
+        } else if totals.snapshotted < totals.with_head
+            || open_blobs > 0
+            || totals.open_cars > 0
+            || totals.parked > 0
+            || wanted > 0
+        {
             Self::Archiving
         } else {
             Self::OffMachine
@@ -106,7 +111,7 @@ mod tests {
     fn whatever_is_open_is_not_off_this_machine() {
         type Spoil = (fn(&mut Totals, &mut Surroundings), Standing);
         assert_eq!(Standing::judge(&archived(), &SAFE), Standing::OffMachine);
-        let spoils: [Spoil; 9] = [
+        let spoils: [Spoil; 10] = [
             (|_, around| around.listed = false, Standing::Filling),
             (
                 |_, around| around.archive_is_folder = true,
@@ -115,6 +120,7 @@ mod tests {
             (|_, around| around.archive_works = false, Standing::ArchiveAway),
             (|totals, _| totals.snapshotted = 2, Standing::Archiving),
             (|totals, _| totals.parked = 1, Standing::Archiving),
+            (|totals, _| totals.open_cars = 1, Standing::Archiving),
             (
                 |totals, _| totals.blobs = BTreeMap::from([("wanted", 1)]),
                 Standing::Archiving,

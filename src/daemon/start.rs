@@ -31,6 +31,7 @@ use crate::mirror::handle::{self, ApplierHandle};
 use crate::mirror::numbers::Numbers;
 use crate::mirror::reader::Mirror;
 use crate::mirror::resync::Fetcher;
+use crate::mirror::resync::quarantine::KEPT_CAR_BYTES_MAX;
 use crate::mirror::rocks::{RocksOptions, RocksStore};
 use crate::mirror::store::{Store, StoreError};
 use crate::serve::{self, Health, ServeLimits, Service};
@@ -169,6 +170,7 @@ pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Da
         resolver: resolver.clone(),
         clock: clock.clone(),
         spool_dir: temp_dir,
+        kept_car_bytes_max: KEPT_CAR_BYTES_MAX,
     };
     let workshop = Arc::new(workshop(&config, &fetcher, &applier, &keeper, &metrics));
     let control = Arc::new(DaemonControl {

@@ -77,6 +77,8 @@ labels! {
         Replayed = "replayed",
         /// The account is not active at this host.
         Inactive = "inactive",
+        /// The account is quarantined: its repository is fetched again instead.
+        Quarantined = "quarantined",
         /// The account lives at another host.
         ForeignHost = "foreign_host",
         /// The repository is what it was before.
@@ -125,6 +127,8 @@ labels! {
         Unchanged = "unchanged",
         /// Fetched, but it does not prove.
         Refused = "refused",
+        /// Fetched; it does not rebuild to its signed root, and its CAR is kept as it came.
+        Quarantined = "quarantined",
         /// Not fetched: will be tried again.
         Failed = "failed",
         /// The host does not have it or does not give it.

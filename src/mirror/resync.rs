@@ -30,6 +30,8 @@ use crate::repo::signing_key::SigningKey;
 use crate::types::{AccountStatus, Cid, Did, DidMethod, HostName, Timestamp};
 use crate::verify::{HeadKey, RejectReason, RepoFault, VerifiedRepo, check_repo};
 
+pub mod quarantine;
+
 /// Largest repository that is fetched, in bytes.
 pub const REPO_BYTES_MAX: u64 = 4 << 30;
 /// Rows of a loaded repository are written in batches of this many bytes.
@@ -59,6 +61,8 @@ pub struct Fetcher {
     pub clock: Clock,
     /// Where large repositories are spooled.
     pub spool_dir: PathBuf,
+    /// Largest CAR that is kept as it came because it does not rebuild: [`quarantine::KEPT_CAR_BYTES_MAX`].
+    pub kept_car_bytes_max: u64,
 }
 
 #[derive(Deserialize)]
@@ -91,7 +95,7 @@ impl Failed {
 
 /// A received CAR held against a key.
 enum Judged {
-    /// It is proven, and loaded.
+    /// It is proven and loaded, or all there and kept as it came.
     Proven(Box<FetchedContent>),
     /// The head is not signed by this key; nothing was loaded.
     OtherKey(RejectReason),
@@ -108,8 +112,10 @@ impl Fetcher {
         let Some(row) = Mirror::new(&*self.store).account(&did)? else {
             return Ok(Input::TaskDone { task });
         };
-        let SyncState::Wanted { reason, tries, .. } = row.sync else {
-            return Ok(Input::TaskDone { task });
+        let (reason, tries) = match row.sync {
+            SyncState::Wanted { reason, tries, .. } => (reason, tries),
+            SyncState::Quarantined { tries, .. } => (DesyncReason::Quarantined, tries),
+            _ => return Ok(Input::TaskDone { task }),
         };
         if !row.upstream.is_active() {
             let retry_at = self.clock.now().plus(INACTIVE_RETRY);
@@ -182,12 +188,15 @@ impl Fetcher {
         if !stored.speaks_at(&row.host) {
             return Ok(Err(Failed::new(FetchFailure::NotThisHost(stored))));
         }
-        if let Some(head) = &row.head
-            && reason != DesyncReason::CopyDamaged
-        {
+        let kept = match row.sync {
+            SyncState::Quarantined { commit, .. } => commit,
+            _ => None,
+        };
+        let known = [row.head.as_ref().map(|head| head.commit), kept];
+        if known != [None; 2] && reason != DesyncReason::CopyDamaged {
             match self.latest_commit(did, url).await {
-                Ok(commit) if commit == Some(head.commit) => {
-                    return Ok(Ok((stored, FetchedContent::Unchanged { commit: head.commit })));
+                Ok(Some(commit)) if known.contains(&Some(commit)) => {
+                    return Ok(Ok((stored, FetchedContent::Unchanged { commit })));
                 }
                 Ok(_) => {}
                 Err(error) => return Ok(Err(failure_of(&error))),
@@ -357,6 +366,9 @@ impl Fetcher {
             }
             Err(fault) => {
                 self.unload(number)?;
+                if fault.is_lax() {
+                    return self.keep_if_whole(car, number, did, key, now, fault.to_string());
+                }
                 Ok(Judged::Failed(Failed::unproven(fault.to_string())))
             }
         }

@@ -1,5 +1,7 @@
 //! Fetching from a host and a directory that say what they are told to: whose key a head may be signed by.
 
+mod lax;
+
 use std::sync::{Mutex, OnceLock};
 
 use serde_json::json;
@@ -28,6 +30,8 @@ struct Answers {
     log: Option<Vec<u8>>,
     logs_asked: usize,
     signing_key: String,
+    /// What `getLatestCommit` says.
+    latest: Option<Cid>,
     /// The host that the document names, if not the server itself.
     elsewhere: Option<String>,
 }
@@ -84,6 +88,13 @@ impl World {
                     answer("200 OK", &[], &document(&answers, did.as_str(), here))
                 } else if path.starts_with("/xrpc/com.atproto.sync.getRepo?") {
                     answer("200 OK", &[], &answers.car)
+                } else if path.starts_with("/xrpc/com.atproto.sync.getLatestCommit?") {
+                    let latest = answers
+                        .latest
+                        .map(|cid| json!({ "cid": cid.to_string(), "rev": "3k2yihcrp6f2c" }));
+                    latest.map_or_else(not_there, |latest| {
+                        answer("200 OK", &[], latest.to_string().as_bytes())
+                    })
                 } else {
                     not_there()
                 }
@@ -106,6 +117,7 @@ impl World {
             ),
             clock,
             spool_dir: spool.path().to_owned(),
+            kept_car_bytes_max: 64 << 20,
         };
         let host: HostName = server.address.to_string().parse().expect("a host");
         let mut batch = Batch::new();
@@ -139,7 +151,7 @@ impl World {
         match input.expect("the store does not fail") {
             Input::Fetched(fetched) => match fetched.content {
                 FetchedContent::Loaded { repo, .. } => Ok(repo),
-                other @ FetchedContent::Unchanged { .. } => panic!("{other:?}"),
+                other => panic!("{other:?}"),
             },
             Input::FetchFailed { failure, host, .. } => {
                 assert_eq!(host.as_str(), self.server.address.to_string());
