@@ -170,6 +170,7 @@ pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Da
         resolver: resolver.clone(),
         clock: clock.clone(),
         spool_dir: temp_dir,
+        counts: Arc::default(),
         kept_car_bytes_max: KEPT_CAR_BYTES_MAX,
     };
     let workshop = Arc::new(workshop(&config, &fetcher, &applier, &keeper, &metrics));

@@ -135,6 +135,22 @@ labels! {
         Gone = "gone",
     }
 
+    /// How a fetch of what is newer than our copy ended.
+    CatchUpResult {
+        /// It proves together with what is held.
+        CaughtUp = "caught_up",
+        /// It does not: the repository was fetched whole.
+        FellBack = "fell_back",
+    }
+
+    /// What of a repository was received.
+    RepoPart {
+        /// What is newer than what is held.
+        Newer = "newer",
+        /// All of it.
+        Whole = "whole",
+    }
+
     /// How a fetch of a blob ended.
     FetchResult {
         /// Held.

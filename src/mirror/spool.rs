@@ -86,6 +86,25 @@ impl Spool {
     }
 }
 
+/// Writes into a spool, for what is made here and not received.
+pub struct SpoolWriter<'d> {
+    /// What was written.
+    pub spool: Spool,
+    /// Where it goes when it outgrows memory.
+    pub dir: &'d Path,
+}
+
+impl io::Write for SpoolWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.spool.write(bytes, self.dir)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 impl Default for Spool {
     fn default() -> Self {
         Self::new()

@@ -1,5 +1,6 @@
 //! Fetching from a host and a directory that say what they are told to: whose key a head may be signed by.
 
+mod catch_up;
 mod lax;
 
 use std::sync::{Mutex, OnceLock};
@@ -30,6 +31,10 @@ struct Answers {
     log: Option<Vec<u8>>,
     logs_asked: usize,
     signing_key: String,
+    /// What `getRepo` answers with `since`; none: an error.
+    since: Option<Vec<u8>>,
+    /// Revs that `since` came with.
+    sinces: Vec<String>,
     /// What `getLatestCommit` says.
     latest: Option<Cid>,
     /// The host that the document names, if not the server itself.
@@ -86,6 +91,13 @@ impl World {
                 } else if path.starts_with("/did:plc:") {
                     let here = here.get().expect("set before anybody asks");
                     answer("200 OK", &[], &document(&answers, did.as_str(), here))
+                } else if let Some((_, since)) = path.split_once("&since=") {
+                    answers.sinces.push(since.to_owned());
+                    let refused = || answer("400 Bad Request", &[], br#"{"error":"InvalidRequest"}"#);
+                    answers
+                        .since
+                        .as_ref()
+                        .map_or_else(refused, |car| answer("200 OK", &[], car))
                 } else if path.starts_with("/xrpc/com.atproto.sync.getRepo?") {
                     answer("200 OK", &[], &answers.car)
                 } else if path.starts_with("/xrpc/com.atproto.sync.getLatestCommit?") {
@@ -117,6 +129,7 @@ impl World {
             ),
             clock,
             spool_dir: spool.path().to_owned(),
+            counts: Arc::default(),
             kept_car_bytes_max: 64 << 20,
         };
         let host: HostName = server.address.to_string().parse().expect("a host");
