@@ -12,13 +12,13 @@ use tokio::sync::{mpsc, watch};
 use super::archive_link::{ArchiveLink, open_archive};
 use super::control::DaemonControl;
 use super::follow::{Follow, KeyCache};
+use super::upstream::upstream;
 use super::work::Workshop;
 use super::{DaemonError, exit, observe};
 use crate::archive::bucket::Bucket;
 use crate::archive::keeper::Keeper;
 use crate::clock::Clock;
 use crate::config::{Config, HostConfig};
-use crate::http::address::AddressPolicy;
 use crate::http::client::Upstream;
 use crate::http::request::{FetchError, Limits};
 use crate::identity::document::PdsEndpoint;
@@ -36,7 +36,6 @@ use crate::mirror::rocks::{RocksOptions, RocksStore};
 use crate::mirror::store::{Store, StoreError};
 use crate::serve::{self, Health, ServeLimits, Service};
 use crate::stream::subscriber::{Subscriber, SubscriberEvent, SubscriberLimits};
-use crate::types::HostName;
 
 /// A host's answer to the first question may take this long.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -284,17 +283,6 @@ fn open_applier(config: &Config, store: &Arc<dyn Store>) -> Result<(Applier, Arc
         applier.ensure_host(&host.name, &host.url).map_err(store_error)?;
     }
     Ok((applier, numbers))
-}
-
-fn upstream(config: &Config, clock: &Clock) -> Result<Upstream, DaemonError> {
-    // What the admin wrote himself may be anywhere; what hosts and DID documents name may not.
-    let plc = config
-        .plc_url
-        .split_once("://")
-        .and_then(|(_, rest)| rest.parse::<HostName>().ok());
-    let trusted = config.hosts.iter().map(|host| host.name.clone()).chain(plc);
-    let policy = AddressPolicy::new(config.dev_mode, trusted);
-    Upstream::new(policy, clock.clone()).map_err(|error| DaemonError::failed(error.to_string()))
 }
 
 fn open_store(data_dir: &Path, temp_dir: &Path) -> Result<Arc<dyn Store>, DaemonError> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::input::{BlobMention, FetchFailure, Fetched, FetchedContent, Input};
-use super::keyspace::{self, NO_NUMBER};
+use super::keyspace::{self, NO_NUMBER, Task};
 use super::numbers::Numbers;
 use super::reader::Mirror;
 use super::rows::{AccountRow, DesyncReason, RecordValue, StoredIdentity, SyncState};
@@ -85,11 +85,17 @@ pub(super) struct Failed {
     pub(super) failure: FetchFailure,
     /// The host's own wish.
     wait: Option<Duration>,
+    /// Nothing was asked: it is not the turn of this host.
+    paced: bool,
 }
 
 impl Failed {
     const fn new(failure: FetchFailure) -> Self {
-        Self { failure, wait: None }
+        Self {
+            failure,
+            wait: None,
+            paced: false,
+        }
     }
 
     const fn unproven(text: String) -> Self {
@@ -139,6 +145,12 @@ impl Fetcher {
                 content,
                 task,
             }))),
+            // No try of its own: it is moved to when it may be asked.
+            Err(failed) if failed.paced => Ok(Input::TaskDelayed {
+                key: task,
+                task: Task::FetchRepo(did),
+                retry_at: self.clock.later(failed.wait.unwrap_or_default()),
+            }),
             Err(failed) => {
                 let retry_at = self.retry_at(&failed, tries);
                 Ok(Input::FetchFailed {
@@ -387,6 +399,7 @@ fn failure_of(error: &FetchError) -> Failed {
     Failed {
         failure,
         wait: error.wait(),
+        paced: matches!(error, FetchError::Paced { .. }),
     }
 }
 

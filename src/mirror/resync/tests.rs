@@ -9,11 +9,15 @@ use serde_json::json;
 
 use super::*;
 use crate::http::address::AddressPolicy;
+use crate::http::connect::Connector;
+use crate::http::pace::Pacing;
 use crate::http::test_server::{TestServer, answer, serve};
 use crate::identity::plc_log::fixtures::LogMaker;
 use crate::identity::resolver::ResolverConfig;
+use crate::mirror::blobs::BlobFetcher;
+use crate::mirror::input::BlobKey;
 use crate::mirror::memory::MemoryStore;
-use crate::mirror::rows::Row as _;
+use crate::mirror::rows::{BlobRow, Row as _};
 use crate::mirror::{KeyRange, View as _};
 use crate::repo::car::{encode_block, encode_header, parse_car};
 use crate::sim::SimAccount;
@@ -31,6 +35,8 @@ struct Answers {
     log: Option<Vec<u8>>,
     logs_asked: usize,
     signing_key: String,
+    /// Asks to be left alone.
+    limited: bool,
     /// What `getRepo` answers with `since`; none: an error.
     since: Option<Vec<u8>>,
     /// Revs that `since` came with.
@@ -82,7 +88,9 @@ impl World {
                 let mut answers = answers.lock().expect("no test panics with it");
                 let path = head.split(' ').nth(1).unwrap_or_default();
                 let not_there = || answer("404 Not Found", &[], b"{}");
-                if path.ends_with("/log/audit") {
+                if answers.limited {
+                    answer("429 Too Many Requests", &["retry-after: 60"], b"")
+                } else if path.ends_with("/log/audit") {
                     answers.logs_asked += 1;
                     answers
                         .log
@@ -116,7 +124,9 @@ impl World {
         here.set(server.address.to_string()).expect("set once");
         let (clock, store) = (Clock::manual(NOW), Arc::new(MemoryStore::default()));
         let shared: Arc<dyn Store> = Arc::clone(&store) as _;
-        let upstream = Upstream::new(AddressPolicy::new(true, []), clock.clone()).expect("root certificates");
+        let pacing = Pacing::new(0, [(server.address.to_string(), None)]);
+        let connector = Connector::new(AddressPolicy::new(true, []));
+        let upstream = Upstream::with_pacing(connector, clock.clone(), pacing).expect("root certificates");
         let spool = tempfile::tempdir().expect("a folder");
         let fetcher = Fetcher {
             numbers: Arc::new(Numbers::open(Arc::clone(&shared)).expect("empty store")),
@@ -322,4 +332,56 @@ async fn a_document_that_names_another_host_says_which() {
     };
     assert_eq!(identity.host.as_deref(), Some("far.test"));
     assert_eq!(identity.key, Some(signing_key(10)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_asks_for_it_is_left_alone_without_a_failure() {
+    let (log, account) = account(&[10], 10);
+    let world = World::new(&log, account.export(), &signing_key(10)).await;
+    world.fetch().await.expect("taken");
+    world.set(|answers| answers.limited = true);
+    let url = world.server.url("");
+    let task = keyspace::encode_task(0, &Task::FetchRepo(world.did.clone()));
+    let fetch = || world.fetcher.fetch(world.did.clone(), task.clone(), &url);
+    let after = NOW.plus(Duration::from_secs(60));
+    match fetch().await {
+        Ok(Input::FetchFailed { retry_at, .. }) => assert!(retry_at >= after),
+        other => panic!("{other:?}"),
+    }
+    let asked = world.server.requests();
+    for _ in 0..3 {
+        match fetch().await {
+            Ok(Input::TaskDelayed {
+                key,
+                task: again,
+                retry_at,
+            }) => {
+                assert_eq!((key, again), (task.clone(), Task::FetchRepo(world.did.clone())));
+                assert!(retry_at >= after, "{retry_at}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let blob = BlobKey {
+        did: world.did.clone(),
+        did_number: 1,
+        digest: *Cid::of_blob(b"picture").digest(),
+    };
+    let mut batch = Batch::new();
+    let row = BlobRow::wanted(None, None, NOW);
+    batch.put(
+        Family::Blobs,
+        keyspace::encode_blob(1, &blob.digest),
+        row.encode(),
+    );
+    world.store.write(batch).expect("writes");
+    let blobs = BlobFetcher {
+        store: Arc::clone(&world.fetcher.store),
+        upstream: world.fetcher.upstream.clone(),
+        clock: world.fetcher.clock.clone(),
+        bytes_max: 1000,
+    };
+    let delayed = blobs.fetch(blob, task.clone(), &url).await;
+    assert!(matches!(delayed, Ok(Input::TaskDelayed { retry_at, .. }) if retry_at >= after));
+    assert_eq!(world.server.requests(), asked);
 }
