@@ -180,6 +180,12 @@ pub struct RunArgs {
     /// The largest blob that is fetched
     #[arg(long, value_name = "SIZE")]
     pub blob_bytes_max: Option<String>,
+    /// How often each PDS is asked, at most; 0: as often as its own rate limits allow
+    #[arg(long, value_name = "NUMBER")]
+    pub requests_per_second: Option<String>,
+    /// Files with the keys that lift a PDS's rate limits, as pds.example.com=/path; separated by commas
+    #[arg(long, value_name = "HOST=FILE")]
+    pub bypass_key_files: Option<String>,
     /// Allow plain http, loopback and private addresses
     #[arg(long)]
     pub dev_mode: bool,
@@ -252,6 +258,8 @@ impl RunArgs {
             ("snapshot_interval", &self.snapshot_interval),
             ("audit_interval", &self.audit_interval),
             ("blob_bytes_max", &self.blob_bytes_max),
+            ("requests_per_second", &self.requests_per_second),
+            ("bypass_key_files", &self.bypass_key_files),
             ("log_format", &self.log_format),
             ("log_level", &self.log_level),
             ("s3.endpoint", &self.s3_endpoint),

@@ -339,6 +339,12 @@ fn status_text(report: &Value) -> String {
         number(&accounts["records"]),
         size(number(&accounts["record_bytes"])),
     ));
+    match number(&by_sync["quarantined"]) {
+        0 => {}
+        n => out.push_str(&format!(
+            "             {n} QUARANTINED: they do not rebuild, and are kept as they came; see `firekeep accounts`\n"
+        )),
+    }
     let blobs = &report["blobs"]["by_state"];
     out.push_str(&format!(
         "  blobs      {} archived, {} held here only, {} to come, {} missing; {}\n",

@@ -52,7 +52,8 @@
 //! *host*: a PDS that we follow. *seq, cursor, epoch*: its numbers, the last one applied, one unbroken numbering.
 //! *head*: the commit, rev and data root that we hold of an account. *generation*: one loaded repository, by
 //! account number. *parked*: waits for a key or a fetch. *wanted, live, diverged*: to be fetched; follows; the
-//! host is behind us. *snapshot*: an object in the archive. *read view*: a consistent look at the store.
+//! host is behind us. *quarantined*: signed and all there, but it does not rebuild; its CAR is kept. *snapshot*: an
+//! object in the archive. *read view*: a consistent look at the store.
 
 pub mod types;
 #[cfg(feature = "daemon")]

@@ -21,9 +21,9 @@ use prometheus::{
 
 use crate::types::HostName;
 use labels::{
-    AccountLabel, AlarmKind, BlobLabel, By, By2, CloseReason, Direction, Endpoint, EventKind, ExportResult,
-    FetchResult, FrameReason, HttpMethod, Label, Outcome, ReconnectReason, RejectReason, ResyncReason,
-    ResyncResult, SeqStage, SkipReason, StoreOp, SyncLabel,
+    AccountLabel, AlarmKind, BlobLabel, By, By2, CatchUpResult, CloseReason, Direction, Endpoint, EventKind,
+    ExportResult, FetchResult, FrameReason, HttpMethod, Label, Outcome, ReconnectReason, RejectReason,
+    RepoPart, ResyncReason, ResyncResult, SeqStage, SkipReason, StoreOp, SyncLabel,
 };
 
 /// The media type of the exposition.
@@ -56,6 +56,10 @@ pub struct Metrics {
     pub blobs: By<IntGauge, BlobLabel>,
     /// Look-ups of DID documents that went to the network.
     pub identity_fetches: By<IntCounter, Outcome>,
+    /// Fetches of only what is newer than what is held.
+    pub catch_ups: By<IntCounter, CatchUpResult>,
+    /// Bytes of repositories that hosts sent.
+    pub repo_bytes: By<IntCounter, RepoPart>,
     /// Snapshots of accounts that were tried.
     pub snapshots: By<IntCounter, Outcome>,
     /// How long a snapshot took, proof and upload included.
@@ -182,6 +186,12 @@ impl Metrics {
             account_sync: make.gauges_by("account_sync", "Accounts by how well they are mirrored", "state"),
             blobs: make.gauges_by("blobs", "Blobs by where their bytes are", "state"),
             identity_fetches: make.counters_by("identity_fetches_total", "DID documents asked for", "result"),
+            catch_ups: make.counters_by("catch_ups_total", "Fetches of what is newer than ours", "result"),
+            repo_bytes: make.counters_by(
+                "repo_received_bytes_total",
+                "Bytes of repositories received",
+                "part",
+            ),
             snapshots: make.counters_by("snapshots_total", "Snapshots tried", "result"),
             snapshot_duration: make.histogram(
                 "snapshot_duration_seconds",

@@ -8,6 +8,8 @@ pub enum Kind {
     Text,
     /// `true` or `false`.
     Boolean,
+    /// A whole number.
+    Number,
     /// Texts; in the environment separated by commas.
     List,
 }
@@ -35,7 +37,7 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'stat
 }
 
 /// Every key, in the order in which a reader wants them.
-pub const KEYS: [Key; 23] = [
+pub const KEYS: [Key; 26] = [
     key(
         "hosts",
         Kind::List,
@@ -91,6 +93,18 @@ pub const KEYS: [Key; 23] = [
         Kind::Text,
         "300MiB",
         "The largest blob that is fetched.",
+    ),
+    key(
+        "requests_per_second",
+        Kind::Number,
+        "20",
+        "How often each PDS is asked, at most; 0: as often as its own rate limits allow.",
+    ),
+    key(
+        "bypass_key_files",
+        Kind::List,
+        "[]",
+        "Files with the keys that lift a PDS's rate limits, as \"pds.example.com=/path\".",
     ),
     key(
         "dev_mode",
@@ -208,7 +222,7 @@ pub fn example() -> String {
         let value = match key.kind {
             Kind::Text => format!("{:?}", key.default),
             Kind::Boolean if key.default.is_empty() => "true".to_owned(),
-            Kind::Boolean | Kind::List => key.default.to_owned(),
+            Kind::Boolean | Kind::Number | Kind::List => key.default.to_owned(),
         };
         text.push_str(&format!("\n# {}\n# {name} = {value}\n", key.help));
     }

@@ -55,6 +55,8 @@ pub struct Config {
     pub audit_interval: Duration,
     /// The largest blob that is fetched, in bytes.
     pub blob_bytes_max: u64,
+    /// Requests a second to each host, at most; zero: no limit of ours.
+    pub requests_per_second: u32,
     /// Whether plain http, loopback and private addresses are allowed.
     pub dev_mode: bool,
     /// Log lines as text or JSON.
@@ -70,6 +72,8 @@ pub struct HostConfig {
     pub name: HostName,
     /// Its base URL: scheme, host and port, without a trailing slash.
     pub url: String,
+    /// Where the key that lifts its rate limits stands. Absolute.
+    pub bypass_key_file: Option<PathBuf>,
 }
 
 /// How log lines look.
@@ -91,6 +95,8 @@ const SNAPSHOT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duratio
 const AUDIT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
 /// Bounds of `blob_bytes_max`: 1 MiB to 5 GiB, the largest object of a single S3 copy.
 const BLOB_BYTES: (u64, u64) = (1 << 20, 5 << 30);
+/// Default and greatest value of `requests_per_second`.
+const REQUESTS_PER_SECOND: (u32, u32) = (20, 10_000);
 
 impl Config {
     /// Checks all values together. Relative paths are taken from `cwd`.
@@ -106,7 +112,7 @@ impl Config {
             return Err(layers.error("admin_listen", "must not be the address of listen"));
         }
         Ok(Self {
-            hosts: hosts(layers, dev_mode)?,
+            hosts: hosts(layers, dev_mode, cwd)?,
             plc_url: base_url(
                 layers,
                 "plc_url",
@@ -128,6 +134,7 @@ impl Config {
             snapshot_interval: duration(layers, "snapshot_interval", "1h", SNAPSHOT_INTERVAL)?,
             audit_interval: duration(layers, "audit_interval", "1d", AUDIT_INTERVAL)?,
             blob_bytes_max: size(layers, "blob_bytes_max", "300MiB", BLOB_BYTES)?,
+            requests_per_second: requests_per_second(layers)?,
             dev_mode,
             log_format: log_format(layers)?,
             log_level: layers.text("log_level").unwrap_or_else(|| "info".to_owned()),
@@ -135,7 +142,7 @@ impl Config {
     }
 }
 
-fn hosts(layers: &Layers, dev_mode: bool) -> Result<Vec<HostConfig>, ConfigError> {
+fn hosts(layers: &Layers, dev_mode: bool, cwd: &Path) -> Result<Vec<HostConfig>, ConfigError> {
     let mut hosts: Vec<HostConfig> = Vec::new();
     for text in layers.list("hosts") {
         let url = base_url(layers, "hosts", &text, dev_mode)?;
@@ -146,9 +153,39 @@ fn hosts(layers: &Layers, dev_mode: bool) -> Result<Vec<HostConfig>, ConfigError
         if hosts.iter().any(|other| other.name == name) {
             return Err(layers.error_for("hosts", &text, "is named twice; leave one of the two out"));
         }
-        hosts.push(HostConfig { name, url });
+        hosts.push(HostConfig {
+            name,
+            url,
+            bypass_key_file: None,
+        });
+    }
+    for text in layers.list("bypass_key_files") {
+        let bad = |remedy: &str| layers.error_for("bypass_key_files", &text, remedy);
+        let (name, path) = text
+            .split_once('=')
+            .map(|(name, path)| (name.trim().to_ascii_lowercase(), path.trim()))
+            .filter(|(_, path)| !path.is_empty())
+            .ok_or_else(|| {
+                bad("must be a followed PDS and a file, such as \"pds.example.com=/etc/firekeep/pds.key\"")
+            })?;
+        let host = hosts.iter_mut().find(|host| host.name.as_str() == name);
+        let host = host.ok_or_else(|| bad("names no PDS that `hosts` names"))?;
+        if host.bypass_key_file.replace(cwd.join(path)).is_some() {
+            return Err(bad("names a second file for the same PDS"));
+        }
     }
     Ok(hosts)
+}
+
+fn requests_per_second(layers: &Layers) -> Result<u32, ConfigError> {
+    let (default, most) = REQUESTS_PER_SECOND;
+    let Some(number) = layers.number("requests_per_second") else {
+        return Ok(default);
+    };
+    u32::try_from(number)
+        .ok()
+        .filter(|number| *number <= most)
+        .ok_or_else(|| layers.error("requests_per_second", &format!("must be from 0 to {most}")))
 }
 
 /// Checks a URL that is only scheme, host and port; returns it in lower case without its trailing slash.

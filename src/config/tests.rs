@@ -71,6 +71,27 @@ fn hosts_are_normalised() {
 }
 
 #[test]
+fn each_host_has_its_own_bypass_key_file() {
+    let file = "hosts = [\"https://a.test\", \"https://b.test:8443\", \"https://c.test\"]\n\
+                bypass_key_files = [\"b.test:8443 = /etc/b.key\", \"A.test=keys/a\"]";
+    let config = config(file, &[("FIREKEEP_REQUESTS_PER_SECOND", "0")], &[]).expect("valid");
+    let files: Vec<_> = config
+        .hosts
+        .iter()
+        .map(|host| host.bypass_key_file.as_deref())
+        .collect();
+    assert_eq!(
+        files,
+        [
+            Some(Path::new("/srv/x/keys/a")),
+            Some(Path::new("/etc/b.key")),
+            None
+        ]
+    );
+    assert_eq!(config.requests_per_second, 0);
+}
+
+#[test]
 fn a_mistake_in_a_flag_names_the_flag_as_it_is_typed() {
     let error = config("", &[], &[("hosts", "not-a-url")]).expect_err("no URL");
     assert!(error.to_string().starts_with("--host: "), "{error}");
@@ -120,6 +141,25 @@ fn each_mistake_names_key_value_and_remedy() {
             "must be a whole number with B, KiB, MiB or GiB",
         ),
         ("dev_mode = \"yes\"", "must be true or false"),
+        ("requests_per_second = \"20\"", "must be a whole number"),
+        ("requests_per_second = -1", "must be from 0 to 10000"),
+        ("requests_per_second = 10001", "must be from 0 to 10000"),
+        (
+            "bypass_key_files = [\"/etc/key\"]",
+            "must be a followed PDS and a file",
+        ),
+        (
+            "bypass_key_files = [\"a.test=\"]",
+            "must be a followed PDS and a file",
+        ),
+        (
+            "bypass_key_files = [\"a.test=/etc/key\"]",
+            "names no PDS that `hosts` names",
+        ),
+        (
+            "hosts = [\"https://a.test\"]\nbypass_key_files = [\"a.test=x\", \"A.test=y\"]",
+            "names a second file",
+        ),
         ("archive = \"/srv/archive\"", "write \"file:///srv/archive\""),
         ("archive = \"s3://x\"", "a bucket's name is 3 to 63"),
         ("log_format = \"xml\"", "must be \"auto\", \"text\" or \"json\""),

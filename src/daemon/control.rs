@@ -18,7 +18,7 @@ use crate::archive::shipper::Shipper;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::metrics::labels::{Outcome, SeqStage};
+use crate::metrics::labels::{CatchUpResult, Outcome, RepoPart, SeqStage};
 use crate::mirror::applier::Totals;
 use crate::mirror::handle::ApplierHandle;
 use crate::mirror::input::Input;
@@ -129,6 +129,21 @@ impl DaemonControl {
         ] {
             let shown = self.metrics.identity_fetches.of(outcome);
             shown.inc_by(total.saturating_sub(shown.get()));
+        }
+        let fetched = &self.fetcher.counts;
+        for (shown, total) in [
+            (
+                self.metrics.catch_ups.of(CatchUpResult::CaughtUp),
+                &fetched.caught_up,
+            ),
+            (
+                self.metrics.catch_ups.of(CatchUpResult::FellBack),
+                &fetched.fell_back,
+            ),
+            (self.metrics.repo_bytes.of(RepoPart::Newer), &fetched.since_bytes),
+            (self.metrics.repo_bytes.of(RepoPart::Whole), &fetched.whole_bytes),
+        ] {
+            shown.inc_by(count(total).saturating_sub(shown.get()));
         }
         for (name, row) in Mirror::new(&*self.store).hosts()? {
             let host = self.metrics.host(&name);

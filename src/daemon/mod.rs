@@ -16,6 +16,7 @@ pub mod observe;
 pub mod progress;
 pub mod standing;
 pub mod start;
+pub mod upstream;
 pub mod work;
 
 use std::sync::{Arc, OnceLock};

@@ -38,6 +38,7 @@ pub fn observe(metrics: &Arc<Metrics>, notes: &[Note], totals: &Totals) {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one arm a note")]
 fn observe_note(metrics: &Metrics, note: &Note) {
     match note {
         Note::Applied { host, .. } => metrics.host(host).events_applied.of(EventKind::Commit).inc(),
@@ -69,6 +70,25 @@ fn observe_note(metrics: &Metrics, note: &Note) {
             metrics.host(host).resyncs.of(*reason, ResyncResult::Loaded).inc();
             tracing::debug!(%did, %rev, records, "repository fetched and proven");
         }
+        Note::Quarantined {
+            host,
+            did,
+            reason,
+            rev,
+            fault,
+        } => {
+            metrics
+                .host(host)
+                .resyncs
+                .of(*reason, ResyncResult::Quarantined)
+                .inc();
+            tracing::warn!(%host, %did, %rev, fault, "the repository does not rebuild to its signed root; its CAR is kept as it came");
+        }
+        Note::SkippedInQuarantine { host } => metrics
+            .host(host)
+            .events_skipped
+            .of(SkipReason::Quarantined)
+            .inc(),
         Note::Unchanged { host, did, reason } => {
             metrics
                 .host(host)

@@ -77,6 +77,7 @@ impl Standing {
         } else if totals.archived < totals.with_head
             || totals.unshipped > 0
             || open_blobs > 0
+            || totals.open_cars > 0
             || totals.parked > 0
             || wanted > 0
         {
@@ -111,7 +112,7 @@ mod tests {
     fn whatever_is_open_is_not_off_this_machine() {
         type Spoil = (fn(&mut Totals, &mut Surroundings), Standing);
         assert_eq!(Standing::judge(&archived(), &SAFE), Standing::OffMachine);
-        let spoils: [Spoil; 10] = [
+        let spoils: [Spoil; 11] = [
             (|_, around| around.listed = false, Standing::Filling),
             (
                 |_, around| around.archive_is_folder = true,
@@ -121,6 +122,7 @@ mod tests {
             (|totals, _| totals.archived = 2, Standing::Archiving),
             (|totals, _| totals.unshipped = 1, Standing::Archiving),
             (|totals, _| totals.parked = 1, Standing::Archiving),
+            (|totals, _| totals.open_cars = 1, Standing::Archiving),
             (
                 |totals, _| totals.blobs = BTreeMap::from([("wanted", 1)]),
                 Standing::Archiving,

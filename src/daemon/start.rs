@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use super::archive_link::{ArchiveLink, open_archive};
 use super::control::DaemonControl;
 use super::follow::{Follow, KeyCache};
+use super::upstream::upstream;
 use super::work::Workshop;
 use super::{DaemonError, exit, observe};
 use crate::archive::bucket::Bucket;
@@ -19,7 +20,6 @@ use crate::archive::keeper::Keeper;
 use crate::archive::shipper::Shipper;
 use crate::clock::Clock;
 use crate::config::{Config, HostConfig};
-use crate::http::address::AddressPolicy;
 use crate::http::client::Upstream;
 use crate::http::request::{FetchError, Limits};
 use crate::identity::document::PdsEndpoint;
@@ -32,12 +32,12 @@ use crate::mirror::handle::{self, ApplierHandle};
 use crate::mirror::numbers::Numbers;
 use crate::mirror::reader::Mirror;
 use crate::mirror::resync::Fetcher;
+use crate::mirror::resync::quarantine::KEPT_CAR_BYTES_MAX;
 use crate::mirror::rocks::{RocksOptions, RocksStore};
 use crate::mirror::store::{Store, StoreError};
 use crate::serve::{self, Health, ServeLimits, Service};
 use crate::stream::session::Start;
 use crate::stream::subscriber::{Subscriber, SubscriberEvent, SubscriberLimits};
-use crate::types::HostName;
 
 /// A host's answer to the first question may take this long.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -185,6 +185,8 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         resolver: resolver.clone(),
         clock: clock.clone(),
         spool_dir: temp_dir,
+        counts: Arc::default(),
+        kept_car_bytes_max: KEPT_CAR_BYTES_MAX,
     };
     let workshop = Arc::new(workshop(&config, &fetcher, &applier, &keeper, &metrics));
     let control = Arc::new(DaemonControl {
@@ -300,17 +302,6 @@ fn open_applier(config: &Config, store: &Arc<dyn Store>) -> Result<(Applier, Arc
         applier.ensure_host(&host.name, &host.url).map_err(store_error)?;
     }
     Ok((applier, numbers))
-}
-
-fn upstream(config: &Config, clock: &Clock) -> Result<Upstream, DaemonError> {
-    // What the admin wrote himself may be anywhere; what hosts and DID documents name may not.
-    let plc = config
-        .plc_url
-        .split_once("://")
-        .and_then(|(_, rest)| rest.parse::<HostName>().ok());
-    let trusted = config.hosts.iter().map(|host| host.name.clone()).chain(plc);
-    let policy = AddressPolicy::new(config.dev_mode, trusted);
-    Upstream::new(policy, clock.clone()).map_err(|error| DaemonError::failed(error.to_string()))
 }
 
 fn open_store(data_dir: &Path, temp_dir: &Path) -> Result<Arc<dyn Store>, DaemonError> {

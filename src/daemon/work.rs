@@ -32,7 +32,7 @@ use crate::mirror::store::{Family, Store, StoreError};
 use crate::types::{Did, HostName};
 
 /// How many pieces of each kind of work run at once.
-const LIMITS: [(TaskKind, usize); 7] = [
+const LIMITS: [(TaskKind, usize); 8] = [
     (TaskKind::FetchRepo, 4),
     (TaskKind::FetchBlob, 6),
     (TaskKind::ResolveIdentity, 8),
@@ -40,7 +40,10 @@ const LIMITS: [(TaskKind, usize); 7] = [
     (TaskKind::AuditAccount, 2),
     (TaskKind::ArchiveBlob, 4),
     (TaskKind::Snapshot, 2),
+    (TaskKind::ArchiveCar, 1),
 ];
+/// The kinds that need the archive, and only what is here.
+const ARCHIVING: [TaskKind; 3] = [TaskKind::ArchiveBlob, TaskKind::Snapshot, TaskKind::ArchiveCar];
 /// Due tasks that one look passes over at most, so that a long queue of one kind cannot hide the others for good.
 const SCAN_MAX: usize = 20_000;
 /// Between two looks at least this long passes, so that many small results share one look.
@@ -134,11 +137,10 @@ fn due(shop: &Workshop, busy: &HashSet<Task>, draining: bool) -> Result<Vec<(Vec
     let mut free: BTreeMap<TaskKind, usize> = LIMITS.into_iter().collect();
     if draining {
         // What is open is shipped; nothing new is fetched.
-        free.retain(|kind, _| matches!(kind, TaskKind::ArchiveBlob | TaskKind::Snapshot));
+        free.retain(|kind, _| ARCHIVING.contains(kind));
     }
     if shop.keeper.get().is_none() {
-        free.remove(&TaskKind::ArchiveBlob);
-        free.remove(&TaskKind::Snapshot);
+        free.retain(|kind, _| !ARCHIVING.contains(kind));
     }
     for task in busy {
         if let Some(free) = free.get_mut(&task.kind()) {
@@ -205,6 +207,10 @@ impl Workshop {
             },
             Task::Snapshot(did) => match self.keeper.get() {
                 Some(keeper) => keeper.snapshot(did, key).await?,
+                None => return Ok(()),
+            },
+            Task::ArchiveCar(did) => match self.keeper.get() {
+                Some(keeper) => keeper.quarantined(did, key).await?,
                 None => return Ok(()),
             },
             // The applier drops generations in the batch that replaces them.

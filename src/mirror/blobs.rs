@@ -8,7 +8,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::input::{BlobKey, Input};
-use super::keyspace;
+use super::keyspace::{self, Task};
 use super::reader::{BLOB_CHUNK_BYTES, Mirror};
 use super::rows::BlobFailure;
 use super::store::{Batch, Family, Store, StoreError};
@@ -53,6 +53,20 @@ struct Received {
     mime: Option<String>,
 }
 
+/// How long a host wants to be left alone.
+struct Wait {
+    least: Duration,
+    /// Nothing was asked: it is not the turn of this host.
+    paced: bool,
+}
+
+impl Wait {
+    fn of(error: &FetchError) -> Option<Self> {
+        let paced = matches!(error, FetchError::Paced { .. });
+        error.wait().map(|least| Self { least, paced })
+    }
+}
+
 impl BlobFetcher {
     /// Fetches a blob that is wanted. `url` is the base URL of the account's host.
     ///
@@ -70,7 +84,14 @@ impl BlobFetcher {
                 mime,
                 task,
             },
+            // No try of its own: it is moved to when the host may be asked.
+            Err((_, Some(wait))) if wait.paced => Input::TaskDelayed {
+                key: task,
+                task: Task::FetchBlob(blob.did, blob.digest),
+                retry_at: self.clock.later(wait.least),
+            },
             Err((failure, wait)) => {
+                let wait = wait.map(|wait| wait.least);
                 let retry_at = self.retry_at(row.tries, wait);
                 Input::BlobFailed {
                     blob,
@@ -92,7 +113,7 @@ impl BlobFetcher {
         &self,
         blob: &BlobKey,
         url: &str,
-    ) -> Result<Result<Received, (BlobFailure, Option<Duration>)>, StoreError> {
+    ) -> Result<Result<Received, (BlobFailure, Option<Wait>)>, StoreError> {
         let url = format!(
             "{url}/xrpc/com.atproto.sync.getBlob?did={}&cid={}",
             blob.did,
@@ -104,7 +125,7 @@ impl BlobFetcher {
         };
         let answer = match self.upstream.get(&url, &limits).await {
             Ok(answer) => answer,
-            Err(error) => return Ok(Err((failure_of(&error), error.wait()))),
+            Err(error) => return Ok(Err((failure_of(&error), Wait::of(&error)))),
         };
         let mime = answer
             .headers
@@ -130,7 +151,7 @@ impl BlobFetcher {
                     }
                 }
                 Ok(None) => break None,
-                Err(error) => break Some((failure_of(&error), error.wait())),
+                Err(error) => break Some((failure_of(&error), Wait::of(&error))),
             }
         };
         if failed.is_none() && <[u8; 32]>::from(hasher.finalize()) == blob.digest {

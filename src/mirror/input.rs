@@ -3,9 +3,9 @@
 use bytes::Bytes;
 
 use super::keyspace::{AlarmId, Task};
-use super::rows::{BlobFailure, Listing, LogRow, StoredIdentity};
+use super::rows::{BlobFailure, KeptCar, Listing, LogRow, StoredIdentity};
 use crate::types::{AccountStatus, Cid, Did, Digest, HostName, Rev, Timestamp};
-use crate::verify::{CheckedEvent, VerifiedRepo};
+use crate::verify::{CheckedEvent, LaxRepo, VerifiedRepo};
 
 /// One thing for the applier to do. Inputs are applied in the order in which they come.
 #[derive(Debug)]
@@ -121,6 +121,15 @@ pub enum Input {
         alarm: AlarmId,
         /// Who.
         by: String,
+    },
+    /// A CAR that is kept as it came stands in the archive.
+    CarArchived {
+        /// Whose.
+        did: Did,
+        /// Its number.
+        number: u64,
+        /// The key of the task row that asked for it.
+        task: Vec<u8>,
     },
     /// A snapshot stands in the archive.
     SnapshotStored(SnapshotStored),
@@ -255,7 +264,6 @@ pub struct Fetched {
 
 /// What a fetch brought.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "one a fetch, and boxed as a whole")]
 pub enum FetchedContent {
     /// The host's head is the one that we hold.
     Unchanged {
@@ -268,6 +276,17 @@ pub enum FetchedContent {
         account_number: u64,
         /// The proof.
         repo: VerifiedRepo,
+        /// Every blob that its records refer to.
+        blobs: Vec<BlobMention>,
+    },
+    /// A repository that does not rebuild to its signed root, but is signed and all there: its CAR is kept.
+    Kept {
+        /// Its CAR, which stands in `blob_data`.
+        car: KeptCar,
+        /// What was checked of it.
+        repo: LaxRepo,
+        /// What is wrong with it, for people.
+        reason: String,
         /// Every blob that its records refer to.
         blobs: Vec<BlobMention>,
     },

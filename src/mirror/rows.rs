@@ -114,6 +114,9 @@ pub struct AccountRow {
     /// When its host confirmed that it is deleted: from then on the time of grace runs.
     #[serde(with = "codec::option")]
     pub deletion_confirmed_at: Option<Timestamp>,
+    /// The CAR of a repository that does not rebuild to its signed root, as the host sent it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_car: Option<KeptCar>,
 }
 
 impl AccountRow {
@@ -152,6 +155,7 @@ impl AccountRow {
             next_audit: None,
             deletes: None,
             deletion_confirmed_at: None,
+            kept_car: None,
         }
     }
 
@@ -175,6 +179,31 @@ impl AccountRow {
             _ => false,
         }
     }
+}
+
+/// A CAR that is kept whole, byte for byte, because its tree does not rebuild: never taken for a proven copy.
+/// Its bytes stand in `blob_data` under a number of its own and the digest of its commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptCar {
+    /// Its number, which is no account's and no DID's.
+    pub number: u64,
+    /// The rev of its head.
+    #[serde(with = "codec::value")]
+    pub rev: Rev,
+    /// Its head.
+    #[serde(with = "codec::value")]
+    pub commit: Cid,
+    /// Its length.
+    pub bytes: u64,
+    /// SHA-256 of all of it.
+    #[serde(with = "serde_bytes")]
+    pub sha256: Digest,
+    /// When it came.
+    #[serde(with = "codec::value")]
+    pub since: Timestamp,
+    /// Whether it stands in the archive.
+    pub archived: bool,
 }
 
 /// Something of an account that is kept until a person says otherwise.

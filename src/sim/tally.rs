@@ -10,6 +10,8 @@ pub(super) fn count(world: &mut World, note: &Note) {
         Note::Rejected { reason, .. } => world.reason("reject", reason.label()),
         Note::Desynchronized { reason, .. } => world.reason("desync", reason.as_str()),
         Note::Swapped { reason, .. } => world.reason("swapped", reason.as_str()),
+        Note::Quarantined { reason, .. } => world.reason("quarantined", reason.as_str()),
+        Note::SkippedInQuarantine { .. } => world.reason("note", "skipped_in_quarantine"),
         Note::Unchanged { reason, .. } => world.reason("unchanged", reason.as_str()),
         Note::FetchFailed { failure, .. } => world.reason("fetch failed", failure.label()),
         Note::Applied { .. } => world.reason("note", "applied"),

@@ -16,7 +16,7 @@ const NOT_PRODUCED: [(RejectReason, &str); 1] = [(
 )];
 
 /// Reasons to fetch that the simulation cannot produce, and why.
-const NOT_WANTED: [(DesyncReason, &str); 4] = [
+const NOT_WANTED: [(DesyncReason, &str); 5] = [
     (
         DesyncReason::New,
         "a new account is not noted as desynchronised; it is counted when it is swapped in",
@@ -27,6 +27,7 @@ const NOT_WANTED: [(DesyncReason, &str); 4] = [
     ),
     (DesyncReason::Moved, "no simulated account moves yet"),
     (DesyncReason::Requested, "nothing gives it yet"),
+    (DesyncReason::Quarantined, "no simulated host is lax"),
 ];
 
 // The name comes first in the alphabet, so that it runs first: without it every other result means nothing.

@@ -147,6 +147,10 @@ impl Applier {
         if let Some(fate) = Self::before_proof(group, did, &row, arrival, old, checked.rejection(), turn) {
             return Ok(fate);
         }
+        let reason = DesyncReason::Quarantined;
+        if let Some(fate) = Self::quarantine_gate(group, did, &row, &arrival.host, rev, reason) {
+            return Ok(fate);
+        }
         if forked {
             return Ok(Self::reject(
                 group,
@@ -200,6 +204,10 @@ impl Applier {
             .is_some_and(|proof| is_fork(&row, rev, proof.signed()));
         let old = (!forked).then_some(rev);
         if let Some(fate) = Self::before_proof(group, did, &row, arrival, old, checked.rejection(), turn) {
+            return Ok(fate);
+        }
+        let reason = DesyncReason::SyncEvent;
+        if let Some(fate) = Self::quarantine_gate(group, did, &row, &arrival.host, rev, reason) {
             return Ok(fate);
         }
         if forked {

@@ -14,9 +14,10 @@ use super::super::rows::{
 use super::super::store::{Family, StoreError};
 use super::events::{Arrival, Fate, Turn};
 use super::moved::Placed;
+use super::quarantine::Kept;
 use super::{Applier, Group, Note};
 use crate::repo::signing_key::SigningKey;
-use crate::types::{Did, HostName, Rev, Timestamp};
+use crate::types::{Cid, Did, HostName, Rev, Timestamp};
 use crate::verify::{EventBody, FrameContent, KeyLookup, KeyStanding, VerifiedRepo, check_frame};
 
 impl Applier {
@@ -31,6 +32,7 @@ impl Applier {
         group.stage.delete_task(&task);
         let loaded_number = match &content {
             FetchedContent::Loaded { account_number, .. } => *account_number,
+            FetchedContent::Kept { car, .. } => car.number,
             FetchedContent::Unchanged { .. } => NO_NUMBER,
         };
         let Some(mut row) = self.account(group, &did)? else {
@@ -39,13 +41,16 @@ impl Applier {
         };
         let wanted = match row.sync {
             SyncState::Wanted { reason, .. } => Some(reason),
+            SyncState::Quarantined { .. } => Some(DesyncReason::Quarantined),
             _ => None,
         };
         let current = row.account_number == from_number && identity.speaks_at(&row.host);
         let Some(reason) = wanted.filter(|_| current) else {
             // Something else settled it while the fetch was under way.
             drop_generation(group, loaded_number);
-            if wanted.is_some() {
+            if wanted == Some(DesyncReason::Quarantined) {
+                Self::retry_quarantined(group, &did, row, group.now);
+            } else if wanted.is_some() {
                 group.stage.put_task(group.now, &Task::FetchRepo(did));
             }
             return Ok(());
@@ -53,59 +58,115 @@ impl Applier {
         row.identity = Some(identity);
         row.awaiting_identity = false;
         match content {
-            FetchedContent::Unchanged { commit } => {
-                // The same head does not put right a copy that was found damaged while it was asked for.
-                let damaged = reason == DesyncReason::CopyDamaged;
-                if damaged || row.head.as_ref().map(|head| head.commit) != Some(commit) {
-                    group.stage.put_task(group.now, &Task::FetchRepo(did.clone()));
-                    group.stage.put_account(&did, row);
-                    return Ok(());
-                }
-                if let Some(head) = &row.head
-                    && is_behind_its_stream(&row, head.rev)
-                {
-                    Self::retry_fetch(group, &did, row, group.now.plus(TOO_OLD_RETRY));
-                    return Ok(());
-                }
-                row.sync = SyncState::Live;
-                row.min_rev = None;
-                group.notes.push(Note::Unchanged {
-                    host: row.host.clone(),
-                    did: did.clone(),
-                    reason,
-                });
-            }
-            FetchedContent::Loaded { repo, blobs, .. } => {
-                let behind = row.head.as_ref().filter(|head| {
-                    repo.rev() < head.rev || (repo.rev() == head.rev && repo.cid() != head.commit)
-                });
-                if let Some(ours) = behind.map(|head| head.rev) {
-                    drop_generation(group, loaded_number);
-                    return self.diverge(group, &did, row, ours, repo.rev());
-                }
+            FetchedContent::Kept {
+                car,
+                repo,
+                reason: fault,
+                blobs,
+            } => {
                 if is_behind_its_stream(&row, repo.rev()) {
                     drop_generation(group, loaded_number);
                     Self::retry_fetch(group, &did, row, group.now.plus(TOO_OLD_RETRY));
                     return Ok(());
                 }
-                let sound = reason != DesyncReason::CopyDamaged;
-                self.log_swap(group, &did, &mut row, loaded_number, &repo, sound)?;
-                self.swap(group, &did, &mut row, loaded_number, &repo, &blobs)?;
-                group.notes.push(Note::Swapped {
-                    host: row.host.clone(),
-                    did: did.clone(),
-                    reason,
-                    rev: repo.rev(),
-                    records: repo.records(),
-                });
+                let kept = Kept {
+                    car,
+                    repo,
+                    fault,
+                    blobs,
+                    asked: reason,
+                };
+                self.on_kept(group, &did, row, kept)
+            }
+            FetchedContent::Unchanged { commit } => self.on_unchanged(group, &did, row, commit, reason),
+            FetchedContent::Loaded { repo, blobs, .. } => {
+                self.on_loaded(group, &did, row, loaded_number, &repo, &blobs, reason)
             }
         }
-        group.stage.put_account(&did, row);
-        self.replay_parked(group, &did)
+    }
+
+    /// The host's head is one that is held, or kept.
+    fn on_unchanged(
+        &mut self,
+        group: &mut Group<'_>,
+        did: &Did,
+        mut row: AccountRow,
+        commit: Cid,
+        reason: DesyncReason,
+    ) -> Result<(), StoreError> {
+        if matches!(row.sync, SyncState::Quarantined { commit: Some(kept), .. } if kept == commit) {
+            return self.stay_quarantined(group, did, row);
+        }
+        // The same head does not put right a copy that was found damaged while it was asked for.
+        let damaged = reason == DesyncReason::CopyDamaged;
+        if damaged || row.head.as_ref().map(|head| head.commit) != Some(commit) {
+            group.stage.put_task(group.now, &Task::FetchRepo(did.clone()));
+            group.stage.put_account(did, row);
+            return Ok(());
+        }
+        if let Some(head) = &row.head
+            && is_behind_its_stream(&row, head.rev)
+        {
+            Self::retry_fetch(group, did, row, group.now.plus(TOO_OLD_RETRY));
+            return Ok(());
+        }
+        row.sync = SyncState::Live;
+        let seen = row.min_rev.take().filter(|_| reason == DesyncReason::Quarantined);
+        Self::leave_quarantine(group, did, &mut row, seen)?;
+        group.notes.push(Note::Unchanged {
+            host: row.host.clone(),
+            did: did.clone(),
+            reason,
+        });
+        group.stage.put_account(did, row);
+        self.replay_parked(group, did)
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one fetch and its account: a struct would only rename them"
+    )]
+    fn on_loaded(
+        &mut self,
+        group: &mut Group<'_>,
+        did: &Did,
+        mut row: AccountRow,
+        number: u64,
+        repo: &VerifiedRepo,
+        blobs: &[BlobMention],
+        reason: DesyncReason,
+    ) -> Result<(), StoreError> {
+        let behind = row
+            .head
+            .as_ref()
+            .filter(|head| repo.rev() < head.rev || (repo.rev() == head.rev && repo.cid() != head.commit));
+        if let Some(ours) = behind.map(|head| head.rev) {
+            drop_generation(group, number);
+            return self.diverge(group, did, row, ours, repo.rev());
+        }
+        if is_behind_its_stream(&row, repo.rev()) {
+            drop_generation(group, number);
+            Self::retry_fetch(group, did, row, group.now.plus(TOO_OLD_RETRY));
+            return Ok(());
+        }
+        let seen = row.min_rev.filter(|_| reason == DesyncReason::Quarantined);
+        let sound = reason != DesyncReason::CopyDamaged;
+        self.log_swap(group, did, &mut row, number, repo, sound)?;
+        self.swap(group, did, &mut row, number, repo, blobs)?;
+        Self::leave_quarantine(group, did, &mut row, seen)?;
+        group.notes.push(Note::Swapped {
+            host: row.host.clone(),
+            did: did.clone(),
+            reason,
+            rev: repo.rev(),
+            records: repo.records(),
+        });
+        group.stage.put_account(did, row);
+        self.replay_parked(group, did)
     }
 
     /// The host's head is older than ours. Ours stays, and is kept when the host goes on from its own.
-    fn diverge(
+    pub(super) fn diverge(
         &mut self,
         group: &mut Group<'_>,
         did: &Did,
@@ -262,7 +323,12 @@ impl Applier {
                 vec![number],
             )?;
         }
-        if let SyncState::Wanted { reason, .. } = row.sync {
+        let reason = match row.sync {
+            SyncState::Wanted { reason, .. } => Some(reason),
+            SyncState::Quarantined { .. } => Some(DesyncReason::Quarantined),
+            _ => None,
+        };
+        if let Some(reason) = reason {
             group.notes.push(Note::FetchFailed {
                 host: row.host.clone(),
                 did: did.clone(),
@@ -275,12 +341,16 @@ impl Applier {
                 group.stage.put_account(did, row);
                 return Ok(());
             }
-            Self::retry_fetch(group, did, row, retry_at);
+            if reason == DesyncReason::Quarantined {
+                Self::retry_quarantined(group, did, row, retry_at);
+            } else {
+                Self::retry_fetch(group, did, row, retry_at);
+            }
         }
         Ok(())
     }
 
-    fn retry_fetch(group: &mut Group<'_>, did: &Did, mut row: AccountRow, at: Timestamp) {
+    pub(super) fn retry_fetch(group: &mut Group<'_>, did: &Did, mut row: AccountRow, at: Timestamp) {
         if let SyncState::Wanted { tries, .. } = &mut row.sync {
             *tries = tries.saturating_add(1);
         }
@@ -322,7 +392,7 @@ impl Applier {
 
     /// Judges the frames that were parked, in the order of their arrival, as if they came now; stops when
     /// the account has to be fetched again.
-    fn replay_parked(&mut self, group: &mut Group<'_>, did: &Did) -> Result<(), StoreError> {
+    pub(super) fn replay_parked(&mut self, group: &mut Group<'_>, did: &Did) -> Result<(), StoreError> {
         let Some(row) = self.account(group, did)? else {
             return Ok(());
         };
@@ -398,9 +468,8 @@ const TOO_OLD_TRIES: u32 = 6;
 /// Whether what a host serves is older than what its stream has sent: frames that were dropped, or a commit
 /// that did not chain.
 fn is_behind_its_stream(row: &AccountRow, rev: Rev) -> bool {
-    let tries = match row.sync {
-        SyncState::Wanted { tries, .. } => tries,
-        _ => 0,
+    let SyncState::Wanted { tries, .. } = row.sync else {
+        return false;
     };
     row.min_rev.is_some_and(|least| rev < least) && tries < TOO_OLD_TRIES
 }
@@ -411,7 +480,8 @@ fn drop_generation(group: &mut Group<'_>, number: u64) {
         return;
     }
     let (from, to) = keyspace::number_bounds(number);
-    for family in [Family::Records, Family::BlobRefs] {
+    // What was loaded of a repository, or its CAR.
+    for family in [Family::Records, Family::BlobRefs, Family::BlobData] {
         group
             .stage
             .batch()

@@ -24,6 +24,7 @@ mod rollback_tests;
 mod moved;
 #[cfg(test)]
 pub(crate) mod moved_tests;
+mod quarantine;
 mod snapshots;
 mod stage;
 #[cfg(test)]
@@ -254,6 +255,7 @@ impl Applier {
             } => self.on_audited(group, &did, &host, status, head, &task),
             Input::Acknowledge { alarm, by } => Self::on_acknowledged(group, &alarm, by),
             Input::ArchiveLinked { id } => self.on_archive_linked(group, &id),
+            Input::CarArchived { did, number, task } => self.on_car_archived(group, &did, number, &task),
             Input::SnapshotStored(stored) => self.on_snapshot_stored(group, &stored),
             Input::SegmentCut { first, last } => Self::on_segment_cut(group, first, last),
             Input::SegmentShipped(shipped) => self.on_segment_shipped(group, &shipped),
@@ -325,6 +327,10 @@ impl Applier {
         row.min_rev = row.min_rev.max(least_rev);
         // What moved away cannot be fetched here.
         if let SyncState::Moved { .. } = row.sync {
+            return;
+        }
+        if let SyncState::Quarantined { .. } = row.sync {
+            Self::want_quarantined(group, did, row, reason);
             return;
         }
         if let SyncState::Wanted { reason: known, .. } = &mut row.sync {

@@ -78,6 +78,24 @@ pub enum Note {
         /// How many records it has.
         records: u64,
     },
+    /// A fetched repository does not rebuild to its signed root: its CAR is kept as it came.
+    Quarantined {
+        /// From which host.
+        host: HostName,
+        /// Whose.
+        did: Did,
+        /// Why it was fetched.
+        reason: DesyncReason,
+        /// Its rev.
+        rev: Rev,
+        /// What is wrong with it.
+        fault: String,
+    },
+    /// An event of a quarantined account changed nothing: its repository is fetched again instead.
+    SkippedInQuarantine {
+        /// From which host.
+        host: HostName,
+    },
     /// The host's head is the one that we hold.
     Unchanged {
         /// From which host.

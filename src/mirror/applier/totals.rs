@@ -28,6 +28,8 @@ pub struct Totals {
     pub blobs: BTreeMap<&'static str, u64>,
     /// Bytes of blobs that are held here or in the archive.
     pub blob_bytes: u64,
+    /// CARs that are kept as they came and do not stand in the archive yet.
+    pub open_cars: u64,
     /// Frames that wait for a key or a fetch.
     pub parked: u64,
 }
@@ -60,6 +62,9 @@ impl Totals {
         step(&mut self.records, row.records, plus);
         step(&mut self.record_bytes, row.record_bytes, plus);
         step(&mut self.parked, row.parked, plus);
+        if row.kept_car.as_ref().is_some_and(|car| !car.archived) {
+            step(&mut self.open_cars, 1, plus);
+        }
         if row.head.is_some() {
             step(&mut self.with_head, 1, plus);
         }

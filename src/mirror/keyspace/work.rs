@@ -32,10 +32,12 @@ pub enum TaskKind {
     ArchiveBlob = 7,
     /// Compare an account with its host: standing, head and blobs.
     AuditAccount = 8,
+    /// Put a quarantined CAR into the archive.
+    ArchiveCar = 9,
 }
 
 impl TaskKind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::FetchRepo,
         Self::FetchBlob,
         Self::Snapshot,
@@ -44,6 +46,7 @@ impl TaskKind {
         Self::DropGeneration,
         Self::ArchiveBlob,
         Self::AuditAccount,
+        Self::ArchiveCar,
     ];
 
     fn from_code(code: u8) -> Option<Self> {
@@ -70,6 +73,8 @@ pub enum Task {
     ArchiveBlob(Did, Digest),
     /// [`TaskKind::AuditAccount`].
     AuditAccount(Did),
+    /// [`TaskKind::ArchiveCar`].
+    ArchiveCar(Did),
 }
 
 impl Task {
@@ -85,6 +90,7 @@ impl Task {
             Self::DropGeneration(_) => TaskKind::DropGeneration,
             Self::ArchiveBlob(..) => TaskKind::ArchiveBlob,
             Self::AuditAccount(_) => TaskKind::AuditAccount,
+            Self::ArchiveCar(_) => TaskKind::ArchiveCar,
         }
     }
 }
@@ -96,7 +102,11 @@ pub fn encode_task(due_ms: u64, task: &Task) -> Vec<u8> {
     key.extend_from_slice(&encode_number(due_ms));
     key.push(task.kind() as u8);
     match task {
-        Task::FetchRepo(did) | Task::Snapshot(did) | Task::ResolveIdentity(did) | Task::AuditAccount(did) => {
+        Task::FetchRepo(did)
+        | Task::Snapshot(did)
+        | Task::ResolveIdentity(did)
+        | Task::AuditAccount(did)
+        | Task::ArchiveCar(did) => {
             key.extend_from_slice(did.as_str().as_bytes());
         }
         Task::FetchBlob(did, digest) | Task::ArchiveBlob(did, digest) => {
@@ -128,6 +138,7 @@ pub fn decode_task(key: &[u8]) -> Result<(u64, Task), SyntaxError> {
             Task::ArchiveBlob(decode_account(did)?, digest)
         }
         TaskKind::AuditAccount => Task::AuditAccount(decode_account(subject)?),
+        TaskKind::ArchiveCar => Task::ArchiveCar(decode_account(subject)?),
         TaskKind::Snapshot => Task::Snapshot(decode_account(subject)?),
         TaskKind::ListRepos => Task::ListRepos(decode_host(subject)?),
         TaskKind::ResolveIdentity => Task::ResolveIdentity(decode_account(subject)?),

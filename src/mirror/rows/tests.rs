@@ -78,10 +78,11 @@ fn account(status: AccountStatus, sync: SyncState) -> AccountRow {
             alarmed: true,
         }),
         deletion_confirmed_at: Some(at(21)),
+        kept_car: None,
     }
 }
 
-const REASONS: [DesyncReason; 13] = [
+const REASONS: [DesyncReason; 14] = [
     DesyncReason::New,
     DesyncReason::ChainBroken,
     DesyncReason::Unproven,
@@ -95,6 +96,7 @@ const REASONS: [DesyncReason; 13] = [
     DesyncReason::Moved,
     DesyncReason::CopyDamaged,
     DesyncReason::Requested,
+    DesyncReason::Quarantined,
 ];
 
 fn statuses() -> Vec<AccountStatus> {
@@ -143,8 +145,22 @@ fn accounts_round_trip() {
         since: at(1),
         rev: Some(rev(2)),
         commit: None,
+        tries: 3,
+        tried_at: Some(at(26)),
+        next_try: None,
     };
-    round_trip(&account(AccountStatus::Active, quarantined));
+    let mut lax = account(AccountStatus::Active, quarantined);
+    round_trip(&lax);
+    lax.kept_car = Some(KeptCar {
+        number: 27,
+        rev: rev(28),
+        commit: Cid::of_block(b"lax"),
+        bytes: 29,
+        sha256: [30; 32],
+        since: at(31),
+        archived: true,
+    });
+    round_trip(&lax);
     let moved = SyncState::Moved {
         to: host(),
         since: at(1),

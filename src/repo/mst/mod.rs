@@ -13,6 +13,7 @@
 
 mod build;
 mod encode;
+mod lax;
 mod node;
 mod walk;
 
@@ -27,6 +28,7 @@ use crate::types::{Cid, Digest, SyntaxError};
 
 pub use build::{BuildError, TreeBuilder, tree_root};
 pub use encode::common_prefix_len;
+pub use lax::{LaxFault, walk_lax};
 pub use node::{Entry, Node, NodeFault};
 pub use walk::{KeyRule, WalkLimits, WalkStats, walk};
 
