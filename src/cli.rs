@@ -172,6 +172,9 @@ pub struct RunArgs {
     /// The largest blob that is fetched
     #[arg(long, value_name = "SIZE")]
     pub blob_bytes_max: Option<String>,
+    /// Within this time a PDS is asked again for every blob, to hide what it took down
+    #[arg(long, value_name = "DURATION")]
+    pub blob_sweep_interval: Option<String>,
     /// Allow plain http, loopback and private addresses
     #[arg(long)]
     pub dev_mode: bool,
@@ -230,6 +233,7 @@ impl RunArgs {
             ("public_url", &self.public_url),
             ("snapshot_interval", &self.snapshot_interval),
             ("blob_bytes_max", &self.blob_bytes_max),
+            ("blob_sweep_interval", &self.blob_sweep_interval),
             ("log_format", &self.log_format),
             ("log_level", &self.log_level),
             ("s3.endpoint", &self.s3_endpoint),

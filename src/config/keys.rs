@@ -35,7 +35,7 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'stat
 }
 
 /// Every key, in the order in which a reader wants them.
-pub const KEYS: [Key; 22] = [
+pub const KEYS: [Key; 23] = [
     key(
         "hosts",
         Kind::List,
@@ -79,6 +79,12 @@ pub const KEYS: [Key; 22] = [
         Kind::Text,
         "300MiB",
         "The largest blob that is fetched.",
+    ),
+    key(
+        "blob_sweep_interval",
+        Kind::Text,
+        "1d",
+        "Within this time a PDS is asked again for every blob, to hide what it took down.",
     ),
     key(
         "dev_mode",

@@ -51,6 +51,8 @@ pub struct Config {
     pub snapshot_interval: Duration,
     /// The largest blob that is fetched, in bytes.
     pub blob_bytes_max: u64,
+    /// Within this time a host is asked again for every blob.
+    pub blob_sweep_interval: Duration,
     /// Whether plain http, loopback and private addresses are allowed.
     pub dev_mode: bool,
     /// Log lines as text or JSON.
@@ -81,6 +83,9 @@ pub enum LogFormat {
 
 /// Bounds of `snapshot_interval`.
 const SNAPSHOT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
+/// Bounds of `blob_sweep_interval`.
+const BLOB_SWEEP_INTERVAL: (Duration, Duration) =
+    (Duration::from_secs(10), Duration::from_secs(30 * 24 * 3600));
 /// Bounds of `blob_bytes_max`: 1 MiB to 5 GiB, the largest object of a single S3 copy.
 const BLOB_BYTES: (u64, u64) = (1 << 20, 5 << 30);
 
@@ -118,6 +123,7 @@ impl Config {
                 .transpose()?,
             snapshot_interval: duration(layers, "snapshot_interval", "1h", SNAPSHOT_INTERVAL)?,
             blob_bytes_max: size(layers, "blob_bytes_max", "300MiB", BLOB_BYTES)?,
+            blob_sweep_interval: duration(layers, "blob_sweep_interval", "1d", BLOB_SWEEP_INTERVAL)?,
             dev_mode,
             log_format: log_format(layers)?,
             log_level: layers.text("log_level").unwrap_or_else(|| "info".to_owned()),

@@ -1,4 +1,4 @@
-// account create|delete|deactivate|activate|takedown|untakedown: one account, for a test.
+// account create|delete|deactivate|activate|takedown|untakedown: one account (or one blob or record of it), for a test.
 import { accountsFile, basic, bearer, changeJson, Complaint, findAccount, findPds, options, readJson, run, sandbox, say, xrpc } from './common.mjs'
 import { Account } from './records.mjs'
 
@@ -8,6 +8,9 @@ run(async () => {
     handle: { type: 'string' },
     password: { type: 'string' },
     pds: { type: 'string' },
+    blob: { type: 'string' },
+    record: { type: 'string' },
+    cid: { type: 'string' },
   })
   const [what, ...more] = positionals
   if (more.length) throw new Complaint(`account does not know '${more[0]}'`)
@@ -30,7 +33,7 @@ run(async () => {
   const found = findAccount(readJson(file, []), values)
   const pds = findPds(known, found.pds)
   const admin = basic(pds.admin_password)
-  const subject = { $type: 'com.atproto.admin.defs#repoRef', did: found.did }
+  const subject = subjectOf(found.did, values)
   const acts = {
     delete: () => xrpc(pds.url, 'com.atproto.admin.deleteAccount', { body: { did: found.did }, auth: admin }),
     takedown: () =>
@@ -43,6 +46,13 @@ run(async () => {
   await acts[what]()
   say(`${what}: done to ${found.handle} (${found.did}) on ${found.pds}`)
 })
+
+// What is taken down: the account, or one blob (--blob CID) or record (--record URI --cid CID) of it.
+function subjectOf(did, { blob, record, cid }) {
+  if (blob) return { $type: 'com.atproto.admin.defs#repoBlobRef', did, cid: blob }
+  if (record) return { $type: 'com.atproto.repo.strongRef', uri: record, cid }
+  return { $type: 'com.atproto.admin.defs#repoRef', did }
+}
 
 async function asOwner(pds, found, method, request) {
   const account = new Account(pds, found)

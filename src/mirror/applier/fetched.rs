@@ -95,8 +95,14 @@ impl Applier {
                 });
             }
         }
+        let again = std::mem::take(&mut row.fetch_again);
         group.stage.put_account(&did, row);
-        self.replay_parked(group, &did)
+        self.replay_parked(group, &did)?;
+        if again && let Some(mut row) = self.account(group, &did)? {
+            Self::want(group, &did, &mut row, DesyncReason::HeadDiffers, None);
+            group.stage.put_account(&did, row);
+        }
+        Ok(())
     }
 
     /// The host's head is older than ours. Ours stays, and is kept when the host goes on from its own.

@@ -32,10 +32,12 @@ pub enum TaskKind {
     ArchiveBlob = 7,
     /// Compare an account with its host: standing, head and blobs.
     AuditAccount = 8,
+    /// Ask a host again for some of the blobs that we hold of it.
+    SweepBlobs = 9,
 }
 
 impl TaskKind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::FetchRepo,
         Self::FetchBlob,
         Self::Snapshot,
@@ -44,6 +46,7 @@ impl TaskKind {
         Self::DropGeneration,
         Self::ArchiveBlob,
         Self::AuditAccount,
+        Self::SweepBlobs,
     ];
 
     fn from_code(code: u8) -> Option<Self> {
@@ -70,6 +73,8 @@ pub enum Task {
     ArchiveBlob(Did, Digest),
     /// [`TaskKind::AuditAccount`].
     AuditAccount(Did),
+    /// [`TaskKind::SweepBlobs`].
+    SweepBlobs(HostName),
 }
 
 impl Task {
@@ -85,6 +90,7 @@ impl Task {
             Self::DropGeneration(_) => TaskKind::DropGeneration,
             Self::ArchiveBlob(..) => TaskKind::ArchiveBlob,
             Self::AuditAccount(_) => TaskKind::AuditAccount,
+            Self::SweepBlobs(_) => TaskKind::SweepBlobs,
         }
     }
 }
@@ -103,7 +109,7 @@ pub fn encode_task(due_ms: u64, task: &Task) -> Vec<u8> {
             key.extend_from_slice(digest);
             key.extend_from_slice(did.as_str().as_bytes());
         }
-        Task::ListRepos(host) => key.extend_from_slice(host.as_str().as_bytes()),
+        Task::ListRepos(host) | Task::SweepBlobs(host) => key.extend_from_slice(host.as_str().as_bytes()),
         Task::DropGeneration(number) => key.extend_from_slice(&encode_number(*number)),
     }
     key
@@ -130,6 +136,7 @@ pub fn decode_task(key: &[u8]) -> Result<(u64, Task), SyntaxError> {
         TaskKind::AuditAccount => Task::AuditAccount(decode_account(subject)?),
         TaskKind::Snapshot => Task::Snapshot(decode_account(subject)?),
         TaskKind::ListRepos => Task::ListRepos(decode_host(subject)?),
+        TaskKind::SweepBlobs => Task::SweepBlobs(decode_host(subject)?),
         TaskKind::ResolveIdentity => Task::ResolveIdentity(decode_account(subject)?),
         TaskKind::DropGeneration => Task::DropGeneration(decode_number(subject)?),
     };
