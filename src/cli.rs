@@ -186,6 +186,9 @@ pub struct RunArgs {
     /// Files with the keys that lift a PDS's rate limits, as pds.example.com=/path; separated by commas
     #[arg(long, value_name = "HOST=FILE")]
     pub bypass_key_files: Option<String>,
+    /// Within this time a PDS is asked again for every blob, to hide what it took down
+    #[arg(long, value_name = "DURATION")]
+    pub blob_sweep_interval: Option<String>,
     /// Allow plain http, loopback and private addresses
     #[arg(long)]
     pub dev_mode: bool,
@@ -260,6 +263,7 @@ impl RunArgs {
             ("blob_bytes_max", &self.blob_bytes_max),
             ("requests_per_second", &self.requests_per_second),
             ("bypass_key_files", &self.bypass_key_files),
+            ("blob_sweep_interval", &self.blob_sweep_interval),
             ("log_format", &self.log_format),
             ("log_level", &self.log_level),
             ("s3.endpoint", &self.s3_endpoint),

@@ -54,6 +54,8 @@ pub struct Metrics {
     pub account_sync: By<IntGauge, SyncLabel>,
     /// Blobs by where their bytes are.
     pub blobs: By<IntGauge, BlobLabel>,
+    /// Blobs that are held, and that their hosts give no longer.
+    pub blobs_withheld: IntGauge,
     /// Look-ups of DID documents that went to the network.
     pub identity_fetches: By<IntCounter, Outcome>,
     /// Fetches of only what is newer than what is held.
@@ -130,6 +132,8 @@ pub struct HostMetrics {
     pub resyncs: By2<IntCounter, ResyncReason, ResyncResult>,
     /// Blobs fetched.
     pub blob_fetches: By<IntCounter, FetchResult>,
+    /// When the last round of asking again for every blob ended.
+    pub blob_sweep: Gauge,
     /// Alarms raised.
     pub alarms: By<IntCounter, AlarmKind>,
 }
@@ -151,6 +155,7 @@ struct HostFamilies {
     reconnects: IntCounterVec,
     resyncs: IntCounterVec,
     blob_fetches: IntCounterVec,
+    blob_sweep: GaugeVec,
     alarms: IntCounterVec,
 }
 
@@ -185,6 +190,7 @@ impl Metrics {
             accounts: make.gauges_by("accounts", "Accounts by status upstream", "status"),
             account_sync: make.gauges_by("account_sync", "Accounts by how well they are mirrored", "state"),
             blobs: make.gauges_by("blobs", "Blobs by where their bytes are", "state"),
+            blobs_withheld: make.int_gauge("blobs_withheld", "Blobs held that their hosts give no longer"),
             identity_fetches: make.counters_by("identity_fetches_total", "DID documents asked for", "result"),
             catch_ups: make.counters_by("catch_ups_total", "Fetches of what is newer than ours", "result"),
             repo_bytes: make.counters_by(
@@ -301,6 +307,11 @@ impl HostFamilies {
                 &["host", "reason", "result"],
             ),
             blob_fetches: by("blob_fetches_total", "Blobs fetched", "result"),
+            blob_sweep: make.gauges(
+                "blob_sweep_timestamp_seconds",
+                "When every blob had been asked for again",
+                &["host"],
+            ),
             alarms: by("alarms_raised_total", "Alarms raised", "kind"),
         }
     }
@@ -325,6 +336,7 @@ impl HostMetrics {
             reconnects: By::new(&families.reconnects, host),
             resyncs: By2::new(&families.resyncs, host),
             blob_fetches: By::new(&families.blob_fetches, host),
+            blob_sweep: families.blob_sweep.with_label_values(host),
             alarms: By::new(&families.alarms, host),
         }
     }

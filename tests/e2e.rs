@@ -34,5 +34,7 @@ mod old_pds;
 mod outages;
 #[path = "e2e/rollback.rs"]
 mod rollback;
+#[path = "e2e/takedowns.rs"]
+mod takedowns;
 #[path = "e2e/window.rs"]
 mod window;

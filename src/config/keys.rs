@@ -37,7 +37,7 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'stat
 }
 
 /// Every key, in the order in which a reader wants them.
-pub const KEYS: [Key; 26] = [
+pub const KEYS: [Key; 27] = [
     key(
         "hosts",
         Kind::List,
@@ -105,6 +105,12 @@ pub const KEYS: [Key; 26] = [
         Kind::List,
         "[]",
         "Files with the keys that lift a PDS's rate limits, as \"pds.example.com=/path\".",
+    ),
+    key(
+        "blob_sweep_interval",
+        Kind::Text,
+        "1d",
+        "Within this time a PDS is asked again for every blob, to hide what it took down.",
     ),
     key(
         "dev_mode",

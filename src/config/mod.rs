@@ -57,6 +57,8 @@ pub struct Config {
     pub blob_bytes_max: u64,
     /// Requests a second to each host, at most; zero: no limit of ours.
     pub requests_per_second: u32,
+    /// Within this time a host is asked again for every blob.
+    pub blob_sweep_interval: Duration,
     /// Whether plain http, loopback and private addresses are allowed.
     pub dev_mode: bool,
     /// Log lines as text or JSON.
@@ -93,6 +95,9 @@ const FLUSH_INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Durati
 const SNAPSHOT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
 /// Bounds of `audit_interval`. It costs three requests an account.
 const AUDIT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
+/// Bounds of `blob_sweep_interval`.
+const BLOB_SWEEP_INTERVAL: (Duration, Duration) =
+    (Duration::from_secs(10), Duration::from_secs(30 * 24 * 3600));
 /// Bounds of `blob_bytes_max`: 1 MiB to 5 GiB, the largest object of a single S3 copy.
 const BLOB_BYTES: (u64, u64) = (1 << 20, 5 << 30);
 /// Default and greatest value of `requests_per_second`.
@@ -135,6 +140,7 @@ impl Config {
             audit_interval: duration(layers, "audit_interval", "1d", AUDIT_INTERVAL)?,
             blob_bytes_max: size(layers, "blob_bytes_max", "300MiB", BLOB_BYTES)?,
             requests_per_second: requests_per_second(layers)?,
+            blob_sweep_interval: duration(layers, "blob_sweep_interval", "1d", BLOB_SWEEP_INTERVAL)?,
             dev_mode,
             log_format: log_format(layers)?,
             log_level: layers.text("log_level").unwrap_or_else(|| "info".to_owned()),

@@ -34,6 +34,7 @@ fn defaults_hold_together() {
     assert_eq!(config.plc_url, "https://plc.directory");
     assert_eq!(config.snapshot_interval, Duration::from_secs(3600));
     assert_eq!(config.audit_interval, Duration::from_secs(24 * 3600));
+    assert_eq!(config.blob_sweep_interval, Duration::from_secs(24 * 3600));
     assert!(config.hosts.is_empty() && !config.dev_mode);
 }
 
@@ -136,6 +137,7 @@ fn each_mistake_names_key_value_and_remedy() {
         ),
         ("snapshot_interval = \"8d\"", "must be from 1s to 7d"),
         ("audit_interval = \"8d\"", "must be from 1s to 7d"),
+        ("blob_sweep_interval = \"9s\"", "must be from 10s to 30d"),
         (
             "blob_bytes_max = \"5\"",
             "must be a whole number with B, KiB, MiB or GiB",

@@ -158,6 +158,9 @@ impl DaemonControl {
                 .filter(|_| behind)
                 .map_or(0.0, |at| now.since(at).as_secs_f64());
             host.replication_lag.set(lag);
+            if let Some(at) = row.sweep.and_then(|mark| mark.finished) {
+                host.blob_sweep.set(at.seconds_f64());
+            }
             if let Some(at) = row.last_event {
                 host.last_event.set(at.seconds_f64());
             }
@@ -202,7 +205,11 @@ impl DaemonControl {
                 "record_bytes": totals.record_bytes,
                 "parked_events": totals.parked,
             },
-            "blobs": { "by_state": totals.blobs, "stored_bytes": totals.blob_bytes },
+            "blobs": {
+                "by_state": totals.blobs,
+                "stored_bytes": totals.blob_bytes,
+                "withheld": totals.blobs_withheld,
+            },
             "archive": {
                 "url": self.config.archive.url.to_string(),
                 "on_this_machine": self.config.archive.url.is_folder(),

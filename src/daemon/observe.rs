@@ -36,6 +36,9 @@ pub fn observe(metrics: &Arc<Metrics>, notes: &[Note], totals: &Totals) {
     for label in BlobLabel::ALL {
         metrics.blobs.of(*label).set(count(&totals.blobs, label.text()));
     }
+    metrics
+        .blobs_withheld
+        .set(i64::try_from(totals.blobs_withheld).unwrap_or(i64::MAX));
 }
 
 #[expect(clippy::too_many_lines, reason = "one arm a note")]
@@ -125,6 +128,18 @@ fn observe_note(metrics: &Metrics, note: &Note) {
             %did, %from, %to, followed,
             "the account moved; what is not followed any more is kept as it was"
         ),
+        Note::BlobWithheld {
+            host,
+            did,
+            cid,
+            withheld: true,
+        } => tracing::info!(
+            %host, %did, %cid,
+            "the host gives this blob no longer; it is kept, and not served until the host gives it again"
+        ),
+        Note::BlobWithheld { host, did, cid, .. } => {
+            tracing::info!(%host, %did, %cid, "the host gives this blob again, and so do we");
+        }
         Note::Alarm { host, kind, message } => {
             metrics.host(host).alarms.of(*kind).inc();
             tracing::error!(%host, alarm = kind.as_str(), "{message}");

@@ -248,6 +248,7 @@ fn workshop(
         },
         resolver: fetcher.resolver.clone(),
         keeper: Arc::clone(keeper),
+        sweep_interval: config.blob_sweep_interval,
         urls: urls.collect(),
         clock: fetcher.clock.clone(),
         metrics: Arc::clone(metrics),

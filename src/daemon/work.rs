@@ -29,15 +29,17 @@ use crate::mirror::reader::Mirror;
 use crate::mirror::resync::{Fetcher, stored_identity};
 use crate::mirror::rows::{BlobFailure, Listing, SyncState};
 use crate::mirror::store::{Family, Store, StoreError};
+use crate::mirror::sweep;
 use crate::types::{Did, HostName};
 
 /// How many pieces of each kind of work run at once.
-const LIMITS: [(TaskKind, usize); 8] = [
+const LIMITS: [(TaskKind, usize); 9] = [
     (TaskKind::FetchRepo, 4),
     (TaskKind::FetchBlob, 6),
     (TaskKind::ResolveIdentity, 8),
     (TaskKind::ListRepos, 2),
     (TaskKind::AuditAccount, 2),
+    (TaskKind::SweepBlobs, 4),
     (TaskKind::ArchiveBlob, 4),
     (TaskKind::Snapshot, 2),
     (TaskKind::ArchiveCar, 1),
@@ -71,6 +73,8 @@ pub struct Workshop {
     pub resolver: Resolver,
     /// Writes the archive; empty while it cannot be reached.
     pub keeper: Arc<OnceLock<Arc<Keeper>>>,
+    /// Within this time a host is asked again for every blob.
+    pub sweep_interval: Duration,
     /// Base URLs of the followed hosts.
     pub urls: BTreeMap<HostName, String>,
     /// The clock.
@@ -189,11 +193,11 @@ impl Workshop {
                 Some(url) => self.fetcher.fetch(did, key, &url).await?,
                 None => self.unfollowed(key, Task::FetchRepo(did)),
             },
-            Task::FetchBlob(did, digest) => match (self.url_of(&did)?, self.blob_key(&did, digest)?) {
+            Task::FetchBlob(did, digest) => match (self.host_of(&did)?, self.blob_key(&did, digest)?) {
                 (_, None) => Input::TaskDone { task: key },
                 (None, _) => self.unfollowed(key, Task::FetchBlob(did, digest)),
-                (Some(url), Some(blob)) => {
-                    let fetched = self.blobs.fetch(blob, key, &url).await?;
+                (Some((host, url)), Some(blob)) => {
+                    let fetched = self.blobs.fetch(&host, blob, key, &url).await?;
                     self.count_blob(&did, &fetched)?;
                     fetched
                 }
@@ -201,6 +205,7 @@ impl Workshop {
             Task::ResolveIdentity(did) => self.resolve(did, key).await,
             Task::ListRepos(host) => return self.list(host, key).await,
             Task::AuditAccount(did) => return self.audit(did, key).await,
+            Task::SweepBlobs(host) => self.sweep(host, key).await?,
             Task::ArchiveBlob(did, digest) => match (self.keeper.get(), self.blob_key(&did, digest)?) {
                 (Some(keeper), Some(blob)) => keeper.blob(blob, key).await?,
                 _ => Input::TaskDone { task: key },
@@ -264,6 +269,36 @@ impl Workshop {
             task,
             retry_at: self.clock.now().plus(UNFOLLOWED_RETRY),
         }
+    }
+
+    /// Asks a host again for some of the blobs that we hold of it.
+    async fn sweep(&self, host: HostName, key: Vec<u8>) -> Result<Input, WorkError> {
+        let row = Mirror::new(&*self.store).host(&host)?;
+        let Some(mark) = row.and_then(|row| row.sweep) else {
+            return Ok(Input::TaskDone { task: key });
+        };
+        let Some(url) = self.urls.get(&host) else {
+            return Ok(self.unfollowed(key, Task::SweepBlobs(host)));
+        };
+        let (store, name) = (Arc::clone(&self.store), host.clone());
+        let (now, interval) = (self.clock.now(), self.sweep_interval);
+        let batch = tokio::task::spawn_blocking(move || {
+            sweep::Batch::next(&Mirror::new(&*store), &name, mark, now, interval)
+        });
+        let mut batch = batch
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        while let Some(blob) = batch.ask() {
+            let answer = self.blobs.ask(blob, url).await;
+            batch.take(answer);
+        }
+        let (verdicts, mark) = batch.finish(self.clock.now());
+        Ok(Input::BlobsSwept {
+            host,
+            verdicts,
+            mark,
+            task: key,
+        })
     }
 
     async fn resolve(&self, did: Did, task: Vec<u8>) -> Input {

@@ -14,7 +14,7 @@ use futures_util::Stream;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::{Request, Uri};
+use hyper::{Method, Request, Uri};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -148,11 +148,23 @@ impl Upstream {
     /// # Errors
     /// As [`FetchError`] lists them; any status but 2xx is one.
     pub async fn get(&self, url: &str, limits: &Limits) -> Result<Answer, FetchError> {
+        self.ask(Method::GET, url, limits).await
+    }
+
+    /// Asks for the head of an answer alone. A refusal has no words then.
+    ///
+    /// # Errors
+    /// As [`FetchError`] lists them; any status but 2xx is one.
+    pub async fn head(&self, url: &str, limits: &Limits) -> Result<(), FetchError> {
+        self.ask(Method::HEAD, url, limits).await.map(drop)
+    }
+
+    async fn ask(&self, method: Method, url: &str, limits: &Limits) -> Result<Answer, FetchError> {
         let deadline = Instant::now() + limits.total;
         let mut target = Target::parse(url)?;
         let mut redirects_left = limits.redirects_max;
         loop {
-            let answer = self.get_once(&target, limits, deadline).await?;
+            let answer = self.ask_once(&method, &target, limits, deadline).await?;
             if !matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
                 return self.judge(answer).await;
             }
@@ -172,8 +184,9 @@ impl Upstream {
         }
     }
 
-    async fn get_once(
+    async fn ask_once(
         &self,
+        method: &Method,
         target: &Target,
         limits: &Limits,
         deadline: Instant,
@@ -193,7 +206,9 @@ impl Upstream {
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
-        let mut request = Request::get(target.uri.clone())
+        let mut request = Request::builder()
+            .method(method.clone())
+            .uri(target.uri.clone())
             .header(header::USER_AGENT, USER_AGENT)
             .header(header::ACCEPT, HeaderValue::from_static("*/*"))
             .body(Empty::new())

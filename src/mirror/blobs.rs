@@ -7,15 +7,16 @@ use std::time::Duration;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::input::{BlobKey, Input};
+use super::input::{BlobKey, BlobVerdict, Input};
 use super::keyspace::{self, Task};
 use super::reader::{BLOB_CHUNK_BYTES, Mirror};
 use super::rows::BlobFailure;
 use super::store::{Batch, Family, Store, StoreError};
+use super::sweep::Answer;
 use crate::clock::Clock;
 use crate::http::client::Upstream;
 use crate::http::request::{FetchError, Limits};
-use crate::types::{Cid, Codec, Did, Digest, Timestamp};
+use crate::types::{Cid, Codec, Did, Digest, HostName, Timestamp};
 
 /// Waits between tries; the last one repeats.
 const RETRIES: [Duration; 7] = [
@@ -31,6 +32,8 @@ const RETRIES: [Duration; 7] = [
 const LIST_LIMIT: usize = 1000;
 /// Pages of one account's `listBlobs` that are read: a million blobs.
 pub const LIST_PAGES_MAX: usize = 1000;
+/// A host that is asked whether it still gives a blob must answer within this time.
+const ASK_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest MIME type that is kept.
 const MIME_BYTES_MAX: usize = 255;
 
@@ -72,8 +75,18 @@ impl BlobFetcher {
     ///
     /// # Errors
     /// When our own store fails.
-    pub async fn fetch(&self, blob: BlobKey, task: Vec<u8>, url: &str) -> Result<Input, StoreError> {
-        let row = match Mirror::new(&*self.store).blob(blob.did_number, &blob.digest)? {
+    pub async fn fetch(
+        &self,
+        host: &HostName,
+        blob: BlobKey,
+        task: Vec<u8>,
+        url: &str,
+    ) -> Result<Input, StoreError> {
+        let row = Mirror::new(&*self.store).blob(blob.did_number, &blob.digest)?;
+        let row = match row {
+            Some(row) if row.state.is_stored() && row.withheld_since.is_some() => {
+                return Ok(self.ask_again(host, blob, task, url).await);
+            }
             Some(row) if !row.state.is_stored() => row,
             _ => return Ok(Input::TaskDone { task }),
         };
@@ -103,6 +116,55 @@ impl BlobFetcher {
         })
     }
 
+    /// Asks for a blob that is held, to know whether the host still gives it.
+    pub async fn ask(&self, blob: &BlobKey, url: &str) -> Answer {
+        let url = blob_url(blob, url);
+        let limits = Limits {
+            first_byte: ASK_TIMEOUT,
+            redirects_max: 3,
+            ..Limits::json(u64::MAX)
+        };
+        let refused = match self.upstream.head(&url, &limits).await {
+            Ok(()) => return Answer::Served,
+            Err(error) => error,
+        };
+        if let away @ Answer::Away(_) = Answer::of(&refused) {
+            return away;
+        }
+        // The answer to HEAD has no words, and not every host knows it. Of what GET brings, the head is enough.
+        match self.upstream.get(&url, &limits).await {
+            Ok(_) => Answer::Served,
+            Err(error) => Answer::of(&error),
+        }
+    }
+
+    async fn ask_again(&self, host: &HostName, blob: BlobKey, task: Vec<u8>, url: &str) -> Input {
+        let verdict = |served| Input::BlobAsked {
+            host: host.clone(),
+            verdict: BlobVerdict {
+                blob: blob.clone(),
+                served,
+            },
+            task: task.clone(),
+        };
+        match self.ask(&blob, url).await {
+            Answer::Served => verdict(true),
+            Answer::Withheld => verdict(false),
+            Answer::AccountOff => Input::TaskDone { task },
+            Answer::Unclear => self.delayed(blob, task, None),
+            Answer::Away(wait) => self.delayed(blob, task, wait),
+        }
+    }
+
+    fn delayed(&self, blob: BlobKey, key: Vec<u8>, wait: Option<Duration>) -> Input {
+        let wait = wait.unwrap_or_default().clamp(RETRIES[2], RETRIES[4]);
+        Input::TaskDelayed {
+            key,
+            task: Task::FetchBlob(blob.did, blob.digest),
+            retry_at: self.clock.now().plus(wait),
+        }
+    }
+
     fn retry_at(&self, tries: u32, wait: Option<Duration>) -> Timestamp {
         let backoff = RETRIES[(tries as usize).min(RETRIES.len() - 1)];
         let wait = wait.unwrap_or_default().min(RETRIES[4]).max(backoff);
@@ -114,11 +176,7 @@ impl BlobFetcher {
         blob: &BlobKey,
         url: &str,
     ) -> Result<Result<Received, (BlobFailure, Option<Wait>)>, StoreError> {
-        let url = format!(
-            "{url}/xrpc/com.atproto.sync.getBlob?did={}&cid={}",
-            blob.did,
-            blob.cid()
-        );
+        let url = blob_url(blob, url);
         let limits = Limits {
             redirects_max: 3,
             ..Limits::download(self.bytes_max)
@@ -215,6 +273,14 @@ impl BlobFetcher {
     }
 }
 
+fn blob_url(blob: &BlobKey, url: &str) -> String {
+    format!(
+        "{url}/xrpc/com.atproto.sync.getBlob?did={}&cid={}",
+        blob.did,
+        blob.cid()
+    )
+}
+
 #[derive(Deserialize)]
 struct BlobPage {
     cids: Vec<String>,
@@ -257,3 +323,6 @@ fn failure_of(error: &FetchError) -> BlobFailure {
         _ => BlobFailure::Unreachable,
     }
 }
+
+#[cfg(test)]
+mod tests;

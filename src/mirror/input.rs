@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::keyspace::{AlarmId, Task};
-use super::rows::{BlobFailure, KeptCar, Listing, LogRow, StoredIdentity};
+use super::rows::{BlobFailure, KeptCar, Listing, LogRow, StoredIdentity, SweepMark};
 use crate::types::{AccountStatus, Cid, Did, Digest, HostName, Rev, Timestamp};
 use crate::verify::{CheckedEvent, LaxRepo, VerifiedRepo};
 
@@ -91,6 +91,26 @@ pub enum Input {
         digests: Vec<Digest>,
         /// After the last page: the key of the task row that asked for it.
         task: Option<Vec<u8>>,
+    },
+    /// A host was asked again for some of the blobs that we hold of it.
+    BlobsSwept {
+        /// Which host.
+        host: HostName,
+        /// What it said, blob by blob.
+        verdicts: Vec<BlobVerdict>,
+        /// How far the round is now.
+        mark: SweepMark,
+        /// The key of the task row that asked for it.
+        task: Vec<u8>,
+    },
+    /// A host was asked again for one blob that it withheld.
+    BlobAsked {
+        /// Which host.
+        host: HostName,
+        /// What it said.
+        verdict: BlobVerdict,
+        /// The key of the task row that asked for it.
+        task: Vec<u8>,
     },
     /// A host's stream is open: if its listing is not finished, it is (again) due.
     Connected {
@@ -320,6 +340,15 @@ impl BlobKey {
     pub const fn cid(&self) -> Cid {
         Cid::raw(self.digest)
     }
+}
+
+/// Whether a host still gives a blob that we hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobVerdict {
+    /// Whose and which.
+    pub blob: BlobKey,
+    /// Whether it does. A host that failed to say has given no verdict.
+    pub served: bool,
 }
 
 /// Why a repository could not be fetched: the metric label and what `accounts` shows.

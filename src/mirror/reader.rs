@@ -104,6 +104,22 @@ impl<'v> Mirror<'v> {
         })
     }
 
+    /// Visits the rows of an account's blobs.
+    ///
+    /// # Errors
+    /// As [`Mirror::number`].
+    pub fn each_blob_of(
+        &self,
+        did_number: u64,
+        mut visit: impl FnMut(BlobRow) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.each(
+            Family::Blobs,
+            &keyspace::number_range(did_number),
+            |key, value| Ok(visit(decode_row(Family::Blobs, key, value)?)),
+        )
+    }
+
     /// One record. `path` as in [`keyspace::encode_record`].
     ///
     /// # Errors

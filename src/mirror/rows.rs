@@ -106,6 +106,9 @@ pub struct AccountRow {
     pub pins: Vec<Pin>,
     /// The host's head was older than ours when this fetch was asked for.
     pub diverged_before_fetch: bool,
+    /// Something came while it was fetched that the fetch need not have seen: then it is compared once more.
+    #[serde(default)]
+    pub fetch_again: bool,
     /// When it is compared with its host again: the time of that task.
     #[serde(with = "codec::option")]
     pub next_audit: Option<Timestamp>,
@@ -152,6 +155,7 @@ impl AccountRow {
             snapshot_at: None,
             pins: Vec::new(),
             diverged_before_fetch: false,
+            fetch_again: false,
             next_audit: None,
             deletes: None,
             deletion_confirmed_at: None,
@@ -331,6 +335,47 @@ pub struct HostRow {
     /// When it is listed again: the time of that task.
     #[serde(with = "codec::option")]
     pub next_listing: Option<Timestamp>,
+    /// How far its blobs are asked for again; none before the first connection.
+    #[serde(default)]
+    pub sweep: Option<SweepMark>,
+}
+
+/// How far a host was asked again for the blobs that we hold of it: takedowns of blobs are no events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SweepMark {
+    /// When this round began.
+    #[serde(with = "codec::value")]
+    pub began: Timestamp,
+    /// What is settled of it; none: nothing yet.
+    pub after: Option<SweepPoint>,
+    /// Blobs that it passed.
+    pub passed: u64,
+    /// Blobs of the host when they were last counted.
+    pub stored: u64,
+    /// When that was.
+    #[serde(with = "codec::value")]
+    pub counted_at: Timestamp,
+    /// Times in a row that nothing could be settled.
+    pub failures: u32,
+    /// When it goes on: the time of its task.
+    #[serde(with = "codec::value")]
+    pub next: Timestamp,
+    /// When the last round ended.
+    #[serde(with = "codec::option")]
+    pub finished: Option<Timestamp>,
+}
+
+/// A place in the order of accounts and their blobs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SweepPoint {
+    /// The account.
+    #[serde(with = "codec::text")]
+    pub did: Did,
+    /// The last blob of it that is settled; none: all of them are.
+    #[serde(with = "codec::option")]
+    pub digest: Option<Digest>,
 }
 
 impl HostRow {
@@ -348,6 +393,7 @@ impl HostRow {
             rolled_back_at: None,
             listed: 0,
             next_listing: None,
+            sweep: None,
         }
     }
 }
@@ -387,6 +433,10 @@ pub struct BlobRow {
     pub first_seen: Timestamp,
     /// Fetches tried.
     pub tries: u32,
+    /// Since when its host withholds it, though records refer to it: it was taken down there, or lost. It is kept,
+    /// and not served.
+    #[serde(default, with = "codec::option", skip_serializing_if = "Option::is_none")]
+    pub withheld_since: Option<Timestamp>,
 }
 
 impl BlobRow {
@@ -399,6 +449,7 @@ impl BlobRow {
             mime,
             first_seen: now,
             tries: 0,
+            withheld_since: None,
         }
     }
 }

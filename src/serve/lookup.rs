@@ -2,12 +2,12 @@
 //!
 //! Hidden means hidden: an account that its host reports as taken down, suspended, deactivated or deleted is not
 //! served, whatever is held of it; and a blob is served only while a live record of the very account refers
-//! to it.
+//! to it, and its host does not withhold it.
 
 use std::collections::BinaryHeap;
 
 use crate::mirror::reader::Mirror;
-use crate::mirror::rows::{AccountRow, AccountStatus, BlobRow, BlobState, Head, KeptCar};
+use crate::mirror::rows::{AccountRow, AccountStatus, BlobRow, Head, KeptCar};
 use crate::mirror::{StoreError, keyspace};
 use crate::types::{Cid, Codec, Did, Digest, Rev};
 
@@ -167,7 +167,7 @@ pub(super) fn served_blob(mirror: &Mirror<'_>, did: &Did, cid: &Cid) -> Result<(
         return Err(XrpcError::BlobNotFound.into());
     }
     match mirror.blob(account.did_number, digest)? {
-        Some(row) if matches!(row.state, BlobState::Held | BlobState::Archived) => Ok((account, row)),
+        Some(row) if row.state.is_stored() && row.withheld_since.is_none() => Ok((account, row)),
         _ => Err(XrpcError::BlobNotFound.into()),
     }
 }

@@ -9,6 +9,7 @@
 
 pub mod account;
 pub mod act;
+mod asked;
 pub mod daemon;
 pub mod faults;
 pub mod fetch;

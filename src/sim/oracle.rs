@@ -398,6 +398,11 @@ fn check_blobs(
                 blob.state
             ));
         }
+        if there == BlobGiven::Whole && blob.withheld_since.is_some() {
+            return Err(format!(
+                "G1: a blob that the host of {did} gives counts as withheld"
+            ));
+        }
         if blob.state == BlobState::Archived {
             let bytes = archive.blobs.get(&(did.clone(), digest));
             if bytes.is_none_or(|bytes| *Cid::of_blob(bytes).digest() != digest) {

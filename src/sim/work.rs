@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use super::asked::ask_again;
 use super::daemon::Daemon;
 use super::faults::Fault;
 use super::pds::{Network, Refusal};
@@ -21,12 +22,13 @@ use crate::repo::export::prove;
 use crate::types::{Did, Digest, Timestamp};
 
 /// As in `daemon/work.rs`.
-const LIMITS: [(TaskKind, usize); 7] = [
+const LIMITS: [(TaskKind, usize); 8] = [
     (TaskKind::FetchRepo, 4),
     (TaskKind::FetchBlob, 6),
     (TaskKind::ResolveIdentity, 8),
     (TaskKind::ListRepos, 2),
     (TaskKind::AuditAccount, 2),
+    (TaskKind::SweepBlobs, 4),
     (TaskKind::ArchiveBlob, 4),
     (TaskKind::Snapshot, 2),
 ];
@@ -57,7 +59,7 @@ pub struct Archive {
 /// A piece of work under way.
 pub struct Work {
     pub(super) key: Vec<u8>,
-    task: Task,
+    pub(super) task: Task,
     /// Its account's row when it began.
     pub(super) row: Option<AccountRow>,
     /// Where a listing goes on.
@@ -141,7 +143,7 @@ impl Daemon {
                 });
                 None
             }
-            Task::DropGeneration(_) => None,
+            Task::DropGeneration(_) | Task::SweepBlobs(_) => None,
         };
         let id = self.next_work;
         self.next_work += 1;
@@ -212,6 +214,7 @@ impl Daemon {
             Task::Snapshot(did) => vec![self.snapshot(did, &work)?],
             // No simulated host is lax.
             Task::ArchiveCar(_) | Task::DropGeneration(_) => vec![done],
+            Task::SweepBlobs(host) => vec![self.sweep(world, net, host, &work)?],
         };
         self.works.insert(id, work);
         let wait = world.net_rng.millis(1, 1_500);
@@ -319,6 +322,9 @@ impl Daemon {
             return Ok(Input::TaskDone { task });
         };
         let row = match Mirror::new(&self.store).blob(blob.did_number, &digest)? {
+            Some(row) if row.state.is_stored() && row.withheld_since.is_some() => {
+                return Ok(ask_again(world, net, blob, work));
+            }
             Some(row) if !row.state.is_stored() => row,
             _ => return Ok(Input::TaskDone { task }),
         };

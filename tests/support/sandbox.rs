@@ -277,6 +277,20 @@ impl Sandbox {
         ]);
     }
 
+    /// Writes a post with a picture; answers its address, its CID and the blob's CID.
+    pub fn picture(&self, did: &str) -> (String, String, String) {
+        let made = self.json(&["record", "put", "--did", did, "--picture"]);
+        let text = |key: &str| made[key].as_str().expect("a text").to_owned();
+        (text("uri"), text("cid"), text("blob"))
+    }
+
+    /// The admin takes down, or gives back, an account or (with `--blob CID`, `--record URI --cid CID`) part of it.
+    pub fn takedown(&self, act: &str, did: &str, subject: &[&str]) {
+        let mut arguments = vec!["account", act, "--did", did];
+        arguments.extend(subject);
+        self.run(&arguments);
+    }
+
     /// Begins live traffic.
     pub fn churn(&self, rate: u64, seconds: u64) -> Churn {
         let (r, s) = (rate.to_string(), seconds.to_string());

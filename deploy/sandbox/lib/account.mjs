@@ -1,4 +1,5 @@
-// account create|delete|deactivate|activate|takedown|untakedown|rename|move|rotate|take-key|export|import: one account, for a test.
+// account create|delete|deactivate|activate|takedown|untakedown|rename|move|rotate|take-key|export|import: one account
+// (or one blob or record of it), for a test.
 import fs from 'node:fs'
 import { accountsFile, basic, bearer, changeJson, Complaint, findAccount, findPds, options, readJson, run, sandbox, say, xrpc } from './common.mjs'
 import { importRepository, move, rotate, takeKey } from './identity.mjs'
@@ -14,6 +15,9 @@ run(async () => {
     file: { type: 'string' },
     announce: { type: 'boolean' },
     'directory-only': { type: 'boolean' },
+    blob: { type: 'string' },
+    record: { type: 'string' },
+    cid: { type: 'string' },
   })
   const [what, ...more] = positionals
   if (more.length) throw new Complaint(`account does not know '${more[0]}'`)
@@ -36,7 +40,7 @@ run(async () => {
   const found = findAccount(readJson(file, []), values)
   const pds = findPds(known, found.pds)
   const admin = basic(pds.admin_password)
-  const subject = { $type: 'com.atproto.admin.defs#repoRef', did: found.did }
+  const subject = subjectOf(found.did, values)
   const acts = {
     delete: () => xrpc(pds.url, 'com.atproto.admin.deleteAccount', { body: { did: found.did }, auth: admin }),
     takedown: () =>
@@ -74,6 +78,13 @@ run(async () => {
 function needed(values, name) {
   if (!values[name]) throw new Complaint(`this needs --${name}`)
   return values[name]
+}
+
+// What is taken down: the account, or one blob (--blob CID) or record (--record URI --cid CID) of it.
+function subjectOf(did, { blob, record, cid }) {
+  if (blob) return { $type: 'com.atproto.admin.defs#repoBlobRef', did, cid: blob }
+  if (record) return { $type: 'com.atproto.repo.strongRef', uri: record, cid }
+  return { $type: 'com.atproto.admin.defs#repoRef', did }
 }
 
 async function asOwner(pds, found, method, request) {

@@ -300,6 +300,8 @@ impl Applier {
                 row.tries = 0;
                 row
             }
+            // Withheld when it was asked for last: perhaps because no record referred to it there.
+            Some(row) if row.withheld_since.is_some() => row,
             Some(_) => return Ok(()),
         };
         group.stage.put_blob(did_number, &blob.digest, row);

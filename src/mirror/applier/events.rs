@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::super::input::{Gap, HostEvent};
 use super::super::keyspace::{self, AlarmKind, Task};
 use super::super::rows::{
-    AccountRow, DesyncReason, Head, HostRow, Listing, OutboxEntry, ParkedFrame, Row as _, SyncState,
+    AccountRow, DesyncReason, Head, HostRow, Listing, OutboxEntry, ParkedFrame, Row as _, SweepMark,
+    SyncState,
 };
 use super::super::store::{Family, StoreError};
 use super::epochs::{self, Place};
@@ -423,19 +424,28 @@ impl Applier {
             });
             return Ok(());
         };
-        let row = self.account_or_new(group, &did, host)?;
+        let mut row = self.account_or_new(group, &did, host)?;
         // Another host's word about the account is no reason to fetch it.
         if !Self::is_foreign(group, &did, &row, host) {
+            // It tells no rev that the fetch would have to reach.
+            row.fetch_again = matches!(row.sync, SyncState::Wanted { .. });
+            group.stage.put_account(&did, row.clone());
             Self::reject(group, &did, row, host, reason, Turn::Replayed);
         }
         Ok(())
     }
 
     pub(super) fn on_connected(group: &mut Group<'_>, host: &HostName) -> Result<(), StoreError> {
-        if let Some(row) = group.stage.host(host)?
-            && let Listing::Unfinished { .. } = row.listing
-        {
+        let Some(mut row) = group.stage.host(host)? else {
+            return Ok(());
+        };
+        if let Listing::Unfinished { .. } = row.listing {
             group.stage.put_task(group.now, &Task::ListRepos(host.clone()));
+        }
+        if row.sweep.is_none() {
+            row.sweep = Some(SweepMark::new(group.now));
+            group.stage.put_task(group.now, &Task::SweepBlobs(host.clone()));
+            group.stage.put_host(host, row);
         }
         Ok(())
     }

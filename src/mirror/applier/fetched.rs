@@ -118,8 +118,7 @@ impl Applier {
             did: did.clone(),
             reason,
         });
-        group.stage.put_account(did, row);
-        self.replay_parked(group, did)
+        self.caught_up(group, did, row)
     }
 
     #[expect(
@@ -161,8 +160,19 @@ impl Applier {
             rev: repo.rev(),
             records: repo.records(),
         });
+        self.caught_up(group, did, row)
+    }
+
+    /// What waited is judged; and what broke a rule while the fetch was under way has the account compared again.
+    fn caught_up(&mut self, group: &mut Group<'_>, did: &Did, mut row: AccountRow) -> Result<(), StoreError> {
+        let again = std::mem::take(&mut row.fetch_again);
         group.stage.put_account(did, row);
-        self.replay_parked(group, did)
+        self.replay_parked(group, did)?;
+        if again && let Some(mut row) = self.account(group, did)? {
+            Self::want(group, did, &mut row, DesyncReason::HeadDiffers, None);
+            group.stage.put_account(did, row);
+        }
+        Ok(())
     }
 
     /// The host's head is older than ours. Ours stays, and is kept when the host goes on from its own.

@@ -10,6 +10,8 @@
 
 mod alarms;
 mod blobs;
+#[cfg(test)]
+mod blob_tests;
 mod commit;
 pub mod epochs;
 mod events;
@@ -244,6 +246,16 @@ impl Applier {
             Input::BlobArchived { blob, task } => self.on_blob_archived(group, &blob, &task),
             Input::BlobsListed { did, digests, task } => {
                 self.on_blobs_listed(group, &did, &digests, task.as_deref())
+            }
+            Input::BlobsSwept {
+                host,
+                verdicts,
+                mark,
+                task,
+            } => self.on_blobs_swept(group, &host, verdicts, mark, &task),
+            Input::BlobAsked { host, verdict, task } => {
+                group.stage.delete_task(&task);
+                self.on_blob_verdict(group, &host, &verdict)
             }
             Input::Connected { host } => Self::on_connected(group, &host),
             Input::Audited {

@@ -3,7 +3,7 @@
 use super::super::input::FetchFailure;
 use super::super::keyspace::AlarmKind;
 use super::super::rows::DesyncReason;
-use crate::types::{Did, HostName, Rev, Timestamp};
+use crate::types::{Cid, Did, HostName, Rev, Timestamp};
 use crate::verify::RejectReason;
 
 /// What happened, for metrics and logs.
@@ -142,6 +142,17 @@ pub enum Note {
         to: HostName,
         /// Whether that one is followed.
         followed: bool,
+    },
+    /// A host gives a blob no longer that records of it refer to, or gives it again.
+    BlobWithheld {
+        /// Which host.
+        host: HostName,
+        /// Whose.
+        did: Did,
+        /// Which.
+        cid: Cid,
+        /// Whether it is withheld now.
+        withheld: bool,
     },
     /// An alarm was raised.
     Alarm {

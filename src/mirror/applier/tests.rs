@@ -98,6 +98,16 @@ impl World {
         })
     }
 
+    /// Sets an account's row, as if a batch had.
+    pub(super) fn put_row(&mut self, did: &Did, row: &AccountRow) {
+        use crate::mirror::rows::Row as _;
+
+        let mut batch = crate::mirror::store::Batch::new();
+        batch.put(Family::Accounts, keyspace::encode_account(did), row.encode());
+        self.store.write(batch).expect("writes");
+        self.applier.cache.remove(did);
+    }
+
     /// Every row of `records`.
     fn records(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut rows = Vec::new();

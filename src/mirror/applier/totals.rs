@@ -30,6 +30,8 @@ pub struct Totals {
     pub blob_bytes: u64,
     /// CARs that are kept as they came and do not stand in the archive yet.
     pub open_cars: u64,
+    /// Blobs that are held here or in the archive, and withheld by their hosts.
+    pub blobs_withheld: u64,
     /// Frames that wait for a key or a fetch.
     pub parked: u64,
 }
@@ -77,6 +79,11 @@ impl Totals {
         step(self.blobs.entry(row.state.label()).or_default(), 1, plus);
         if row.state.is_stored() {
             step(&mut self.blob_bytes, row.size.unwrap_or(0), plus);
+            step(
+                &mut self.blobs_withheld,
+                u64::from(row.withheld_since.is_some()),
+                plus,
+            );
         }
     }
 

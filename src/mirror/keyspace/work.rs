@@ -34,10 +34,12 @@ pub enum TaskKind {
     AuditAccount = 8,
     /// Put a quarantined CAR into the archive.
     ArchiveCar = 9,
+    /// Ask a host again for some of the blobs that we hold of it.
+    SweepBlobs = 10,
 }
 
 impl TaskKind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::FetchRepo,
         Self::FetchBlob,
         Self::Snapshot,
@@ -47,6 +49,7 @@ impl TaskKind {
         Self::ArchiveBlob,
         Self::AuditAccount,
         Self::ArchiveCar,
+        Self::SweepBlobs,
     ];
 
     fn from_code(code: u8) -> Option<Self> {
@@ -75,6 +78,8 @@ pub enum Task {
     AuditAccount(Did),
     /// [`TaskKind::ArchiveCar`].
     ArchiveCar(Did),
+    /// [`TaskKind::SweepBlobs`].
+    SweepBlobs(HostName),
 }
 
 impl Task {
@@ -91,6 +96,7 @@ impl Task {
             Self::ArchiveBlob(..) => TaskKind::ArchiveBlob,
             Self::AuditAccount(_) => TaskKind::AuditAccount,
             Self::ArchiveCar(_) => TaskKind::ArchiveCar,
+            Self::SweepBlobs(_) => TaskKind::SweepBlobs,
         }
     }
 }
@@ -113,7 +119,7 @@ pub fn encode_task(due_ms: u64, task: &Task) -> Vec<u8> {
             key.extend_from_slice(digest);
             key.extend_from_slice(did.as_str().as_bytes());
         }
-        Task::ListRepos(host) => key.extend_from_slice(host.as_str().as_bytes()),
+        Task::ListRepos(host) | Task::SweepBlobs(host) => key.extend_from_slice(host.as_str().as_bytes()),
         Task::DropGeneration(number) => key.extend_from_slice(&encode_number(*number)),
     }
     key
@@ -141,6 +147,7 @@ pub fn decode_task(key: &[u8]) -> Result<(u64, Task), SyntaxError> {
         TaskKind::ArchiveCar => Task::ArchiveCar(decode_account(subject)?),
         TaskKind::Snapshot => Task::Snapshot(decode_account(subject)?),
         TaskKind::ListRepos => Task::ListRepos(decode_host(subject)?),
+        TaskKind::SweepBlobs => Task::SweepBlobs(decode_host(subject)?),
         TaskKind::ResolveIdentity => Task::ResolveIdentity(decode_account(subject)?),
         TaskKind::DropGeneration => Task::DropGeneration(decode_number(subject)?),
     };

@@ -381,7 +381,8 @@ async fn a_host_that_asks_for_it_is_left_alone_without_a_failure() {
         clock: world.fetcher.clock.clone(),
         bytes_max: 1000,
     };
-    let delayed = blobs.fetch(blob, task.clone(), &url).await;
+    let host = "pds.test".parse().expect("a host");
+    let delayed = blobs.fetch(&host, blob, task.clone(), &url).await;
     assert!(matches!(delayed, Ok(Input::TaskDelayed { retry_at, .. }) if retry_at >= after));
     assert_eq!(world.server.requests(), asked);
 }

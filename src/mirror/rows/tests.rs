@@ -70,6 +70,7 @@ fn account(status: AccountStatus, sync: SyncState) -> AccountRow {
             reason: PinReason::Rollback,
         }],
         diverged_before_fetch: true,
+        fetch_again: true,
         next_audit: Some(at(25)),
         deletes: Some(DeleteWindow {
             since: at(18),
@@ -190,6 +191,14 @@ fn other_rows_round_trip() {
             rolled_back_at: Some(at(22)),
             listed: 23,
             next_listing: Some(at(24)),
+            sweep: Some(SweepMark {
+                after: Some(SweepPoint {
+                    did: did(),
+                    digest: Some([7; 32]),
+                }),
+                finished: Some(at(25)),
+                ..SweepMark::new(at(26))
+            }),
             url: "https://pds.example".to_owned(),
             epoch: 1,
             cursor: Some(2),
@@ -221,8 +230,16 @@ fn other_rows_round_trip() {
             mime: Some("image/png".to_owned()),
             first_seen: at(1),
             tries: 0,
+            withheld_since: Some(at(2)),
         });
     }
+    // A row of before has no such field, nor one of a blob that nobody withholds.
+    let Ipld::Map(fields) =
+        serde_ipld_dagcbor::from_slice(&BlobRow::wanted(None, None, at(1)).encode()).unwrap()
+    else {
+        panic!("a row is a map");
+    };
+    assert!(!fields.contains_key("withheld_since"));
     let op = |cid, bytes| JournalOp {
         path: "com.example.thing/a".parse().unwrap(),
         cid,
@@ -303,7 +320,7 @@ fn rows_have_their_persisted_form() {
     };
     let names: Vec<_> = fields.keys().map(String::as_str).collect();
     let stable = "account_number awaiting_identity deletes deletion_confirmed_at did_number diverged_before_fetch \
-                  head head_signed_by host identity journal_bytes journal_commits min_rev next_audit parked parked_bytes pins \
+                  fetch_again head head_signed_by host identity journal_bytes journal_commits min_rev next_audit parked parked_bytes pins \
                   record_bytes records shipped snapshot snapshot_at snapshot_due status_seq sync upstream verified_at";
     assert_eq!(names.join(" "), stable);
     assert_eq!(fields["upstream"], Ipld::String("active".to_owned()));
