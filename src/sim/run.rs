@@ -21,7 +21,7 @@ const SETTLE_MAX: Duration = Duration::from_secs(8 * 3600);
 const SETTLE_STEPS_MAX: u64 = 20_000;
 
 /// What came of a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// Its seed.
     pub seed: u64,
