@@ -17,7 +17,7 @@ const NOT_PRODUCED: [(RejectReason, &str); 1] = [(
 )];
 
 /// Reasons to fetch that the simulation cannot produce, and why.
-const NOT_WANTED: [(DesyncReason, &str); 4] = [
+const NOT_WANTED: [(DesyncReason, &str); 3] = [
     (
         DesyncReason::New,
         "a new account is not noted as desynchronised; it is counted when it is swapped in",
@@ -26,7 +26,6 @@ const NOT_WANTED: [(DesyncReason, &str); 4] = [
         DesyncReason::StreamGap,
         "nothing gives it: a gap leads to a listing",
     ),
-    (DesyncReason::Moved, "no simulated account moves yet"),
     (DesyncReason::Requested, "nothing gives it yet"),
 ];
 

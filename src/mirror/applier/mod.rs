@@ -11,6 +11,8 @@
 mod alarms;
 mod blobs;
 mod commit;
+#[cfg(test)]
+mod crash_tests;
 pub mod epochs;
 mod events;
 mod fetched;
