@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::bucket::Archive;
 use super::faults::Fault;
 use super::fetch::Cached;
 use super::oracle::{Oracle, PARKED_BYTES_MAX, PARKED_FRAMES_MAX, Verdict};
 use super::pds::{Network, Opening};
 use super::tally;
-use super::work::{Archive, Work};
+use super::work::Work;
 use super::world::{Event, World};
 use crate::mirror::applier::epochs::resume_cursor;
 use crate::mirror::applier::{Applier, ApplierLimits};
@@ -139,6 +140,10 @@ impl Daemon {
     fn begin(&mut self, world: &mut World, net: &Network) -> Result<(), StoreError> {
         self.applier.drop_orphans()?;
         for (host, pds) in net.hosts.iter().enumerate() {
+            if !pds.followed {
+                self.links.resize_with(net.hosts.len(), Link::default);
+                continue;
+            }
             self.applier
                 .ensure_host(&pds.name, &format!("https://{}", pds.name))?;
             let number = self.links.get(host).map_or(0, |link| link.number + 1);
@@ -162,7 +167,7 @@ impl Daemon {
         self.send(
             world,
             Input::ArchiveLinked {
-                id: "archive".to_owned(),
+                id: self.archive.id.clone(),
             },
             None,
         );
@@ -170,17 +175,26 @@ impl Daemon {
         Ok(())
     }
 
-    /// The power goes: a prefix of what was not synced survives. Then everything begins again.
+    /// The power goes: a prefix of what was not synced survives. Then everything begins again, with power for so
+    /// many batches if that is said.
     ///
     /// # Errors
-    /// When the core does not open what the crash left.
-    pub fn crash(&mut self, world: &mut World, net: &Network) -> Result<(), StoreError> {
+    /// When the core does not open what the crash left, or the power goes again.
+    pub fn crash(
+        &mut self,
+        world: &mut World,
+        net: &Network,
+        batches: Option<u64>,
+    ) -> Result<(), StoreError> {
         let unsynced = self.store.unsynced();
         let keep = world.daemon_rng.index(unsynced + 1);
         let lost = self.store.crash(keep);
         world
             .trace
             .say(|| format!("crash: {lost} of {unsynced} unsynced batches lost"));
+        if let Some(batches) = batches {
+            self.store.lose_power_after(batches);
+        }
         self.life += 1;
         self.queue.clear();
         self.works.clear();

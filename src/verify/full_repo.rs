@@ -236,3 +236,50 @@ pub(super) fn check_head<S: BlockSource, E>(
         signed_by,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::convert::Infallible;
+
+    use super::*;
+    use crate::sim::SimAccount;
+    use crate::sim::account::post;
+    use crate::types::Digest;
+
+    const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
+
+    #[test]
+    fn a_repository_that_lacks_any_of_its_blocks_is_refused() {
+        let mut account = SimAccount::new(1, NOW);
+        let writes = (0..40).map(|i| {
+            (
+                format!("app.bsky.feed.post/r{i}"),
+                Some(post(&format!("text {i}"))),
+            )
+        });
+        account.commit(1, &writes.collect::<Vec<_>>(), NOW);
+        let blocks = account.export_blocks();
+        let check = |without: Option<usize>| {
+            let held = blocks.iter().enumerate().filter(|(at, _)| Some(*at) != without);
+            let held: BTreeMap<Digest, &[u8]> = held
+                .map(|(_, (cid, bytes))| (*cid.digest(), bytes.as_slice()))
+                .collect();
+            let key = account.key();
+            check_repo(&held, account.head(), account.did(), &key, NOW, |_, _, _| {
+                Ok::<(), Infallible>(())
+            })
+        };
+        assert_eq!(check(None).expect("whole").records(), 40);
+        let mut faults = [0; 3];
+        for at in 0..blocks.len() {
+            match check(Some(at)) {
+                Err(RepoFault::Head(RejectReason::CommitMissing)) => faults[0] += 1,
+                Err(RepoFault::Tree(MstError::Missing(_))) => faults[1] += 1,
+                Err(RepoFault::RecordMissing { .. }) => faults[2] += 1,
+                other => panic!("without block {at}: {other:?}"),
+            }
+        }
+        assert_eq!(faults, [1, blocks.len() - 41, 40]);
+    }
+}

@@ -17,7 +17,7 @@ use super::moved::Placed;
 use super::quarantine::Kept;
 use super::{Applier, Group, Note};
 use crate::repo::signing_key::SigningKey;
-use crate::types::{Cid, Did, HostName, Rev, Timestamp};
+use crate::types::{AccountStatus, Cid, Did, HostName, Rev, Timestamp};
 use crate::verify::{EventBody, FrameContent, KeyLookup, KeyStanding, VerifiedRepo, check_frame};
 
 impl Applier {
@@ -320,6 +320,12 @@ impl Applier {
                 status: status.label(),
             });
             row.upstream = status.clone();
+        }
+        if let FetchFailure::Inactive(_) = failure
+            && row.upstream != AccountStatus::Deleted
+        {
+            // It may have moved, and the directory may have given the document of before when that was asked.
+            Self::ask_identity(group, did, &row);
         }
         if *failure == FetchFailure::NotFound && row.head.is_some() {
             let message = format!("{did}: the host says that it has no such repository; ours is kept");

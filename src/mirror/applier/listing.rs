@@ -182,6 +182,10 @@ impl Applier {
             // Also one that is known to be behind: the commit that went on from there may have been lost.
             Self::want(group, did, &mut row, DesyncReason::HeadDiffers, None);
         }
+        if !active && row.upstream != AccountStatus::Deleted {
+            // It may have moved, and the directory may have given the document of before when that was asked.
+            Self::ask_identity(group, did, &row);
+        }
         let again = group.now.plus(self.limits.audit_interval);
         group
             .stage

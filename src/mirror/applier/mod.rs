@@ -13,6 +13,8 @@ mod blobs;
 #[cfg(test)]
 mod blob_tests;
 mod commit;
+#[cfg(test)]
+mod crash_tests;
 pub mod epochs;
 mod events;
 mod fetched;

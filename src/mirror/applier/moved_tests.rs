@@ -390,6 +390,42 @@ fn a_fetch_that_finds_the_document_elsewhere_moves_the_account() {
 }
 
 #[test]
+fn the_document_of_an_account_that_is_off_is_read_again_whenever_its_host_is_asked() {
+    let mut world = two_hosts();
+    let account = world.live(1);
+    account_event(&mut world, &account, false, Some("deactivated"));
+    // The directory gave the document of before: nothing says that the account has moved.
+    resolve(&mut world, &account, "pds.test", Duration::from_secs(120));
+    let asked = |world: &mut World, input: Input| {
+        clear_tasks(world);
+        world.apply(input);
+        resolve_tasks(world)
+    };
+    let audited = |status| Input::Audited {
+        did: account.did().clone(),
+        host: name("pds.test"),
+        status,
+        head: None,
+        task: Vec::new(),
+    };
+    let failed = |status| Input::FetchFailed {
+        did: account.did().clone(),
+        host: name("pds.test"),
+        failure: FetchFailure::Inactive(status),
+        task: Vec::new(),
+        retry_at: NOW,
+    };
+    let off = AccountStatus::Deactivated;
+    assert_eq!(asked(&mut world, audited(Some(off.clone()))), 1);
+    assert_eq!(asked(&mut world, failed(off)), 1);
+    assert_eq!(asked(&mut world, audited(None)), 1);
+    // What is deleted is not asked for.
+    account_event(&mut world, &account, false, Some("deleted"));
+    assert_eq!(asked(&mut world, audited(Some(AccountStatus::Deleted))), 0);
+    assert_eq!(asked(&mut world, failed(AccountStatus::Deleted)), 0);
+}
+
+#[test]
 fn a_document_without_a_host_moves_nothing() {
     let mut world = World::new();
     let account = world.live(1);

@@ -85,7 +85,7 @@ impl World {
         self.apply(event)
     }
 
-    fn event(&self, frame: Vec<u8>) -> Input {
+    pub(super) fn event(&self, frame: Vec<u8>) -> Input {
         let content = check_frame(&frame, |did| self.lookup(did), NOW).expect("well-formed");
         let FrameContent::Event(event) = content else {
             panic!("an event")

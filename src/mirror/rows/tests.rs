@@ -343,7 +343,7 @@ fn rows_have_their_persisted_form() {
     let digest = data_encoding::HEXLOWER.encode(&sha256(&row.encode()));
     assert_eq!(
         digest,
-        "c0ceef4cb651804df9735ed1a345767b7af866f21f62c09452e2159e4ea290aa"
+        "198c164940b233f3bb82fd12d6aae310d697faec0ce444a85687aeb3fed3006f"
     );
 }
 

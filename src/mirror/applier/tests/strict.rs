@@ -43,6 +43,25 @@ fn a_sync_with_a_foreign_signature_does_not_make_us_fetch() {
 }
 
 #[test]
+fn a_commit_under_a_new_number_is_no_news() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    let parts = account.write(&[write("b", "second")], NOW);
+    let seq = world.seq();
+    world.frame(parts.frame(seq, NOW));
+    let seq = world.seq();
+    let notes = world.frame(parts.frame(seq, NOW));
+    assert!(matches!(notes[..], [Note::Replayed { .. }]), "{notes:?}");
+    assert_eq!(
+        world.row(account.did()).expect("known").sync,
+        SyncState::Live,
+        "it is not fetched for that"
+    );
+    assert_eq!(world.cursor(), Some(seq));
+    world.check_equal(&account);
+}
+
+#[test]
 fn a_host_that_never_reaches_its_own_stream_is_taken_at_its_word_in_the_end() {
     let mut world = World::new();
     let mut account = world.live(1);
