@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: a clock, and a folder")]
 //! Runs the simulation; `make sim` calls it.
 //!
 //! `sim SEEDS [FIRST] [--done FOLDER]` sweeps: seeds that passed are remembered in the folder and not run again.

@@ -71,11 +71,12 @@ impl Oracle {
     }
 }
 
-fn rows(view: &dyn View, family: Family) -> Result<Vec<(Vec<u8>, Vec<u8>)>, String> {
-    let mut rows = Vec::new();
+/// Every row of a family, by key.
+fn rows(view: &dyn View, family: Family) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, String> {
+    let mut rows = BTreeMap::new();
     let range = crate::mirror::store::KeyRange::all();
     view.scan(family, &range, &mut |key, value| {
-        rows.push((key.to_vec(), value.to_vec()));
+        rows.insert(key.to_vec(), value.to_vec());
         ControlFlow::Continue(())
     })
     .map_err(|error| error.to_string())?;

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use super::bucket::Archive;
 use super::faults::Fault;
 use super::fetch::Cached;
+use super::flaws;
 use super::oracle::{Oracle, PARKED_BYTES_MAX, PARKED_FRAMES_MAX, Verdict};
 use super::pds::{Network, Opening};
 use super::tally;
@@ -31,7 +32,7 @@ use crate::mirror::store::{Batch, Family, KeyRange, Store, StoreError, View as _
 use crate::repo::signing_key::SigningKey;
 use crate::stream::encode::encode_frame;
 use crate::stream::frame::error::Severity;
-use crate::stream::frame::{ErrorFrame, Frame, FrameError, InfoFrame, UnknownFrame, decode_frame};
+use crate::stream::frame::{ErrorFrame, Frame, FrameError, InfoFrame, decode_frame};
 use crate::stream::session::{Loss, Session};
 use crate::types::{Did, HostName};
 use crate::verify::{FrameContent, KeyLookup, Notice, check_frame};
@@ -326,7 +327,7 @@ impl Daemon {
             let loss = self.receive(world, net, host, half).err();
             return self.lost(world, net, host, &loss.unwrap_or(Loss::Silent));
         }
-        let odd = self.odd_frame(world);
+        let odd = flaws::odd_frame(world);
         let twice = world.strikes(Fault::DuplicateFrame, 15);
         let mut frames: Vec<Vec<u8>> = odd.into_iter().collect();
         let next = net.hosts[host].next_event(event.seq).cloned();
@@ -352,25 +353,6 @@ impl Daemon {
             world.after(Duration::from_millis(1), Event::Deliver { host, link: number });
         }
         self.poke(world, net, host);
-    }
-
-    fn odd_frame(&self, world: &mut World) -> Option<Vec<u8>> {
-        if world.strikes(Fault::GarbageFrame, 10) {
-            return Some((0..20).map(|_| world.net_rng.next().to_le_bytes()[0]).collect());
-        }
-        if world.strikes(Fault::UnknownFrame, 20) {
-            return Some(encode_frame(&Frame::Unknown(UnknownFrame {
-                op: 1,
-                t: Some("#news"),
-                seq: Some(1 << 50),
-            })));
-        }
-        world.strikes(Fault::ConsumerTooSlow, 10).then(|| {
-            encode_frame(&Frame::Error(ErrorFrame {
-                error: "ConsumerTooSlow",
-                message: None,
-            }))
-        })
     }
 
     /// What the subscriber does with a message, then what the verifier does with the frame.
