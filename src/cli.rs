@@ -175,6 +175,9 @@ pub struct RunArgs {
     /// Within this time a PDS is asked again for every blob, to hide what it took down
     #[arg(long, value_name = "DURATION")]
     pub blob_sweep_interval: Option<String>,
+    /// An alarm is raised when this share of a PDS's accounts goes off or vanishes within a day
+    #[arg(long, value_name = "PERCENT")]
+    pub accounts_gone_percent: Option<String>,
     /// Allow plain http, loopback and private addresses
     #[arg(long)]
     pub dev_mode: bool,
@@ -234,6 +237,7 @@ impl RunArgs {
             ("snapshot_interval", &self.snapshot_interval),
             ("blob_bytes_max", &self.blob_bytes_max),
             ("blob_sweep_interval", &self.blob_sweep_interval),
+            ("accounts_gone_percent", &self.accounts_gone_percent),
             ("log_format", &self.log_format),
             ("log_level", &self.log_level),
             ("s3.endpoint", &self.s3_endpoint),

@@ -35,7 +35,7 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'stat
 }
 
 /// Every key, in the order in which a reader wants them.
-pub const KEYS: [Key; 23] = [
+pub const KEYS: [Key; 24] = [
     key(
         "hosts",
         Kind::List,
@@ -85,6 +85,12 @@ pub const KEYS: [Key; 23] = [
         Kind::Text,
         "1d",
         "Within this time a PDS is asked again for every blob, to hide what it took down.",
+    ),
+    key(
+        "accounts_gone_percent",
+        Kind::Text,
+        "10",
+        "An alarm is raised when this share of a PDS's accounts (at least 10) goes off or vanishes within a day.",
     ),
     key(
         "dev_mode",

@@ -53,6 +53,8 @@ pub struct Config {
     pub blob_bytes_max: u64,
     /// Within this time a host is asked again for every blob.
     pub blob_sweep_interval: Duration,
+    /// Which share of a host's accounts may go within a day before an alarm is raised.
+    pub accounts_gone_percent: u64,
     /// Whether plain http, loopback and private addresses are allowed.
     pub dev_mode: bool,
     /// Log lines as text or JSON.
@@ -124,6 +126,7 @@ impl Config {
             snapshot_interval: duration(layers, "snapshot_interval", "1h", SNAPSHOT_INTERVAL)?,
             blob_bytes_max: size(layers, "blob_bytes_max", "300MiB", BLOB_BYTES)?,
             blob_sweep_interval: duration(layers, "blob_sweep_interval", "1d", BLOB_SWEEP_INTERVAL)?,
+            accounts_gone_percent: percent(layers, "accounts_gone_percent", "10")?,
             dev_mode,
             log_format: log_format(layers)?,
             log_level: layers.text("log_level").unwrap_or_else(|| "info".to_owned()),
@@ -287,6 +290,19 @@ pub fn show_duration(duration: Duration) -> String {
         }
     }
     format!("{milliseconds}ms")
+}
+
+fn percent(layers: &Layers, key: &'static str, default: &str) -> Result<u64, ConfigError> {
+    let text = layers.text(key).unwrap_or_else(|| default.to_owned());
+    let value = text
+        .strip_suffix('%')
+        .unwrap_or(&text)
+        .trim_end()
+        .parse::<u64>()
+        .ok();
+    value
+        .filter(|value| (1..=100).contains(value))
+        .ok_or_else(|| layers.error_for(key, &text, "must be a whole number from 1 to 100, such as \"10\""))
 }
 
 fn size(

@@ -271,6 +271,7 @@ fn open_applier(config: &Config, store: &Arc<dyn Store>) -> Result<(Applier, Arc
     let numbers = Arc::new(Numbers::open(Arc::clone(store)).map_err(store_error)?);
     let limits = ApplierLimits {
         snapshot_interval: config.snapshot_interval,
+        gone_percent: config.accounts_gone_percent,
         ..ApplierLimits::default()
     };
     let mut applier = Applier::open(Arc::clone(store), Arc::clone(&numbers), limits).map_err(store_error)?;

@@ -347,12 +347,14 @@ impl Workshop {
                 .apply(self.unfollowed(key, Task::AuditAccount(did)))
                 .await?);
         };
+        let asked_at = self.clock.now();
         let audited = match self.fetcher.standing(&did, &url).await {
             Ok((status, head)) => Input::Audited {
                 did: did.clone(),
                 host,
                 status,
                 head,
+                asked_at,
                 task: key.clone(),
             },
             Err(error) => {

@@ -105,6 +105,7 @@ impl Fetcher {
     /// # Errors
     /// When our own store fails.
     pub async fn fetch(&self, did: Did, task: Vec<u8>, url: &str) -> Result<Input, StoreError> {
+        let asked_at = self.clock.now();
         let Some(row) = Mirror::new(&*self.store).account(&did)? else {
             return Ok(Input::TaskDone { task });
         };
@@ -117,6 +118,7 @@ impl Fetcher {
                 did,
                 host: row.host,
                 failure: FetchFailure::Inactive(row.upstream),
+                asked_at,
                 task,
                 retry_at,
             });
@@ -135,6 +137,7 @@ impl Fetcher {
                     did,
                     host: row.host,
                     failure: failed.failure,
+                    asked_at,
                     task,
                     retry_at,
                 })

@@ -62,6 +62,7 @@ impl Daemon {
                 did,
                 host: row.host.clone(),
                 failure: FetchFailure::Inactive(row.upstream.clone()),
+                asked_at: work.begun,
                 task,
                 retry_at: world.now.plus(INACTIVE_RETRY),
             });
@@ -84,6 +85,7 @@ impl Daemon {
                     did,
                     host: row.host.clone(),
                     failure,
+                    asked_at: work.begun,
                     task,
                     retry_at: world.now.plus(wait).plus(jitter),
                 }

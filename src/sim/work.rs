@@ -62,6 +62,8 @@ pub struct Work {
     pub(super) task: Task,
     /// Its account's row when it began.
     pub(super) row: Option<AccountRow>,
+    /// When it began.
+    pub(super) begun: Timestamp,
     /// Where a listing goes on.
     cursor: Option<String>,
     /// What the network said: for the applier, in this order.
@@ -150,6 +152,7 @@ impl Daemon {
             key,
             task,
             row,
+            begun: world.now,
             cursor,
             results: Vec::new(),
             more: false,
@@ -288,6 +291,7 @@ impl Daemon {
         Input::Listed(ListedPage {
             host,
             repos: repos.collect(),
+            asked_at: world.now,
             listing: match next {
                 Some(next) => Listing::Unfinished { cursor: Some(next) },
                 None => Listing::Finished { at: world.now },
@@ -454,6 +458,7 @@ fn audit(net: &Network, did: Did, work: &Work, now: Timestamp) -> Vec<Input> {
         host: pds.name.clone(),
         status,
         head: shown.map(|held| held.account.head()),
+        asked_at: now,
         task,
     };
     let Some(held) = shown else { return vec![audited] };

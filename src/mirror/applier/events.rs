@@ -88,9 +88,7 @@ impl Applier {
                 self.settle(group, &did, fate, &arrival, epoch, rev, &frame)
             }
             EventBody::Identity { did } => self.on_identity_event(group, &did, &host),
-            EventBody::Account { did, status } => {
-                self.on_account_event(group, &did, &host, event.seq, status)
-            }
+            EventBody::Account { did, status } => self.on_account_event(group, &did, &arrival, status),
             EventBody::Malformed { did, reason } => self.on_malformed(group, did, reason, &host),
         }
     }
@@ -147,16 +145,6 @@ impl Applier {
         if let Some(fate) = Self::before_proof(group, did, &row, arrival, old, checked.rejection(), turn) {
             return Ok(fate);
         }
-        if forked {
-            return Ok(Self::reject(
-                group,
-                did,
-                row,
-                &arrival.host,
-                RejectReason::Forked,
-                turn,
-            ));
-        }
         let proof = match checked {
             Checked::Verified(proof) => proof,
             Checked::NoKey => return Ok(Self::await_identity(group, did, row, false)),
@@ -201,16 +189,6 @@ impl Applier {
         let old = (!forked).then_some(rev);
         if let Some(fate) = Self::before_proof(group, did, &row, arrival, old, checked.rejection(), turn) {
             return Ok(fate);
-        }
-        if forked {
-            return Ok(Self::reject(
-                group,
-                did,
-                row,
-                &arrival.host,
-                RejectReason::Forked,
-                turn,
-            ));
         }
         let sync = match checked {
             Checked::Verified(sync) => sync,
@@ -353,21 +331,22 @@ impl Applier {
         &mut self,
         group: &mut Group<'_>,
         did: &Did,
-        host: &HostName,
-        seq: u64,
+        arrival: &Arrival,
         status: AccountStatus,
     ) -> Result<(), StoreError> {
-        let mut row = self.account_or_new(group, did, host)?;
-        if Self::is_foreign(group, did, &row, host) {
+        let mut row = self.account_or_new(group, did, &arrival.host)?;
+        if Self::is_foreign(group, did, &row, &arrival.host) {
             return Ok(());
         }
-        row.status_seq = seq;
+        row.status_seq = arrival.seq;
+        row.status_at = row.status_at.max(Some(arrival.received));
         Self::set_status(group, did, row, status);
         Ok(())
     }
 
     /// Takes over what the host says of the account's standing. Nothing is deleted by it.
     pub(super) fn set_status(group: &mut Group<'_>, did: &Did, mut row: AccountRow, status: AccountStatus) {
+        Self::note_away(group, did, &mut row, status.is_active());
         if row.upstream != status {
             group.notes.push(Note::Status {
                 did: did.clone(),

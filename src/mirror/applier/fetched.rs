@@ -195,8 +195,8 @@ impl Applier {
         did: &Did,
         host: &HostName,
         failure: &FetchFailure,
-        task: &[u8],
-        retry_at: Timestamp,
+        asked_at: Timestamp,
+        (task, retry_at): (&[u8], Timestamp),
     ) -> Result<(), StoreError> {
         group.stage.delete_task(task);
         let Some(mut row) = self.account(group, did)? else {
@@ -206,17 +206,26 @@ impl Applier {
             // It moved meanwhile; the new host's fetch has a task of its own.
             return Ok(());
         }
+        let mut retry_at = retry_at;
         if let FetchFailure::Inactive(status) = failure
             && row.upstream.is_active()
         {
-            group.notes.push(Note::Status {
-                did: did.clone(),
-                status: status.label(),
-            });
-            row.upstream = status.clone();
+            if row.is_outdated(asked_at) {
+                // It was turned on while it was asked for.
+                retry_at = group.now.plus(TOO_OLD_RETRY);
+            } else {
+                group.notes.push(Note::Status {
+                    did: did.clone(),
+                    status: status.label(),
+                });
+                Self::note_away(group, did, &mut row, false);
+                row.upstream = status.clone();
+            }
         }
         if *failure == FetchFailure::NotFound && row.head.is_some() {
             let message = format!("{did}: the host says that it has no such repository; ours is kept");
+            Self::note_away(group, did, &mut row, false);
+            group.stage.put_account(did, row.clone());
             let (host, number) = (row.host.clone(), row.account_number);
             Self::raise(
                 group,

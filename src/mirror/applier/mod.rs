@@ -18,6 +18,7 @@ mod events;
 mod fetched;
 mod gates;
 mod generations;
+mod gone;
 mod listing;
 pub mod note;
 #[cfg(test)]
@@ -27,6 +28,8 @@ mod moved;
 mod moved_tests;
 mod snapshots;
 mod stage;
+#[cfg(test)]
+mod standing_tests;
 #[cfg(test)]
 mod tests;
 mod totals;
@@ -69,6 +72,8 @@ pub struct ApplierLimits {
     pub listing_interval: Duration,
     /// An account is compared with its host this often.
     pub audit_interval: Duration,
+    /// When this share of a host's accounts goes off or vanishes within a day, an alarm is raised.
+    pub gone_percent: u64,
 }
 
 impl Default for ApplierLimits {
@@ -83,6 +88,7 @@ impl Default for ApplierLimits {
             rebuild_records_per_group_max: 2_000_000,
             listing_interval: Duration::from_secs(6 * 3600),
             audit_interval: Duration::from_secs(24 * 3600),
+            gone_percent: 10,
         }
     }
 }
@@ -116,6 +122,8 @@ struct Group<'a> {
     notes: Vec<Note>,
     /// Records that were read to judge commits.
     rebuilt: u64,
+    /// Accounts that went off or vanished in this step.
+    gone: Vec<Did>,
 }
 
 impl Applier {
@@ -179,6 +187,7 @@ impl Applier {
             now,
             notes: Vec::new(),
             rebuilt: 0,
+            gone: Vec::new(),
         };
         let mut tasks = false;
         for input in inputs {
@@ -188,6 +197,7 @@ impl Applier {
                 tasks |= self.write(full)?;
             }
             self.step(&mut group, input)?;
+            self.count_gone(&mut group)?;
         }
         tasks |= self.write(group.stage)?;
         Ok(Outcome {
@@ -206,9 +216,10 @@ impl Applier {
                 did,
                 host,
                 failure,
+                asked_at,
                 task,
                 retry_at,
-            } => self.on_fetch_failed(group, &did, &host, &failure, &task, retry_at),
+            } => self.on_fetch_failed(group, &did, &host, &failure, asked_at, (&task, retry_at)),
             Input::Identity {
                 did,
                 resolved,
@@ -248,8 +259,9 @@ impl Applier {
                 host,
                 status,
                 head,
+                asked_at,
                 task,
-            } => self.on_audited(group, &did, &host, status, head, &task),
+            } => self.on_audited(group, &did, &host, (status, head), asked_at, &task),
             Input::Acknowledge { alarm, by } => Self::on_acknowledged(group, &alarm, by),
             Input::ArchiveLinked { id } => self.on_archive_linked(group, &id),
             Input::SnapshotStored(stored) => self.on_snapshot_stored(group, &stored),

@@ -26,6 +26,8 @@ pub(super) struct Stage<'s> {
     blobs: BTreeMap<(u64, Digest), Loaded<BlobRow>>,
     records: BTreeMap<Vec<u8>, Option<Record>>,
     alarms: BTreeMap<Vec<u8>, AlarmRow>,
+    /// Accounts that went in this stage: the totals have them still.
+    gone: BTreeMap<HostName, u64>,
     tasks: bool,
 }
 
@@ -66,6 +68,7 @@ impl<'s> Stage<'s> {
             blobs: BTreeMap::new(),
             records: BTreeMap::new(),
             alarms: BTreeMap::new(),
+            gone: BTreeMap::new(),
             tasks: false,
         }
     }
@@ -117,7 +120,19 @@ impl<'s> Stage<'s> {
         loaded.dirty = true;
     }
 
+    /// The accounts whose rows this stage has seen.
+    pub(super) fn seen_accounts(&self) -> Vec<Did> {
+        self.accounts.keys().cloned().collect()
+    }
+
     // hosts
+
+    /// Counts an account that went; how many did in this stage.
+    pub(super) fn count_gone(&mut self, host: &HostName) -> u64 {
+        let count = self.gone.entry(host.clone()).or_default();
+        *count += 1;
+        *count
+    }
 
     pub(super) fn host(&mut self, host: &HostName) -> Result<Option<HostRow>, StoreError> {
         let mirror = self.mirror();
