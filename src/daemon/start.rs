@@ -410,8 +410,8 @@ fn start_applier(
 ) -> Result<StartedApplier, DaemonError> {
     let failed = |error: std::io::Error| DaemonError::failed(format!("cannot start a thread: {error}"));
     let (said, result) = watch::channel(None);
-    let seen = Arc::clone(metrics);
-    let watching = move |notes: &[_], totals: &_| observe::observe(&seen, notes, totals);
+    let mut observer = observe::Observer::new(Arc::clone(metrics));
+    let watching = move |notes: &[_], totals: &_| observer.observe(notes, totals);
     let (handle, thread) = handle::start(applier, clock.clone(), watching).map_err(failed)?;
     let waiter = std::thread::Builder::new().name("applier-end".to_owned());
     let thread = waiter.spawn(move || {

@@ -487,6 +487,21 @@ pub enum BlobFailure {
     HostError,
 }
 
+impl BlobFailure {
+    /// For people.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::NotFound => "the host says that it has no such blob",
+            Self::Refused => "the host refuses it",
+            Self::WrongBytes => "what the host sent does not hash to its CID",
+            Self::TooLarge => "it is larger than `blob_bytes_max`",
+            Self::Unreachable => "the host cannot be reached, or is too slow",
+            Self::HostError => "the host answers with errors",
+        }
+    }
+}
+
 /// Row of `journal`: a commit as it was applied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

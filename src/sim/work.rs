@@ -327,7 +327,7 @@ impl Daemon {
             Some(row) if row.state.is_stored() && row.withheld_since.is_some() => {
                 return Ok(ask_again(world, net, blob, work));
             }
-            Some(row) if !row.state.is_stored() => row,
+            Some(row) if !row.state.is_stored() && row.state != BlobState::Withdrawn => row,
             _ => return Ok(Input::TaskDone { task }),
         };
         let host = work

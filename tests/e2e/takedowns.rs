@@ -76,7 +76,8 @@ fn a_blob_that_is_taken_down_is_hidden_and_kept_and_comes_back() {
         400,
         "the PDS hides it"
     );
-    let proof = format!("/xrpc/com.atproto.sync.getRecord?did={did}&collection=app.bsky.feed.post&rkey={rkey}");
+    let proof =
+        format!("/xrpc/com.atproto.sync.getRecord?did={did}&collection=app.bsky.feed.post&rkey={rkey}");
     let theirs = http::get(&pds, &proof).expect("answers");
     let holds = |body: &[u8], text: &[u8]| body.windows(text.len()).any(|part| part == text);
     assert!(

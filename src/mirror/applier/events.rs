@@ -5,11 +5,10 @@ use std::time::Duration;
 use super::super::input::{Gap, HostEvent};
 use super::super::keyspace::{self, AlarmKind, Task};
 use super::super::rows::{
-    AccountRow, DesyncReason, Head, HostRow, Listing, ParkedFrame, Row as _, SweepMark, SyncState,
+    AccountRow, DesyncReason, Head, HostRow, Listing, ParkedFrame, Row as _, SyncState,
 };
 use super::super::store::{Family, StoreError};
 use super::epochs::{self, Place};
-use super::gates::is_fork;
 use super::{Applier, Group, Note};
 use crate::types::{AccountStatus, Did, HostName, Rev, Timestamp};
 use crate::verify::{Checked, CommitProof, EventBody, RejectReason, Remedy, VerifiedSync};
@@ -138,11 +137,8 @@ impl Applier {
         checked: Checked<CommitProof>,
         turn: Turn,
     ) -> Result<Fate, StoreError> {
-        let forked = checked
-            .proof()
-            .is_some_and(|proof| is_fork(&row, rev, proof.signed()));
-        let old = (!forked).then_some(rev);
-        if let Some(fate) = Self::before_proof(group, did, &row, arrival, old, checked.rejection(), turn) {
+        let claims = (rev, checked.proof().map(CommitProof::signed), checked.rejection());
+        if let Some(fate) = Self::before_proof(group, did, &row, arrival, claims, turn) {
             return Ok(fate);
         }
         let proof = match checked {
@@ -183,11 +179,12 @@ impl Applier {
         checked: Checked<Box<VerifiedSync>>,
         turn: Turn,
     ) -> Result<Fate, StoreError> {
-        let forked = checked
-            .proof()
-            .is_some_and(|proof| is_fork(&row, rev, proof.signed()));
-        let old = (!forked).then_some(rev);
-        if let Some(fate) = Self::before_proof(group, did, &row, arrival, old, checked.rejection(), turn) {
+        let claims = (
+            rev,
+            checked.proof().map(|sync| sync.signed()),
+            checked.rejection(),
+        );
+        if let Some(fate) = Self::before_proof(group, did, &row, arrival, claims, turn) {
             return Ok(fate);
         }
         let sync = match checked {
@@ -217,7 +214,7 @@ impl Applier {
         Ok(Fate::Done)
     }
 
-    fn reject(
+    pub(super) fn reject(
         group: &mut Group<'_>,
         did: &Did,
         mut row: AccountRow,
@@ -395,21 +392,6 @@ impl Applier {
             row.fetch_again = matches!(row.sync, SyncState::Wanted { .. });
             group.stage.put_account(&did, row.clone());
             Self::reject(group, &did, row, host, reason, Turn::Replayed);
-        }
-        Ok(())
-    }
-
-    pub(super) fn on_connected(group: &mut Group<'_>, host: &HostName) -> Result<(), StoreError> {
-        let Some(mut row) = group.stage.host(host)? else {
-            return Ok(());
-        };
-        if let Listing::Unfinished { .. } = row.listing {
-            group.stage.put_task(group.now, &Task::ListRepos(host.clone()));
-        }
-        if row.sweep.is_none() {
-            row.sweep = Some(SweepMark::new(group.now));
-            group.stage.put_task(group.now, &Task::SweepBlobs(host.clone()));
-            group.stage.put_host(host, row);
         }
         Ok(())
     }

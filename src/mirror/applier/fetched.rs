@@ -4,16 +4,20 @@
 //! old generation, and applies the frames that were parked in the meantime: no reader ever sees less than
 //! a proven head, or more than one.
 
+use std::collections::BTreeSet;
+
 use super::super::input::{BlobMention, FetchFailure, Fetched, FetchedContent};
 use super::super::keyspace::{self, AlarmKind, NO_NUMBER, Task};
 use super::super::reader::Mirror;
-use super::super::rows::{AccountRow, DesyncReason, Head, HeadSigner, Row as _, StoredIdentity, SyncState};
+use super::super::rows::{
+    AccountRow, BlobState, DesyncReason, Head, HeadSigner, Row as _, StoredIdentity, SyncState,
+};
 use super::super::store::{Family, StoreError};
 use super::events::{Arrival, Fate, Turn};
 use super::moved::Placed;
 use super::{Applier, Group, Note};
 use crate::repo::signing_key::SigningKey;
-use crate::types::{Did, HostName, Rev, Timestamp};
+use crate::types::{Did, Digest, HostName, Rev, Timestamp};
 use crate::verify::{EventBody, FrameContent, KeyLookup, KeyStanding, VerifiedRepo, check_frame};
 
 impl Applier {
@@ -183,10 +187,33 @@ impl Applier {
         for blob in blobs {
             Self::want_blob(group, did, row.did_number, blob)?;
         }
+        Self::withdraw_unmentioned(group, row.did_number, blobs)?;
         if first {
             group.stage.put_task(group.now, &Task::AuditAccount(did.clone()));
         }
         Ok(())
+    }
+
+    /// Blobs that are missing, and that the new generation does not mention, are missed no longer.
+    fn withdraw_unmentioned(
+        group: &mut Group<'_>,
+        did_number: u64,
+        blobs: &[BlobMention],
+    ) -> Result<(), StoreError> {
+        let mentioned: BTreeSet<&Digest> = blobs.iter().map(|blob| &blob.digest).collect();
+        let mut after: Option<Digest> = None;
+        loop {
+            let page = Mirror::new(group.stage.store()).blobs_page(did_number, after.as_ref(), BLOBS_PAGE)?;
+            for (digest, row) in &page {
+                if matches!(row.state, BlobState::Missing { .. }) && !mentioned.contains(digest) {
+                    Self::withdraw_missing(group, did_number, digest)?;
+                }
+            }
+            match page.last() {
+                Some((last, _)) if page.len() == BLOBS_PAGE => after = Some(*last),
+                _ => return Ok(()),
+            }
+        }
     }
 
     pub(super) fn on_fetch_failed(
@@ -363,6 +390,8 @@ impl Applier {
     }
 }
 
+/// Blobs of an account that are read at a time.
+const BLOBS_PAGE: usize = 1024;
 /// A host that has not caught up with its own stream is asked again after this long.
 const TOO_OLD_RETRY: std::time::Duration = std::time::Duration::from_secs(5);
 /// And so many times. Then what it serves is taken: it is proven, and no older than ours. Should the commit

@@ -13,6 +13,7 @@ mod blobs;
 #[cfg(test)]
 mod blob_tests;
 mod commit;
+mod connected;
 pub mod epochs;
 mod events;
 mod fetched;
@@ -33,6 +34,8 @@ mod standing_tests;
 #[cfg(test)]
 mod tests;
 mod totals;
+#[cfg(test)]
+mod waiting_tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
@@ -113,6 +116,8 @@ pub struct Applier {
     /// The accounts that the listing under way has named, by host: DID numbers. A listing that was taken up in
     /// the middle has none.
     listed: BTreeMap<HostName, BTreeSet<u64>>,
+    /// When what waits for a host was last taken up again because it connected.
+    woken: BTreeMap<HostName, Timestamp>,
 }
 
 /// What the steps of one group share.
@@ -146,6 +151,7 @@ impl Applier {
             totals,
             next_arrival,
             listed: BTreeMap::new(),
+            woken: BTreeMap::new(),
         })
     }
 
@@ -253,7 +259,7 @@ impl Applier {
                 group.stage.delete_task(&task);
                 self.on_blob_verdict(group, &host, &verdict)
             }
-            Input::Connected { host } => Self::on_connected(group, &host),
+            Input::Connected { host } => self.on_connected(group, &host),
             Input::Audited {
                 did,
                 host,
@@ -358,6 +364,7 @@ const fn needs_own_batch(input: &Input) -> bool {
         Input::Fetched(_)
             | Input::Identity { .. }
             | Input::BlobFailed { .. }
+            | Input::Connected { .. }
             | Input::SnapshotStored(_)
             | Input::SnapshotAll
             | Input::ArchiveLinked { .. }

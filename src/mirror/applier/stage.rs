@@ -25,6 +25,8 @@ pub(super) struct Stage<'s> {
     hosts: BTreeMap<HostName, Loaded<HostRow>>,
     blobs: BTreeMap<(u64, Digest), Loaded<BlobRow>>,
     records: BTreeMap<Vec<u8>, Option<Record>>,
+    /// References to blobs that were added, or removed.
+    blob_refs: BTreeMap<Vec<u8>, bool>,
     alarms: BTreeMap<Vec<u8>, AlarmRow>,
     /// Accounts that went in this stage: the totals have them still.
     gone: BTreeMap<HostName, u64>,
@@ -67,6 +69,7 @@ impl<'s> Stage<'s> {
             hosts: BTreeMap::new(),
             blobs: BTreeMap::new(),
             records: BTreeMap::new(),
+            blob_refs: BTreeMap::new(),
             alarms: BTreeMap::new(),
             gone: BTreeMap::new(),
             tasks: false,
@@ -271,14 +274,39 @@ impl<'s> Stage<'s> {
 
     pub(super) fn put_blob_ref(&mut self, account_number: u64, digest: &Digest, path: &RepoPath) {
         let key = keyspace::encode_blob_ref(account_number, digest, path.as_bytes());
-        self.batch.put(Family::BlobRefs, key, Vec::new());
+        self.batch.put(Family::BlobRefs, key.clone(), Vec::new());
+        self.blob_refs.insert(key, true);
     }
 
     pub(super) fn delete_blob_ref(&mut self, account_number: u64, digest: &Digest, path: &RepoPath) {
-        self.batch.delete(
-            Family::BlobRefs,
-            keyspace::encode_blob_ref(account_number, digest, path.as_bytes()),
-        );
+        let key = keyspace::encode_blob_ref(account_number, digest, path.as_bytes());
+        self.batch.delete(Family::BlobRefs, key.clone());
+        self.blob_refs.insert(key, false);
+    }
+
+    /// Whether a record of the generation refers to a blob, as staged.
+    pub(super) fn blob_is_referenced(
+        &self,
+        account_number: u64,
+        digest: &Digest,
+    ) -> Result<bool, StoreError> {
+        let range = keyspace::blob_ref_range(account_number, digest);
+        let staged = self.blob_refs.range(range.from().to_vec()..);
+        let mut added = staged
+            .take_while(|(key, _)| range.to().is_none_or(|to| key.as_slice() < to))
+            .filter(|(_, added)| **added);
+        let mut found = added.next().is_some();
+        if !found {
+            self.store.scan(Family::BlobRefs, &range, &mut |key, _| {
+                found = self.blob_refs.get(key) != Some(&false);
+                if found {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })?;
+        }
+        Ok(found)
     }
 
     pub(super) fn put_journal(&mut self, account_number: u64, rev: Rev, entry: &JournalEntry) -> usize {

@@ -163,35 +163,7 @@ fn accounts_round_trip() {
 }
 
 #[test]
-fn other_rows_round_trip() {
-    for listing in [
-        Listing::Unfinished { cursor: None },
-        Listing::Unfinished {
-            cursor: Some("page 2".to_owned()),
-        },
-        Listing::Finished { at: at(3) },
-    ] {
-        round_trip(&HostRow {
-            rolled_back_at: Some(at(22)),
-            listed: 23,
-            next_listing: Some(at(24)),
-            sweep: Some(SweepMark {
-                after: Some(SweepPoint {
-                    did: did(),
-                    digest: Some([7; 32]),
-                }),
-                finished: Some(at(25)),
-                ..SweepMark::new(at(26))
-            }),
-            url: "https://pds.example".to_owned(),
-            epoch: 1,
-            cursor: Some(2),
-            highest_seq: u64::MAX,
-            listing,
-            last_event: None,
-            ring: vec![(1, u64::MAX), (2, 0)],
-        });
-    }
+fn blobs_round_trip() {
     let failures = [
         BlobFailure::NotFound,
         BlobFailure::Refused,
