@@ -169,6 +169,9 @@ pub struct RunArgs {
     /// How often changed accounts are snapshotted
     #[arg(long, value_name = "DURATION")]
     pub snapshot_interval: Option<String>,
+    /// How often it is looked at whether the archive is still there, and the same
+    #[arg(long, value_name = "DURATION")]
+    pub archive_check_interval: Option<String>,
     /// The largest blob that is fetched
     #[arg(long, value_name = "SIZE")]
     pub blob_bytes_max: Option<String>,
@@ -235,6 +238,7 @@ impl RunArgs {
             ("listen", &self.listen),
             ("public_url", &self.public_url),
             ("snapshot_interval", &self.snapshot_interval),
+            ("archive_check_interval", &self.archive_check_interval),
             ("blob_bytes_max", &self.blob_bytes_max),
             ("blob_sweep_interval", &self.blob_sweep_interval),
             ("accounts_gone_percent", &self.accounts_gone_percent),

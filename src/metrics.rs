@@ -64,6 +64,8 @@ pub struct Metrics {
     pub snapshot_duration: Histogram,
     /// When the last snapshot was stored.
     pub last_snapshot: Gauge,
+    /// 1 while the archive answers and is the mirror's.
+    pub archive_up: IntGauge,
     /// Requests to the archive's store.
     pub store_requests: By2<IntCounter, StoreOp, Outcome>,
     /// How long they took.
@@ -187,6 +189,7 @@ impl Metrics {
                 SNAPSHOT_SECONDS,
             ),
             last_snapshot: make.gauge(LAST_SNAPSHOT, "When the last snapshot was stored"),
+            archive_up: make.int_gauge("archive_up", "1 while the archive answers and is the mirror's"),
             store_requests: make.store_requests(),
             store_duration: make.requests_by("object_store_request_duration_seconds", "To the archive", "op"),
             store_bytes: make.counters_by("object_store_bytes_total", "To and from the archive", "direction"),

@@ -35,7 +35,7 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'stat
 }
 
 /// Every key, in the order in which a reader wants them.
-pub const KEYS: [Key; 24] = [
+pub const KEYS: [Key; 25] = [
     key(
         "hosts",
         Kind::List,
@@ -73,6 +73,12 @@ pub const KEYS: [Key; 24] = [
         Kind::Text,
         "1h",
         "How often changed accounts are snapshotted.",
+    ),
+    key(
+        "archive_check_interval",
+        Kind::Text,
+        "1h",
+        "How often it is looked at whether the archive is still there, and the same.",
     ),
     key(
         "blob_bytes_max",

@@ -49,6 +49,8 @@ pub struct Config {
     pub public_url: Option<String>,
     /// How often changed accounts are snapshotted.
     pub snapshot_interval: Duration,
+    /// How often the archive is looked at.
+    pub archive_check_interval: Duration,
     /// The largest blob that is fetched, in bytes.
     pub blob_bytes_max: u64,
     /// Within this time a host is asked again for every blob.
@@ -85,6 +87,8 @@ pub enum LogFormat {
 
 /// Bounds of `snapshot_interval`.
 const SNAPSHOT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
+/// Bounds of `archive_check_interval`.
+const ARCHIVE_CHECK_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
 /// Bounds of `blob_sweep_interval`.
 const BLOB_SWEEP_INTERVAL: (Duration, Duration) =
     (Duration::from_secs(10), Duration::from_secs(30 * 24 * 3600));
@@ -124,6 +128,7 @@ impl Config {
                 .map(|url| base_url(layers, "public_url", &url, dev_mode))
                 .transpose()?,
             snapshot_interval: duration(layers, "snapshot_interval", "1h", SNAPSHOT_INTERVAL)?,
+            archive_check_interval: duration(layers, "archive_check_interval", "1h", ARCHIVE_CHECK_INTERVAL)?,
             blob_bytes_max: size(layers, "blob_bytes_max", "300MiB", BLOB_BYTES)?,
             blob_sweep_interval: duration(layers, "blob_sweep_interval", "1d", BLOB_SWEEP_INTERVAL)?,
             accounts_gone_percent: percent(layers, "accounts_gone_percent", "10")?,

@@ -70,10 +70,10 @@ impl Standing {
         let open_blobs = count(&totals.blobs, "wanted") + count(&totals.blobs, "held");
         if !around.listed || (wanted > 0 && totals.snapshotted == 0) {
             Self::Filling
-        } else if around.archive_is_folder {
-            Self::NotOffMachine
         } else if !around.archive_works {
             Self::ArchiveAway
+        } else if around.archive_is_folder {
+            Self::NotOffMachine
         } else if totals.snapshotted < totals.with_head || open_blobs > 0 || totals.parked > 0 || wanted > 0 {
             Self::Archiving
         } else {
@@ -106,13 +106,17 @@ mod tests {
     fn whatever_is_open_is_not_off_this_machine() {
         type Spoil = (fn(&mut Totals, &mut Surroundings), Standing);
         assert_eq!(Standing::judge(&archived(), &SAFE), Standing::OffMachine);
-        let spoils: [Spoil; 9] = [
+        let spoils: [Spoil; 10] = [
             (|_, around| around.listed = false, Standing::Filling),
             (
                 |_, around| around.archive_is_folder = true,
                 Standing::NotOffMachine,
             ),
             (|_, around| around.archive_works = false, Standing::ArchiveAway),
+            (
+                |_, around| (around.archive_is_folder, around.archive_works) = (true, false),
+                Standing::ArchiveAway,
+            ),
             (|totals, _| totals.snapshotted = 2, Standing::Archiving),
             (|totals, _| totals.parked = 1, Standing::Archiving),
             (

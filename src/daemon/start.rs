@@ -9,7 +9,7 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
-use super::archive_link::{ArchiveLink, open_archive};
+use super::archive_link::{ArchiveLink, ArchiveWatch, check_archive, open_archive};
 use super::control::DaemonControl;
 use super::follow::{Follow, KeyCache};
 use super::work::Workshop;
@@ -59,7 +59,7 @@ pub struct Daemon {
     pub resolver: Resolver,
     /// Persisted work.
     pub workshop: Arc<Workshop>,
-    /// Opens the archive later, if it could not be reached.
+    /// Opens the archive later, if it could not be reached, and looks after it.
     pub archive_link: Option<ArchiveLink>,
     /// The listeners.
     pub service: Option<(Service, TcpListener, TcpListener)>,
@@ -142,6 +142,8 @@ pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Da
     );
     let keeper: Arc<OnceLock<Arc<Keeper>>> = Arc::default();
     let bucket: Arc<OnceLock<Bucket>> = Arc::default();
+    let watch: Arc<ArchiveWatch> = Arc::default();
+    let health = Arc::new(Health::default());
     let link = ArchiveLink {
         config: config.archive.clone(),
         store: Arc::clone(&store),
@@ -152,16 +154,15 @@ pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Da
         metrics: Arc::clone(&metrics),
         temp_dir: temp_dir.clone(),
         new_archive,
+        check_interval: config.archive_check_interval,
+        watch: Arc::clone(&watch),
+        health: Arc::clone(&health),
     };
-    let archive_link = match archive {
-        Some(opened) => {
-            link.adopt(opened)
-                .await
-                .map_err(|error| DaemonError::failed(error.to_string()))?;
-            None
-        }
-        None => Some(link),
-    };
+    if let Some(opened) = archive {
+        link.adopt(opened)
+            .await
+            .map_err(|error| DaemonError::failed(error.to_string()))?;
+    }
     let fetcher = Fetcher {
         store: Arc::clone(&store),
         numbers,
@@ -170,7 +171,7 @@ pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Da
         clock: clock.clone(),
         spool_dir: temp_dir,
     };
-    let workshop = Arc::new(workshop(&config, &fetcher, &applier, &keeper, &metrics));
+    let workshop = Arc::new(workshop(&config, &fetcher, &applier, (&keeper, &watch), &metrics));
     let control = Arc::new(DaemonControl {
         store: Arc::clone(&store),
         applier: applier.clone(),
@@ -178,11 +179,11 @@ pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Da
         metrics: Arc::clone(&metrics),
         clock: clock.clone(),
         keeper,
+        archive: watch,
         config: config.clone(),
         listen: xrpc.local_addr().unwrap_or(config.listen),
         admin_listen: admin.local_addr().unwrap_or(config.admin_listen),
     });
-    let health = Arc::new(Health::default());
     let service = Service {
         store: Arc::clone(&store),
         blobs: Arc::new(super::archive_link::LateBucket(bucket)),
@@ -196,7 +197,7 @@ pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Da
         hosts,
         resolver,
         workshop,
-        archive_link,
+        archive_link: Some(link),
         service: Some((service, xrpc, admin)),
         control,
         health,
@@ -209,7 +210,7 @@ fn workshop(
     config: &Config,
     fetcher: &Fetcher,
     applier: &ApplierHandle,
-    keeper: &Arc<OnceLock<Arc<Keeper>>>,
+    (keeper, archive): (&Arc<OnceLock<Arc<Keeper>>>, &Arc<ArchiveWatch>),
     metrics: &Arc<Metrics>,
 ) -> Workshop {
     let urls = config
@@ -228,6 +229,7 @@ fn workshop(
         },
         resolver: fetcher.resolver.clone(),
         keeper: Arc::clone(keeper),
+        archive: Arc::clone(archive),
         sweep_interval: config.blob_sweep_interval,
         urls: urls.collect(),
         clock: fetcher.clock.clone(),
@@ -247,17 +249,24 @@ struct Base {
 async fn open_base(config: &Config, clock: &Clock) -> Result<Base, DaemonError> {
     let upstream = upstream(config, clock)?;
     let temp_dir = config.data_dir.join("tmp");
+    let listeners = || {
+        Ok((
+            bind(config.listen, "listen")?,
+            bind(config.admin_listen, "admin_listen")?,
+        ))
+    };
     // A mirror that is not there yet knows no host, and is not made for a mistake.
-    let fresh = !config.data_dir.exists();
-    if fresh {
-        probe_hosts(config, &upstream, None).await?;
-    }
-    let store = open_store(&config.data_dir, &temp_dir)?;
-    let xrpc = bind(config.listen, "listen")?;
-    let admin = bind(config.admin_listen, "admin_listen")?;
-    if !fresh {
+    let (store, (xrpc, admin)) = if config.data_dir.exists() {
+        let store = open_store(&config.data_dir, &temp_dir)?;
+        let listeners = listeners()?;
         probe_hosts(config, &upstream, Some(&*store)).await?;
-    }
+        (store, listeners)
+    } else {
+        probe_hosts(config, &upstream, None).await?;
+        let listeners = listeners()?;
+        check_archive(config).await?;
+        (open_store(&config.data_dir, &temp_dir)?, listeners)
+    };
     Ok(Base {
         upstream,
         store,

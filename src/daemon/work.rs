@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::archive_link::ArchiveWatch;
 use crate::archive::keeper::Keeper;
 use crate::clock::Clock;
 use crate::http::request::FetchError;
@@ -70,6 +71,8 @@ pub struct Workshop {
     pub resolver: Resolver,
     /// Writes the archive; empty while it cannot be reached.
     pub keeper: Arc<OnceLock<Arc<Keeper>>>,
+    /// What the newest look at the archive found.
+    pub archive: Arc<ArchiveWatch>,
     /// Within this time a host is asked again for every blob.
     pub sweep_interval: Duration,
     /// Base URLs of the followed hosts.
@@ -140,7 +143,7 @@ fn due(shop: &Workshop, busy: &HashSet<Task>, draining: bool) -> Result<Vec<(Vec
         // What is open is shipped; nothing new is fetched.
         free.retain(|kind, _| matches!(kind, TaskKind::ArchiveBlob | TaskKind::Snapshot));
     }
-    if shop.keeper.get().is_none() {
+    if shop.keeper.get().is_none() || !shop.archive.may_write() {
         free.remove(&TaskKind::ArchiveBlob);
         free.remove(&TaskKind::Snapshot);
     }
