@@ -177,6 +177,9 @@ pub struct RunArgs {
     /// How often each account is compared with its host
     #[arg(long, value_name = "DURATION")]
     pub audit_interval: Option<String>,
+    /// How often it is looked at whether the archive is still there, and the same
+    #[arg(long, value_name = "DURATION")]
+    pub archive_check_interval: Option<String>,
     /// The largest blob that is fetched
     #[arg(long, value_name = "SIZE")]
     pub blob_bytes_max: Option<String>,
@@ -189,6 +192,9 @@ pub struct RunArgs {
     /// Within this time a PDS is asked again for every blob, to hide what it took down
     #[arg(long, value_name = "DURATION")]
     pub blob_sweep_interval: Option<String>,
+    /// An alarm is raised when this share of a PDS's accounts goes off or vanishes within a day
+    #[arg(long, value_name = "PERCENT")]
+    pub accounts_gone_percent: Option<String>,
     /// Allow plain http, loopback and private addresses
     #[arg(long)]
     pub dev_mode: bool,
@@ -260,10 +266,12 @@ impl RunArgs {
             ("flush_interval", &self.flush_interval),
             ("snapshot_interval", &self.snapshot_interval),
             ("audit_interval", &self.audit_interval),
+            ("archive_check_interval", &self.archive_check_interval),
             ("blob_bytes_max", &self.blob_bytes_max),
             ("requests_per_second", &self.requests_per_second),
             ("bypass_key_files", &self.bypass_key_files),
             ("blob_sweep_interval", &self.blob_sweep_interval),
+            ("accounts_gone_percent", &self.accounts_gone_percent),
             ("log_format", &self.log_format),
             ("log_level", &self.log_level),
             ("s3.endpoint", &self.s3_endpoint),

@@ -76,6 +76,8 @@ pub struct Metrics {
     pub log_oldest: Gauge,
     /// From the arrival of a change to its segment in the archive.
     pub log_age: Histogram,
+    /// 1 while the archive answers and is the mirror's.
+    pub archive_up: IntGauge,
     /// Requests to the archive's store.
     pub store_requests: By2<IntCounter, StoreOp, Outcome>,
     /// How long they took.
@@ -213,6 +215,7 @@ impl Metrics {
                 "From arrival to the archive",
                 SNAPSHOT_SECONDS,
             ),
+            archive_up: make.int_gauge("archive_up", "1 while the archive answers and is the mirror's"),
             store_requests: make.store_requests(),
             store_duration: make.requests_by("object_store_request_duration_seconds", "To the archive", "op"),
             store_bytes: make.counters_by("object_store_bytes_total", "To and from the archive", "direction"),

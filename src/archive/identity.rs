@@ -146,10 +146,7 @@ pub async fn open_or_create(
         Some(info) => info,
         None => create(bucket, new_id, now).await?,
     };
-    if info.format > FORMAT {
-        let (place, format) = (bucket.to_string(), info.format);
-        return Err(IdentityError::ReadOnly { place, format });
-    }
+    must_be_known(bucket, &info)?;
     Ok(info.id)
 }
 
@@ -173,13 +170,37 @@ pub async fn read(bucket: &Bucket) -> Result<Option<ArchiveInfo>, IdentityError>
     Ok(Some(info))
 }
 
-async fn create(bucket: &Bucket, id: ArchiveId, created: Timestamp) -> Result<ArchiveInfo, IdentityError> {
+/// Whether a bucket holds an archive, or nothing: then it can become one. Writes nothing.
+///
+/// # Errors
+/// As [`open_or_create`].
+pub async fn check(bucket: &Bucket) -> Result<(), IdentityError> {
+    match read(bucket).await? {
+        Some(info) => must_be_known(bucket, &info),
+        None => must_be_empty(bucket).await,
+    }
+}
+
+fn must_be_known(bucket: &Bucket, info: &ArchiveInfo) -> Result<(), IdentityError> {
+    if info.format > FORMAT {
+        let (place, format) = (bucket.to_string(), info.format);
+        return Err(IdentityError::ReadOnly { place, format });
+    }
+    Ok(())
+}
+
+async fn must_be_empty(bucket: &Bucket) -> Result<(), IdentityError> {
     if let Some(found) = bucket.list("", None).await?.objects.into_iter().next()
         && found.name != names::ARCHIVE
     {
         let (place, found) = (bucket.to_string(), found.name);
         return Err(IdentityError::NotAnArchive { place, found });
     }
+    Ok(())
+}
+
+async fn create(bucket: &Bucket, id: ArchiveId, created: Timestamp) -> Result<ArchiveInfo, IdentityError> {
+    must_be_empty(bucket).await?;
     let (format, least_reader) = (FORMAT, LEAST_READER);
     let info = ArchiveInfo {
         id,

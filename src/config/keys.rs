@@ -37,7 +37,7 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'stat
 }
 
 /// Every key, in the order in which a reader wants them.
-pub const KEYS: [Key; 27] = [
+pub const KEYS: [Key; 29] = [
     key(
         "hosts",
         Kind::List,
@@ -89,6 +89,12 @@ pub const KEYS: [Key; 27] = [
         "How often each account is compared with its host, for what no event told.",
     ),
     key(
+        "archive_check_interval",
+        Kind::Text,
+        "1h",
+        "How often it is looked at whether the archive is still there, and the same.",
+    ),
+    key(
         "blob_bytes_max",
         Kind::Text,
         "300MiB",
@@ -111,6 +117,12 @@ pub const KEYS: [Key; 27] = [
         Kind::Text,
         "1d",
         "Within this time a PDS is asked again for every blob, to hide what it took down.",
+    ),
+    key(
+        "accounts_gone_percent",
+        Kind::Text,
+        "10",
+        "An alarm is raised when this share of a PDS's accounts (at least 10) goes off or vanishes within a day.",
     ),
     key(
         "dev_mode",

@@ -53,12 +53,16 @@ pub struct Config {
     pub snapshot_interval: Duration,
     /// How often each account is compared with its host.
     pub audit_interval: Duration,
+    /// How often the archive is looked at.
+    pub archive_check_interval: Duration,
     /// The largest blob that is fetched, in bytes.
     pub blob_bytes_max: u64,
     /// Requests a second to each host, at most; zero: no limit of ours.
     pub requests_per_second: u32,
     /// Within this time a host is asked again for every blob.
     pub blob_sweep_interval: Duration,
+    /// Which share of a host's accounts may go within a day before an alarm is raised.
+    pub accounts_gone_percent: u64,
     /// Whether plain http, loopback and private addresses are allowed.
     pub dev_mode: bool,
     /// Log lines as text or JSON.
@@ -95,6 +99,8 @@ const FLUSH_INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Durati
 const SNAPSHOT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
 /// Bounds of `audit_interval`. It costs three requests an account.
 const AUDIT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
+/// Bounds of `archive_check_interval`.
+const ARCHIVE_CHECK_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
 /// Bounds of `blob_sweep_interval`.
 const BLOB_SWEEP_INTERVAL: (Duration, Duration) =
     (Duration::from_secs(10), Duration::from_secs(30 * 24 * 3600));
@@ -138,9 +144,11 @@ impl Config {
             flush_interval: duration(layers, "flush_interval", "1s", FLUSH_INTERVAL)?,
             snapshot_interval: duration(layers, "snapshot_interval", "1h", SNAPSHOT_INTERVAL)?,
             audit_interval: duration(layers, "audit_interval", "1d", AUDIT_INTERVAL)?,
+            archive_check_interval: duration(layers, "archive_check_interval", "1h", ARCHIVE_CHECK_INTERVAL)?,
             blob_bytes_max: size(layers, "blob_bytes_max", "300MiB", BLOB_BYTES)?,
             requests_per_second: requests_per_second(layers)?,
             blob_sweep_interval: duration(layers, "blob_sweep_interval", "1d", BLOB_SWEEP_INTERVAL)?,
+            accounts_gone_percent: percent(layers, "accounts_gone_percent", "10")?,
             dev_mode,
             log_format: log_format(layers)?,
             log_level: layers.text("log_level").unwrap_or_else(|| "info".to_owned()),
@@ -334,6 +342,19 @@ pub fn show_duration(duration: Duration) -> String {
         }
     }
     format!("{milliseconds}ms")
+}
+
+fn percent(layers: &Layers, key: &'static str, default: &str) -> Result<u64, ConfigError> {
+    let text = layers.text(key).unwrap_or_else(|| default.to_owned());
+    let value = text
+        .strip_suffix('%')
+        .unwrap_or(&text)
+        .trim_end()
+        .parse::<u64>()
+        .ok();
+    value
+        .filter(|value| (1..=100).contains(value))
+        .ok_or_else(|| layers.error_for(key, &text, "must be a whole number from 1 to 100, such as \"10\""))
 }
 
 fn size(

@@ -35,6 +35,8 @@ fn defaults_hold_together() {
     assert_eq!(config.snapshot_interval, Duration::from_secs(3600));
     assert_eq!(config.audit_interval, Duration::from_secs(24 * 3600));
     assert_eq!(config.blob_sweep_interval, Duration::from_secs(24 * 3600));
+    assert_eq!(config.accounts_gone_percent, 10);
+    assert_eq!(config.archive_check_interval, Duration::from_secs(3600));
     assert!(config.hosts.is_empty() && !config.dev_mode);
 }
 
@@ -138,6 +140,19 @@ fn each_mistake_names_key_value_and_remedy() {
         ("snapshot_interval = \"8d\"", "must be from 1s to 7d"),
         ("audit_interval = \"8d\"", "must be from 1s to 7d"),
         ("blob_sweep_interval = \"9s\"", "must be from 10s to 30d"),
+        ("archive_check_interval = \"2d\"", "must be from 1s to 1d"),
+        (
+            "accounts_gone_percent = \"0\"",
+            "must be a whole number from 1 to 100",
+        ),
+        (
+            "accounts_gone_percent = \"101\"",
+            "must be a whole number from 1 to 100",
+        ),
+        (
+            "accounts_gone_percent = \"few\"",
+            "must be a whole number from 1 to 100",
+        ),
         (
             "blob_bytes_max = \"5\"",
             "must be a whole number with B, KiB, MiB or GiB",

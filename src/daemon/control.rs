@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::archive_link::ArchiveWatch;
 use super::inspect::parse_alarm;
 use super::standing::{Standing, Surroundings};
 
@@ -50,6 +51,8 @@ pub struct DaemonControl {
     pub keeper: Arc<OnceLock<Arc<Keeper>>>,
     /// There while the archive is open.
     pub shipper: Arc<OnceLock<Arc<Shipper>>>,
+    /// What the newest look at the archive found.
+    pub archive: Arc<ArchiveWatch>,
     /// The configuration in force.
     pub config: Config,
     /// Where XRPC listens.
@@ -75,7 +78,9 @@ impl DaemonControl {
     /// Whether the archive is open, and took what was last put there.
     fn archive_works(&self) -> bool {
         let (keeper, shipper) = (self.keeper.get(), self.shipper.get());
-        keeper.is_some_and(|keeper| !keeper.is_failing()) && shipper.is_some_and(|ship| !ship.is_failing())
+        keeper.is_some_and(|keeper| !keeper.is_failing())
+            && shipper.is_some_and(|shipper| !shipper.is_failing())
+            && self.archive.is_good()
     }
 
     fn hosts_listed(&self) -> Result<bool, StoreError> {
@@ -269,6 +274,9 @@ impl DaemonControl {
     pub async fn ship(&self) -> Result<u64, String> {
         if self.keeper.get().is_none() {
             return Err("the archive is not open".to_owned());
+        }
+        if !self.archive.may_write() {
+            return Err("the archive is gone, refuses, or is another one; the log says which".to_owned());
         }
         let failed = |error: &dyn std::fmt::Display| error.to_string();
         self.applier

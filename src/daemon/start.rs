@@ -9,7 +9,7 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
-use super::archive_link::{ArchiveLink, open_archive};
+use super::archive_link::{ArchiveLink, ArchiveWatch, check_archive, open_archive};
 use super::control::DaemonControl;
 use super::follow::{Follow, KeyCache};
 use super::upstream::upstream;
@@ -70,7 +70,7 @@ pub struct Daemon {
     pub resolver: Resolver,
     /// Persisted work.
     pub workshop: Arc<Workshop>,
-    /// Opens the archive later, if it could not be reached.
+    /// Opens the archive later, if it could not be reached, and looks after it.
     pub archive_link: Option<ArchiveLink>,
     /// Ships the log; empty while the archive cannot be reached.
     pub shipper: Arc<OnceLock<Arc<Shipper>>>,
@@ -157,6 +157,8 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
     let keeper: Arc<OnceLock<Arc<Keeper>>> = Arc::default();
     let bucket: Arc<OnceLock<Bucket>> = Arc::default();
     let shipper: Arc<OnceLock<Arc<Shipper>>> = Arc::default();
+    let watch: Arc<ArchiveWatch> = Arc::default();
+    let health = Arc::new(Health::default());
     let link = ArchiveLink {
         config: config.archive.clone(),
         store: Arc::clone(&store),
@@ -170,14 +172,18 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         temp_dir: temp_dir.clone(),
         new_archive: said.new_archive,
         take_over: said.take_over,
+        check_interval: config.archive_check_interval,
+        watch: Arc::clone(&watch),
+        health: Arc::clone(&health),
     };
-    let archive_link = match archive {
-        Some(opened) => {
-            link.adopt(opened).await?;
-            None
+    if let Some(opened) = archive {
+        match link.adopt(opened).await {
+            Err(error) if error.is_transient() => {
+                tracing::warn!("{error}; following goes on, archiving begins when it can");
+            }
+            adopted => adopted?,
         }
-        None => Some(link),
-    };
+    }
     let fetcher = Fetcher {
         store: Arc::clone(&store),
         numbers,
@@ -188,7 +194,7 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         counts: Arc::default(),
         kept_car_bytes_max: KEPT_CAR_BYTES_MAX,
     };
-    let workshop = Arc::new(workshop(&config, &fetcher, &applier, &keeper, &metrics));
+    let workshop = Arc::new(workshop(&config, &fetcher, &applier, (&keeper, &watch), &metrics));
     let control = Arc::new(DaemonControl {
         store: Arc::clone(&store),
         applier: applier.clone(),
@@ -197,11 +203,11 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         clock: clock.clone(),
         keeper,
         shipper: Arc::clone(&shipper),
+        archive: watch,
         config: config.clone(),
         listen: xrpc.local_addr().unwrap_or(config.listen),
         admin_listen: admin.local_addr().unwrap_or(config.admin_listen),
     });
-    let health = Arc::new(Health::default());
     let service = Service {
         store: Arc::clone(&store),
         blobs: Arc::new(super::archive_link::LateBucket(bucket)),
@@ -215,7 +221,7 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         hosts,
         resolver,
         workshop,
-        archive_link,
+        archive_link: Some(link),
         shipper,
         service: Some((service, xrpc, admin)),
         control,
@@ -229,7 +235,7 @@ fn workshop(
     config: &Config,
     fetcher: &Fetcher,
     applier: &ApplierHandle,
-    keeper: &Arc<OnceLock<Arc<Keeper>>>,
+    (keeper, archive): (&Arc<OnceLock<Arc<Keeper>>>, &Arc<ArchiveWatch>),
     metrics: &Arc<Metrics>,
 ) -> Workshop {
     let urls = config
@@ -248,6 +254,7 @@ fn workshop(
         },
         resolver: fetcher.resolver.clone(),
         keeper: Arc::clone(keeper),
+        archive: Arc::clone(archive),
         sweep_interval: config.blob_sweep_interval,
         urls: urls.collect(),
         clock: fetcher.clock.clone(),
@@ -267,17 +274,24 @@ struct Base {
 async fn open_base(config: &Config, clock: &Clock) -> Result<Base, DaemonError> {
     let upstream = upstream(config, clock)?;
     let temp_dir = config.data_dir.join("tmp");
+    let listeners = || {
+        Ok::<_, DaemonError>((
+            bind(config.listen, "listen")?,
+            bind(config.admin_listen, "admin_listen")?,
+        ))
+    };
     // A mirror that is not there yet knows no host, and is not made for a mistake.
-    let fresh = !config.data_dir.exists();
-    if fresh {
-        probe_hosts(config, &upstream, None).await?;
-    }
-    let store = open_store(&config.data_dir, &temp_dir)?;
-    let xrpc = bind(config.listen, "listen")?;
-    let admin = bind(config.admin_listen, "admin_listen")?;
-    if !fresh {
+    let (store, (xrpc, admin)) = if config.data_dir.exists() {
+        let store = open_store(&config.data_dir, &temp_dir)?;
+        let listeners = listeners()?;
         probe_hosts(config, &upstream, Some(&*store)).await?;
-    }
+        (store, listeners)
+    } else {
+        probe_hosts(config, &upstream, None).await?;
+        let listeners = listeners()?;
+        check_archive(config).await?;
+        (open_store(&config.data_dir, &temp_dir)?, listeners)
+    };
     Ok(Base {
         upstream,
         store,
@@ -292,6 +306,7 @@ fn open_applier(config: &Config, store: &Arc<dyn Store>) -> Result<(Applier, Arc
     let limits = ApplierLimits {
         snapshot_interval: config.snapshot_interval,
         audit_interval: config.audit_interval,
+        gone_percent: config.accounts_gone_percent,
         ..ApplierLimits::default()
     };
     let mut applier = Applier::open(Arc::clone(store), Arc::clone(&numbers), limits).map_err(store_error)?;
@@ -419,8 +434,8 @@ fn start_applier(
 ) -> Result<StartedApplier, DaemonError> {
     let failed = |error: std::io::Error| DaemonError::failed(format!("cannot start a thread: {error}"));
     let (said, result) = watch::channel(None);
-    let seen = Arc::clone(metrics);
-    let watching = move |notes: &[_], totals: &_| observe::observe(&seen, notes, totals);
+    let mut observer = observe::Observer::new(Arc::clone(metrics));
+    let watching = move |notes: &[_], totals: &_| observer.observe(notes, totals);
     let (handle, thread) = handle::start(applier, clock.clone(), watching).map_err(failed)?;
     let waiter = std::thread::Builder::new().name("applier-end".to_owned());
     let thread = waiter.spawn(move || {

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::archive_link::ArchiveWatch;
 use crate::archive::keeper::Keeper;
 use crate::clock::Clock;
 use crate::http::request::FetchError;
@@ -73,6 +74,8 @@ pub struct Workshop {
     pub resolver: Resolver,
     /// Writes the archive; empty while it cannot be reached.
     pub keeper: Arc<OnceLock<Arc<Keeper>>>,
+    /// What the newest look at the archive found.
+    pub archive: Arc<ArchiveWatch>,
     /// Within this time a host is asked again for every blob.
     pub sweep_interval: Duration,
     /// Base URLs of the followed hosts.
@@ -143,7 +146,7 @@ fn due(shop: &Workshop, busy: &HashSet<Task>, draining: bool) -> Result<Vec<(Vec
         // What is open is shipped; nothing new is fetched.
         free.retain(|kind, _| ARCHIVING.contains(kind));
     }
-    if shop.keeper.get().is_none() {
+    if shop.keeper.get().is_none() || !shop.archive.may_write() {
         free.retain(|kind, _| !ARCHIVING.contains(kind));
     }
     for task in busy {
@@ -353,12 +356,14 @@ impl Workshop {
                 .apply(self.unfollowed(key, Task::AuditAccount(did)))
                 .await?);
         };
+        let asked_at = self.clock.now();
         let audited = match self.fetcher.standing(&did, &url).await {
             Ok((status, head)) => Input::Audited {
                 did: did.clone(),
                 host,
                 status,
                 head,
+                asked_at,
                 task: key.clone(),
             },
             Err(error) => {

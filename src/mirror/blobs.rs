@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::input::{BlobKey, BlobVerdict, Input};
 use super::keyspace::{self, Task};
 use super::reader::{BLOB_CHUNK_BYTES, Mirror};
-use super::rows::BlobFailure;
+use super::rows::{BlobFailure, BlobState};
 use super::store::{Batch, Family, Store, StoreError};
 use super::sweep::Answer;
 use crate::clock::Clock;
@@ -87,7 +87,7 @@ impl BlobFetcher {
             Some(row) if row.state.is_stored() && row.withheld_since.is_some() => {
                 return Ok(self.ask_again(host, blob, task, url).await);
             }
-            Some(row) if !row.state.is_stored() => row,
+            Some(row) if !row.state.is_stored() && row.state != BlobState::Withdrawn => row,
             _ => return Ok(Input::TaskDone { task }),
         };
         Ok(match self.receive(&blob, url).await? {

@@ -31,6 +31,8 @@ pub enum Input {
         host: HostName,
         /// Why.
         failure: FetchFailure,
+        /// When the host was asked.
+        asked_at: Timestamp,
         /// The key of the task row that asked for it.
         task: Vec<u8>,
         /// Not before this time again.
@@ -132,6 +134,8 @@ pub enum Input {
         status: Option<AccountStatus>,
         /// The commit that the host says is its head; none if it gives none.
         head: Option<Cid>,
+        /// When the host was asked.
+        asked_at: Timestamp,
         /// The key of the task row that asked for it.
         task: Vec<u8>,
     },
@@ -233,6 +237,8 @@ pub struct ListedPage {
     pub host: HostName,
     /// Its accounts.
     pub repos: Vec<ListedRepo>,
+    /// When the host was asked.
+    pub asked_at: Timestamp,
     /// How the listing stands after this page.
     pub listing: Listing,
     /// After the last page: the key of the task row that asked for it.

@@ -119,6 +119,7 @@ impl Fetcher {
     /// # Errors
     /// When our own store fails.
     pub async fn fetch(&self, did: Did, task: Vec<u8>, url: &str) -> Result<Input, StoreError> {
+        let asked_at = self.clock.now();
         let Some(row) = Mirror::new(&*self.store).account(&did)? else {
             return Ok(Input::TaskDone { task });
         };
@@ -133,6 +134,7 @@ impl Fetcher {
                 did,
                 host: row.host,
                 failure: FetchFailure::Inactive(row.upstream),
+                asked_at,
                 task,
                 retry_at,
             });
@@ -157,6 +159,7 @@ impl Fetcher {
                     did,
                     host: row.host,
                     failure: failed.failure,
+                    asked_at,
                     task,
                     retry_at,
                 })

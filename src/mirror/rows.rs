@@ -85,8 +85,14 @@ pub struct AccountRow {
     pub parked: u64,
     /// Bytes of those frames.
     pub parked_bytes: u64,
-    /// The host's seq of the account event that `upstream` is from: an older one changes nothing.
+    /// The host's seq of the newest account event.
     pub status_seq: u64,
+    /// When that event came: what the host answers to a question of before says nothing.
+    #[serde(default, with = "codec::option")]
+    pub status_at: Option<Timestamp>,
+    /// Since when its host says that it is off, or does not know it.
+    #[serde(default, with = "codec::option")]
+    pub away_since: Option<Timestamp>,
     /// When the whole repository was last proven, by rebuilding its tree.
     #[serde(with = "codec::option")]
     pub verified_at: Option<Timestamp>,
@@ -148,6 +154,8 @@ impl AccountRow {
             parked: 0,
             parked_bytes: 0,
             status_seq: 0,
+            status_at: None,
+            away_since: None,
             verified_at: None,
             identity: None,
             awaiting_identity: false,
@@ -161,6 +169,12 @@ impl AccountRow {
             deletion_confirmed_at: None,
             kept_car: None,
         }
+    }
+
+    /// Whether the host spoke of the account's standing on its stream since it was asked.
+    #[must_use]
+    pub fn is_outdated(&self, asked_at: Timestamp) -> bool {
+        self.status_at.is_some_and(|known| asked_at <= known)
     }
 
     /// Whether the head stands in the archive as a snapshot.
@@ -235,6 +249,8 @@ pub enum PinReason {
     Rollback,
     /// A large part was deleted at once.
     MassDelete,
+    /// Many accounts of its host went at once.
+    MassTakedown,
 }
 
 /// Deletions of an account within a day.
@@ -335,6 +351,9 @@ pub struct HostRow {
     /// When it is listed again: the time of that task.
     #[serde(with = "codec::option")]
     pub next_listing: Option<Timestamp>,
+    /// Accounts that went off or vanished in the last day, hour by hour since 1970.
+    #[serde(default)]
+    pub gone: Vec<(u64, u64)>,
     /// How far its blobs are asked for again; none before the first connection.
     #[serde(default)]
     pub sweep: Option<SweepMark>,
@@ -393,6 +412,7 @@ impl HostRow {
             rolled_back_at: None,
             listed: 0,
             next_listing: None,
+            gone: Vec::new(),
             sweep: None,
         }
     }
@@ -514,6 +534,21 @@ pub enum BlobFailure {
     Unreachable,
     /// The host answers with errors.
     HostError,
+}
+
+impl BlobFailure {
+    /// For people.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::NotFound => "the host says that it has no such blob",
+            Self::Refused => "the host refuses it",
+            Self::WrongBytes => "what the host sent does not hash to its CID",
+            Self::TooLarge => "it is larger than `blob_bytes_max`",
+            Self::Unreachable => "the host cannot be reached, or is too slow",
+            Self::HostError => "the host answers with errors",
+        }
+    }
 }
 
 /// Row of `journal`: a commit as it was applied, or what a fetched repository changed.

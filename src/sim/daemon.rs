@@ -105,6 +105,7 @@ fn limits() -> ApplierLimits {
         snapshot_bytes: 16 << 10,
         listing_interval: LISTING_INTERVAL,
         audit_interval: AUDIT_INTERVAL,
+        gone_percent: 10,
         rebuild_records_max: REBUILD_RECORDS_MAX,
         rebuild_records_per_group_max: 3 * REBUILD_RECORDS_MAX,
     }
@@ -477,6 +478,7 @@ impl Daemon {
             totals.accounts.retain(|_, count| *count > 0);
             totals.sync.retain(|_, count| *count > 0);
             totals.blobs.retain(|_, count| *count > 0);
+            totals.active.retain(|_, count| *count > 0);
             totals
         };
         let (ours, rows) = (nonzero(self.applier.totals()), nonzero(counted.totals()));

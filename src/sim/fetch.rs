@@ -65,6 +65,7 @@ impl Daemon {
                 did,
                 host: row.host.clone(),
                 failure: FetchFailure::Inactive(row.upstream.clone()),
+                asked_at: work.begun,
                 task,
                 retry_at: world.now.plus(INACTIVE_RETRY),
             });
@@ -87,6 +88,7 @@ impl Daemon {
                     did,
                     host: row.host.clone(),
                     failure,
+                    asked_at: work.begun,
                     task,
                     retry_at: world.now.plus(wait).plus(jitter),
                 }

@@ -25,6 +25,7 @@ pub(super) fn count(world: &mut World, note: &Note) {
         Note::Gap { .. } => world.reason("note", "gap"),
         Note::Noncanonical { .. } => world.reason("note", "noncanonical"),
         Note::Moved { .. } => world.reason("note", "moved"),
+        Note::BlobMissing { .. } => world.reason("note", "blob_missing"),
         Note::BlobWithheld { withheld: true, .. } => world.reason("note", "blob_withheld"),
         Note::BlobWithheld { .. } => world.reason("note", "blob_given_again"),
         Note::Alarm { kind, .. } => world.reason("alarm", kind.as_str()),

@@ -54,6 +54,8 @@ pub struct Work {
     pub(super) task: Task,
     /// Its account's row when it began.
     pub(super) row: Option<AccountRow>,
+    /// When it began.
+    pub(super) begun: Timestamp,
     /// Where a listing goes on.
     cursor: Option<String>,
     /// What the network said: for the applier, in this order.
@@ -143,6 +145,7 @@ impl Daemon {
             key,
             task,
             row,
+            begun: world.now,
             cursor,
             results: Vec::new(),
             more: false,
@@ -285,6 +288,7 @@ impl Daemon {
         Input::Listed(ListedPage {
             host,
             repos: repos.collect(),
+            asked_at: world.now,
             listing: match next {
                 Some(next) => Listing::Unfinished { cursor: Some(next) },
                 None => Listing::Finished { at: world.now },
@@ -320,7 +324,7 @@ impl Daemon {
             Some(row) if row.state.is_stored() && row.withheld_since.is_some() => {
                 return Ok(ask_again(world, net, blob, work));
             }
-            Some(row) if !row.state.is_stored() => row,
+            Some(row) if !row.state.is_stored() && row.state != BlobState::Withdrawn => row,
             _ => return Ok(Input::TaskDone { task }),
         };
         let host = work
@@ -472,6 +476,7 @@ fn audit(net: &Network, did: Did, work: &Work, now: Timestamp) -> Vec<Input> {
         host: pds.name.clone(),
         status,
         head: shown.map(|held| held.account.head()),
+        asked_at: now,
         task,
     };
     let Some(held) = shown else { return vec![audited] };

@@ -66,6 +66,15 @@ impl Applier {
                 .stage
                 .put_task(retry_at, &Task::FetchBlob(blob.did.clone(), blob.digest));
         } else {
+            let known = matches!(row.state, BlobState::Missing { reason, .. } if reason == failure);
+            if !known && let Some(account) = self.account(group, &blob.did)? {
+                group.notes.push(Note::BlobMissing {
+                    host: account.host,
+                    did: blob.did.clone(),
+                    cid: blob.cid(),
+                    failure,
+                });
+            }
             row.state = BlobState::Missing {
                 reason: failure,
                 tries: row.tries,

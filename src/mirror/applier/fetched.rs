@@ -4,12 +4,14 @@
 //! old generation, and applies the frames that were parked in the meantime: no reader ever sees less than
 //! a proven head, or more than one.
 
+use std::collections::BTreeSet;
+
 use super::super::input::{BlobMention, FetchFailure, Fetched, FetchedContent};
 use super::super::keyspace::{self, AlarmKind, NO_NUMBER, Task};
 use super::super::reader::Mirror;
 use super::super::rows::{
-    AccountRow, DesyncReason, Head, HeadSigner, JournalEntry, OutboxEntry, Row as _, StoredIdentity,
-    SyncState,
+    AccountRow, BlobState, DesyncReason, Head, HeadSigner, JournalEntry, OutboxEntry, Row as _,
+    StoredIdentity, SyncState,
 };
 use super::super::store::{Family, StoreError};
 use super::events::{Arrival, Fate, Turn};
@@ -17,7 +19,7 @@ use super::moved::Placed;
 use super::quarantine::Kept;
 use super::{Applier, Group, Note};
 use crate::repo::signing_key::SigningKey;
-use crate::types::{AccountStatus, Cid, Did, HostName, Rev, Timestamp};
+use crate::types::{AccountStatus, Cid, Did, Digest, HostName, Rev, Timestamp};
 use crate::verify::{EventBody, FrameContent, KeyLookup, KeyStanding, VerifiedRepo, check_frame};
 
 impl Applier {
@@ -249,6 +251,7 @@ impl Applier {
         for blob in blobs {
             Self::want_blob(group, did, row.did_number, blob)?;
         }
+        Self::withdraw_unmentioned(group, row.did_number, blobs)?;
         if first {
             group.stage.put_task(group.now, &Task::AuditAccount(did.clone()));
         }
@@ -295,14 +298,36 @@ impl Applier {
         Ok(())
     }
 
+    /// Blobs that are missing, and that the new generation does not mention, are missed no longer.
+    fn withdraw_unmentioned(
+        group: &mut Group<'_>,
+        did_number: u64,
+        blobs: &[BlobMention],
+    ) -> Result<(), StoreError> {
+        let mentioned: BTreeSet<&Digest> = blobs.iter().map(|blob| &blob.digest).collect();
+        let mut after: Option<Digest> = None;
+        loop {
+            let page = Mirror::new(group.stage.store()).blobs_page(did_number, after.as_ref(), BLOBS_PAGE)?;
+            for (digest, row) in &page {
+                if matches!(row.state, BlobState::Missing { .. }) && !mentioned.contains(digest) {
+                    Self::withdraw_missing(group, did_number, digest)?;
+                }
+            }
+            match page.last() {
+                Some((last, _)) if page.len() == BLOBS_PAGE => after = Some(*last),
+                _ => return Ok(()),
+            }
+        }
+    }
+
     pub(super) fn on_fetch_failed(
         &mut self,
         group: &mut Group<'_>,
         did: &Did,
         host: &HostName,
         failure: &FetchFailure,
-        task: &[u8],
-        retry_at: Timestamp,
+        asked_at: Timestamp,
+        (task, retry_at): (&[u8], Timestamp),
     ) -> Result<(), StoreError> {
         group.stage.delete_task(task);
         let Some(mut row) = self.account(group, did)? else {
@@ -312,14 +337,21 @@ impl Applier {
             // It moved meanwhile; the new host's fetch has a task of its own.
             return Ok(());
         }
+        let mut retry_at = retry_at;
         if let FetchFailure::Inactive(status) = failure
             && row.upstream.is_active()
         {
-            group.notes.push(Note::Status {
-                did: did.clone(),
-                status: status.label(),
-            });
-            row.upstream = status.clone();
+            if row.is_outdated(asked_at) {
+                // It was turned on while it was asked for.
+                retry_at = group.now.plus(TOO_OLD_RETRY);
+            } else {
+                group.notes.push(Note::Status {
+                    did: did.clone(),
+                    status: status.label(),
+                });
+                Self::note_away(group, did, &mut row, false);
+                row.upstream = status.clone();
+            }
         }
         if let FetchFailure::Inactive(_) = failure
             && row.upstream != AccountStatus::Deleted
@@ -329,6 +361,8 @@ impl Applier {
         }
         if *failure == FetchFailure::NotFound && row.head.is_some() {
             let message = format!("{did}: the host says that it has no such repository; ours is kept");
+            Self::note_away(group, did, &mut row, false);
+            group.stage.put_account(did, row.clone());
             let (host, number) = (row.host.clone(), row.account_number);
             Self::raise(
                 group,
@@ -475,6 +509,8 @@ impl Applier {
     }
 }
 
+/// Blobs of an account that are read at a time.
+const BLOBS_PAGE: usize = 1024;
 /// A host that has not caught up with its own stream is asked again after this long.
 const TOO_OLD_RETRY: std::time::Duration = std::time::Duration::from_secs(5);
 /// And so many times. Then what it serves is taken: it is proven, and no older than ours. Should the commit

@@ -115,6 +115,7 @@ impl Applier {
         }
         // How far the old host's stream had got says nothing here.
         row.status_seq = 0;
+        row.status_at = None;
         row.min_rev = None;
         row.deletion_confirmed_at = None;
         row.diverged_before_fetch |= matches!(row.sync, SyncState::Diverged { .. });

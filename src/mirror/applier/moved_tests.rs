@@ -7,7 +7,7 @@ use super::super::input::{FetchFailure, Fetched, FetchedContent, Input};
 use super::super::keyspace::Task;
 use super::super::reader::Mirror;
 use super::super::rows::{DesyncReason, HeadSigner, Listing, StoredIdentity, SyncState};
-use super::tests::{NOW, World, write};
+use super::tests::{ASKED, NOW, World, write};
 use super::*;
 use crate::identity::plc_log::fixtures::{LogMaker, secret};
 use crate::identity::plc_log::{LoggedKey, PlcLog};
@@ -145,6 +145,7 @@ fn listed(world: &mut World, account: &SimAccount, status: AccountStatus) {
             status,
         }],
         listing: Listing::Finished { at: NOW },
+        asked_at: ASKED,
         task: None,
     }));
 }
@@ -183,6 +184,7 @@ fn an_account_is_followed_to_the_host_that_its_document_names() {
         host: name("b.test"),
         status: Some(AccountStatus::Active),
         head: Some(account.head()),
+        asked_at: ASKED,
         task: Vec::new(),
     });
     assert_eq!(row(&world, &account).upstream, AccountStatus::Active);
@@ -227,6 +229,7 @@ fn a_deletion_at_the_host_of_before_is_not_confirmed_by_a_host_that_has_nothing_
         host: name("b.test"),
         status: None,
         head: None,
+        asked_at: ASKED,
         task: Vec::new(),
     });
     let moved = row(&world, &account);
@@ -274,6 +277,7 @@ fn what_moves_out_of_sight_is_kept_as_it_was() {
         host: world.host.clone(),
         status: None,
         head: None,
+        asked_at: ASKED,
         task: Vec::new(),
     };
     world.apply(audited);
@@ -377,6 +381,7 @@ fn a_fetch_that_finds_the_document_elsewhere_moves_the_account() {
             did: account.did().clone(),
             host: name("pds.test"),
             failure: FetchFailure::NotThisHost(document(&account, host, Duration::ZERO)),
+            asked_at: ASKED,
             task,
             retry_at: NOW.plus(Duration::from_secs(60)),
         });
@@ -406,12 +411,14 @@ fn the_document_of_an_account_that_is_off_is_read_again_whenever_its_host_is_ask
         host: name("pds.test"),
         status,
         head: None,
+        asked_at: super::tests::ASKED,
         task: Vec::new(),
     };
     let failed = |status| Input::FetchFailed {
         did: account.did().clone(),
         host: name("pds.test"),
         failure: FetchFailure::Inactive(status),
+        asked_at: super::tests::ASKED,
         task: Vec::new(),
         retry_at: NOW,
     };
@@ -457,6 +464,7 @@ fn results_that_the_old_host_gave_while_the_account_moved_count_for_nothing() {
         did: account.did().clone(),
         host: name("pds.test"),
         failure: FetchFailure::Inactive(AccountStatus::Deactivated),
+        asked_at: ASKED,
         task: Vec::new(),
         retry_at: NOW,
     });
@@ -465,6 +473,7 @@ fn results_that_the_old_host_gave_while_the_account_moved_count_for_nothing() {
         host: name("pds.test"),
         status: Some(AccountStatus::Deactivated),
         head: None,
+        asked_at: ASKED,
         task: Vec::new(),
     });
     assert_eq!(row(&world, &account), moved);

@@ -2,7 +2,7 @@
 
 use super::super::input::FetchFailure;
 use super::super::keyspace::AlarmKind;
-use super::super::rows::DesyncReason;
+use super::super::rows::{BlobFailure, DesyncReason};
 use crate::types::{Cid, Did, HostName, Rev, Timestamp};
 use crate::verify::RejectReason;
 
@@ -142,6 +142,17 @@ pub enum Note {
         to: HostName,
         /// Whether that one is followed.
         followed: bool,
+    },
+    /// A blob that records refer to cannot be had, or now for another reason.
+    BlobMissing {
+        /// From which host.
+        host: HostName,
+        /// Whose.
+        did: Did,
+        /// Which.
+        cid: Cid,
+        /// Why.
+        failure: BlobFailure,
     },
     /// A host gives a blob no longer that records of it refer to, or gives it again.
     BlobWithheld {

@@ -290,6 +290,7 @@ fn a_fetch_that_fails_changes_nothing_else() {
         did: account.did().clone(),
         host: world.host.clone(),
         failure: FetchFailure::Unproven("a record is missing".to_owned()),
+        asked_at: crate::mirror::applier::tests::ASKED,
         task: Vec::new(),
         retry_at: NOW.plus(Duration::from_secs(300)),
     });

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use super::super::reader::Mirror;
 use super::super::rows::{AccountRow, BlobRow, SyncState};
 use super::super::store::{Family, KeyRange, Store, StoreError};
+use crate::types::HostName;
 
 /// Counts over the whole mirror. Kept by differences, and counted once at start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub struct Totals {
     pub accounts: BTreeMap<&'static str, u64>,
     /// Accounts by sync state ([`SyncState::label`]).
     pub sync: BTreeMap<&'static str, u64>,
+    /// Accounts of each host that are on, and of which something is held.
+    pub active: BTreeMap<HostName, u64>,
     /// Records of current heads.
     pub records: u64,
     /// Bytes of these records.
@@ -69,6 +72,12 @@ impl Totals {
         }
         if row.head.is_some() {
             step(&mut self.with_head, 1, plus);
+        }
+        if row.head.is_some() && row.upstream.is_active() {
+            match self.active.get_mut(&row.host) {
+                Some(count) => step(count, 1, plus),
+                None => step(self.active.entry(row.host.clone()).or_default(), 1, plus),
+            }
         }
         if row.is_archived() {
             step(&mut self.archived, 1, plus);

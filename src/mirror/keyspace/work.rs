@@ -180,6 +180,8 @@ pub enum AlarmKind {
     EmptyList = 5,
     /// A repository's tree does not rebuild to its signed root.
     Quarantine = 6,
+    /// Many accounts of a host went off, or vanished, within a day.
+    MassTakedown = 7,
 }
 
 impl AlarmKind {
@@ -193,17 +195,19 @@ impl AlarmKind {
             Self::RepoNotFound => "repo_not_found",
             Self::EmptyList => "empty_list",
             Self::Quarantine => "quarantine",
+            Self::MassTakedown => "mass_takedown",
         }
     }
 
     /// Every kind.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::SequenceReset,
         Self::Rollback,
         Self::MassDelete,
         Self::RepoNotFound,
         Self::EmptyList,
         Self::Quarantine,
+        Self::MassTakedown,
     ];
 
     fn from_code(code: u8) -> Option<Self> {

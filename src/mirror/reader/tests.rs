@@ -406,6 +406,7 @@ fn hosts_and_alarms() {
         rolled_back_at: None,
         listed: 0,
         next_listing: None,
+        gone: vec![],
         sweep: None,
         url: "https://pds.example".to_owned(),
         epoch: 0,
