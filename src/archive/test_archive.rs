@@ -148,6 +148,53 @@ impl Churn {
         });
     }
 
+    /// The account was fetched whole, at this state.
+    pub(crate) fn loaded(&self, state: usize) -> Entry {
+        let then = &self.states[state];
+        Entry::Loaded {
+            did: self.did().clone(),
+            host: "pds.example.com".parse().expect("a host"),
+            rev: then.rev,
+            commit: then.commit.0,
+            received: then.received,
+        }
+    }
+
+    /// The account was fetched whole: the difference of two states.
+    pub(crate) fn swap(&self, from: usize, to: usize) -> (Entry, BTreeMap<Cid, Bytes>) {
+        let (from, to) = (&self.states[from], &self.states[to]);
+        let mut blocks = BTreeMap::from([(to.commit.0, Bytes::from(to.commit.1.clone()))]);
+        let mut ops = Vec::new();
+        let mut op = |path: &str, cid| {
+            let path = path.parse().expect("a path");
+            ops.push(Op { path, cid });
+        };
+        for (path, bytes) in to
+            .records
+            .iter()
+            .filter(|(path, bytes)| from.records.get(*path) != Some(*bytes))
+        {
+            let cid = Cid::of_block(bytes);
+            op(path, Some(cid));
+            blocks.insert(cid, Bytes::from(bytes.clone()));
+        }
+        for path in from.records.keys().filter(|path| !to.records.contains_key(*path)) {
+            op(path, None);
+        }
+        let change = Change {
+            did: self.did().clone(),
+            host: "pds.example.com".parse().expect("a host"),
+            seq: 0,
+            since: from.rev,
+            rev: to.rev,
+            time: to.received,
+            received: to.received,
+            commit: to.commit.0,
+            ops,
+        };
+        (Entry::Swap(change), blocks)
+    }
+
     /// The state at a time, looked up in the plainest way.
     pub(crate) fn at(&self, time: Timestamp) -> Option<&Then> {
         self.states.iter().rev().find(|state| state.time <= time)

@@ -127,8 +127,8 @@ mod tests {
             ("alice.example.com", "handles"),
             ("at://alice.example.com/app.bsky.feed.post/x", "handles"),
             ("did:plc", "DID"),
-            (&format!("{DID}/../x/y"), "record path"),
-            (&format!("{DID}/app.bsky.feed.post/.."), "record path"),
+            (&format!("{DID}/../x/y"), "not a valid"),
+            (&format!("{DID}/app.bsky.feed.post/.."), "not a valid"),
             (&format!("{DID}/nonsense"), "collection"),
             ("", "handles"),
         ] {

@@ -64,7 +64,7 @@ pub async fn export(
     if file.is_none() && !to_stdout {
         file = Some(NewFile::create(&path, args.force)?);
     }
-    let (counts, as_bytes) = match &mut file {
+    let (bytes, as_bytes) = match &mut file {
         Some(file) => write(&found, args.format, file)?,
         None => {
             let mut out = BufWriter::new(stdout);
@@ -85,68 +85,82 @@ pub async fn export(
         target.finish()?;
     }
 
-    let shown = if to_stdout {
-        "stdout".to_owned()
-    } else {
-        path.display().to_string()
+    let done = Done {
+        place: (!to_stdout).then_some(path),
+        bytes,
+        as_bytes,
+        blobs,
     };
-    let mut value = moment_json(&account, &found);
-    value["file"] = shown.clone().into();
-    value["records"] = found.rebuilt.records.len().into();
-    value["bytes"] = counts.into();
-    value["withheld"] = found
-        .rebuilt
+    Ok(report(&account, found, done))
+}
+
+/// What was written.
+struct Done {
+    /// The file; none: stdout.
+    place: Option<PathBuf>,
+    bytes: u64,
+    /// Records that have no JSON form.
+    as_bytes: u64,
+    blobs: Option<BlobReport>,
+}
+
+fn report(account: &Account, found: Found, done: Done) -> Answer {
+    let rebuilt = &found.rebuilt;
+    let place = match &done.place {
+        Some(path) => path.display().to_string(),
+        None => "stdout".to_owned(),
+    };
+    let mut value = moment_json(account, &found);
+    value["file"] = place.clone().into();
+    value["records"] = rebuilt.records.len().into();
+    value["bytes"] = done.bytes.into();
+    value["withheld"] = rebuilt
         .withheld
         .iter()
         .take(NAMES_MAX)
         .map(|path| json!(path))
         .collect();
-    value["blobs"] = blobs.as_ref().map_or(Value::Null, BlobReport::json);
+    value["blobs"] = done.blobs.as_ref().map_or(Value::Null, BlobReport::json);
     let mut text = format!(
-        "{} at rev {} of {}: {} records to {shown}\n",
+        "{} at rev {} of {}: {} records to {place}\n",
         account.did,
         found.moment.rev,
         found.moment.time,
-        found.rebuilt.records.len() - found.rebuilt.withheld.len(),
+        rebuilt.records.len() - rebuilt.withheld.len(),
     );
-    if let Some(blobs) = &blobs {
-        text.push_str(&blobs.text());
+    text.push_str(&done.blobs.as_ref().map_or_else(String::new, BlobReport::text));
+    let mut notes = Vec::new();
+    if done.place.is_none() {
+        // Stdout has the data; what there is to say goes to the notes.
+        notes.push(std::mem::take(&mut text).trim_end().to_owned());
     }
-    let withheld = found.rebuilt.withheld.clone();
-    let unchecked = found.rebuilt.signed_by.is_none();
-    // Stdout has the data; what there is to say goes to the notes.
-    let in_notes = to_stdout.then(|| text.trim_end().to_owned());
-    let text = if to_stdout { Vec::new() } else { text.into_bytes() };
-    let mut answer = account.answer(vec![found], text, value);
-    answer.notes.extend(in_notes);
-    if unchecked {
-        answer.notes.push(
+    if rebuilt.signed_by.is_none() {
+        notes.push(
             "the tree is proven; the signature of its commit was not checked: no --key was given".to_owned(),
         );
     }
-    if as_bytes > 0 {
-        answer.notes.push(format!(
-            "{as_bytes} records have no JSON form; their bytes stand there instead"
+    if done.as_bytes > 0 {
+        notes.push(format!(
+            "{} records have no JSON form; their bytes stand there instead",
+            done.as_bytes
         ));
     }
-    if !withheld.is_empty() {
-        answer.code = exit::INCOMPLETE;
-        let names = withheld
-            .iter()
-            .take(NAMES_MAX)
-            .map(|path| format!("withheld (erased from the archive): {path}"));
-        answer.notes.extend(names);
-        if args.blobs.is_some() {
-            answer
-                .notes
-                .push("blobs that only withheld records refer to are not known".to_owned());
-        }
+    let withheld = !rebuilt.withheld.is_empty();
+    let names = rebuilt.withheld.iter().take(NAMES_MAX);
+    notes.extend(names.map(|path| format!("withheld (erased from the archive): {path}")));
+    if withheld && done.blobs.is_some() {
+        notes.push("blobs that only withheld records refer to are not known".to_owned());
     }
-    if let Some(blobs) = blobs {
+    let mut answer = account.answer(vec![found], text.into_bytes(), value);
+    answer.notes.append(&mut notes);
+    if withheld {
+        answer.code = exit::INCOMPLETE;
+    }
+    if let Some(blobs) = done.blobs {
         answer.code = blobs.code(answer.code);
         answer.notes.extend(blobs.notes());
     }
-    Ok(answer)
+    answer
 }
 
 /// Writes a file; returns its bytes, and the records that have no JSON form.

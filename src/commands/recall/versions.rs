@@ -58,6 +58,12 @@ pub(super) fn of_account(account: &Account) -> Answer {
         })).collect::<Value>(),
     });
     let mut answer = account.answer(Vec::new(), text.into_bytes(), value);
+    let lost = rebuildable.iter().filter(|can| !**can).count();
+    if lost > 0 {
+        answer.notes.push(format!(
+            "{lost} moments cannot be put together: no snapshot in the archive leads to them without a gap"
+        ));
+    }
     if line.is_damaged() {
         answer.code = exit::INCOMPLETE;
         answer

@@ -87,6 +87,7 @@ async fn one_object_removed() {
     let mut churn = Churn::new(22).run(100);
     let archive = TestArchive::of(&churn).await;
     let did = churn.did().to_string();
+    let newest = archive.objects().await.pop().expect("a segment");
     for object in archive.objects().await {
         let path = archive.path(&object);
         let sound = std::fs::read(&path).expect("there");
@@ -97,11 +98,23 @@ async fn one_object_removed() {
         }
         let found = answer(&archive, &["history", &did]).await;
         let lost = churn.states.len() - found.json["moments"].as_array().expect("a list").len();
-        assert_eq!(
-            found.json["gaps"].as_array().expect("a list").is_empty(),
-            lost == 0,
-            "{object}"
-        );
+        let gaps = found.json["gaps"].as_array().expect("a list").len();
+        if newest == object {
+            // Nothing in the archive tells that there was something newer than its newest segment.
+            assert_eq!((lost > 0, gaps), (true, 0));
+        } else if lost > 0 && gaps == 0 {
+            // The first moment is gone, and what leads on from it leads nowhere.
+            assert!(object.contains(&churn.states[0].rev.to_string()), "{object}");
+            assert!(
+                found
+                    .notes
+                    .iter()
+                    .any(|note| note.contains("39 moments cannot be put together")),
+                "{found:?}"
+            );
+        } else {
+            assert_eq!(gaps == 0, lost == 0, "{object}");
+        }
         std::fs::write(&path, &sound).expect("writes");
     }
     assert_eq!(answer(&archive, &["history", &did]).await.code, 0);
@@ -191,7 +204,7 @@ async fn a_missing_segment_breaks_the_chain_behind_it() {
 async fn an_older_snapshot_serves_where_the_newest_is_damaged() {
     let churn = Churn::new(25).run(100);
     let archive = TestArchive::of(&churn).await;
-    let snapshots = archive.objects().await.into_iter();
+    let mut snapshots = archive.objects().await.into_iter();
     let newest = snapshots
         .rfind(|name| name.starts_with("v1/repos/") && !name.contains("delta"))
         .expect("one");
@@ -450,4 +463,64 @@ async fn segments_hold_many_accounts() {
         let time = random_time(&mut ours);
         assert_eq!(check(&ours, time, export_at(&archive, &ours, time).await), 0);
     }
+}
+
+#[tokio::test]
+async fn fetches_are_moments_too() {
+    // Fetched, five commits, a fetch that skipped some, more commits, fetched anew, and the snapshot after that.
+    let mut churn = Churn::new(35).run(40);
+    let archive = TestArchive::new().await;
+    let mut entries = vec![(churn.loaded(0), BTreeMap::new())];
+    entries.extend_from_slice(&churn.entries[..5]);
+    entries.push(churn.swap(5, 12));
+    entries.extend_from_slice(&churn.entries[12..20]);
+    entries.push((churn.loaded(30), BTreeMap::new()));
+    entries.extend_from_slice(&churn.entries[30..40]);
+    let known: Vec<usize> = (0..=5).chain(12..=20).chain(30..=40).collect();
+    let states: Vec<Then> = known.iter().map(|at| churn.states[*at].clone()).collect();
+    archive.snapshot(churn.did(), &churn.states[0]).await;
+    archive.snapshot(churn.did(), &churn.states[33]).await;
+    (churn.entries, churn.states) = (entries, states);
+    archive
+        .segments(&[&churn], 0..churn.entries.len(), (1, 1, None))
+        .await;
+
+    let history = answer(&archive, &["history", churn.did().as_str()]).await;
+    assert_eq!(
+        (history.code, history.json["gaps"].as_array().map(Vec::len)),
+        (0, Some(0)),
+        "{:?}",
+        history.notes
+    );
+    let moments = history.json["moments"].as_array().expect("a list");
+    assert_eq!(moments.len(), churn.states.len());
+    let by = |index: usize| moments[index]["by"].as_str().expect("a text");
+    assert_eq!(
+        (by(0), by(5), by(6), by(15), by(16)),
+        ("fetched", "commit", "resync", "fetched", "commit")
+    );
+    // From the fetch to its snapshot nothing is known but that it was so: rev 30 to 32.
+    let lost: Vec<usize> = (0..moments.len())
+        .filter(|at| moments[*at]["can_be_put_together"] == false)
+        .collect();
+    assert_eq!(lost, [15, 16, 17]);
+    for (index, then) in churn.states.iter().enumerate() {
+        let rev = then.rev.to_string();
+        let found = run(
+            &archive.root,
+            &["export", churn.did().as_str(), "--at", &rev, "-o", "-"],
+        )
+        .await;
+        if lost.contains(&index) {
+            assert_eq!(found.err().expect("no way leads there").code, exit::NO_BACKUP);
+            continue;
+        }
+        let (answer, car) = found.expect("a backup");
+        assert_eq!((answer.code, read_car(&churn, &car).1), (0, then.records.clone()));
+    }
+    let (short, car) = export_at(&archive, &churn, churn.states[17].time)
+        .await
+        .expect("an older state");
+    assert_eq!(short.code, exit::INCOMPLETE);
+    assert_eq!(read_car(&churn, &car).0, churn.states[14].rev);
 }
