@@ -109,7 +109,7 @@ Examples:
 Examples:
   firekeep export did:plc:ewvi7nxzyoun6zhxrhs64oiz
   firekeep export did:plc:… --at 2026-01-02T03:04:05Z -o alice.car --blobs alice.tar
-  firekeep export did:plc:… --archive s3://my-bucket/firekeep -o - | goat repo ls -
+  firekeep export did:plc:… --archive s3://my-bucket/firekeep -o - > alice.car
   firekeep export did:plc:… --format sqlite -o alice.sqlite
 
 The repository is proven before the file appears: its records build the tree that its commit signs. Exit code 3:

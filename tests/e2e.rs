@@ -24,3 +24,5 @@ mod kill_nine;
 mod main_job;
 #[path = "e2e/outages.rs"]
 mod outages;
+#[path = "e2e/recall.rs"]
+mod recall;
