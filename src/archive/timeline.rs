@@ -35,7 +35,7 @@ pub struct Moment {
     pub commit: Cid,
     /// When it was so, by the host's clock as far as it can be.
     pub time: Timestamp,
-    /// When it reached us; of one that is known by its snapshot alone: not later than that.
+    /// When it reached us; of one that is known by its snapshot alone: then at the earliest.
     pub received: Timestamp,
     /// How it came.
     pub kind: MomentKind,

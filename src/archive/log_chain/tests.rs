@@ -30,8 +30,11 @@ fn unreadable(mut head: SegmentHead) -> SegmentHead {
     head
 }
 
+/// Generation and number.
+type Names = Vec<(u64, u64)>;
+
 /// The log's segments, the stale ones, and the texts of the gaps.
-fn read(segments: &[SegmentHead]) -> (Vec<(u64, u64)>, Vec<(u64, u64)>, Vec<String>) {
+fn read(segments: &[SegmentHead]) -> (Names, Names, Vec<String>) {
     let chain = chain(segments);
     let names = |at: &[usize]| {
         let names = at.iter().map(|at| segments[*at].name);

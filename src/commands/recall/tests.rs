@@ -340,11 +340,11 @@ async fn what_is_not_there_is_said() {
         assert!(error.text.contains(what), "{arguments:?}: {error}");
     }
     let nowhere = archive.folder.path().join("nowhere");
-    let error = run(&nowhere, &["ls", &did]).await.err().expect("no archive");
+    let error = run(&nowhere, &["ls", &did]).await.expect_err("no archive");
     assert_eq!(error.code, exit::NO_BACKUP);
     assert!(!nowhere.exists(), "looking for an archive makes none");
     std::fs::create_dir(&nowhere).expect("a folder");
-    let error = run(&nowhere, &["ls", &did]).await.err().expect("no archive");
+    let error = run(&nowhere, &["ls", &did]).await.expect_err("no archive");
     assert!(
         error.code == exit::NO_BACKUP && error.text.contains("v1/archive.json"),
         "{error}"

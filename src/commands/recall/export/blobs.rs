@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{BufWriter, Read as _, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -21,6 +21,8 @@ use crate::types::Cid;
 
 /// Tries to read a blob over a bad connection.
 const TRIES: u32 = 4;
+/// Blobs that are fetched at the same time.
+const FETCHES: usize = 8;
 
 /// Where the blobs go.
 pub(super) enum Target {
@@ -68,7 +70,7 @@ impl Target {
         Ok(Self::Folder { dir, force })
     }
 
-    /// Fetches the blobs, hashes each and puts it in its place.
+    /// Fetches the blobs, a few at a time, hashes each and puts it in its place.
     ///
     /// # Errors
     /// When the archive cannot be read or the target not be written. A blob that is missing or damaged is no error.
@@ -80,15 +82,25 @@ impl Target {
         let mut report = BlobReport::default();
         match self {
             Self::Folder { dir, force } => {
-                for cid in wanted {
-                    into_folder(account, cid, dir, *force, &mut report).await?;
+                let (dir, force) = (&*dir, *force);
+                let blobs = stream::iter(wanted).map(|cid| into_folder(account, cid, dir, force));
+                let mut blobs = Box::pin(blobs.buffered(FETCHES));
+                while let Some(done) = blobs.next().await {
+                    let (cid, got) = done?;
+                    report.take(*cid, got);
                 }
             }
             Self::Tar { file, path } => {
                 let path = path.clone();
                 let mut tar = tar::Builder::new(BufWriter::with_capacity(1 << 20, file.file()));
-                for cid in wanted {
-                    into_tar(account, cid, &path, &mut tar, &mut report).await?;
+                let blobs = stream::iter(wanted).map(|cid| into_temporary(account, cid, &path));
+                let mut blobs = Box::pin(blobs.buffered(FETCHES));
+                while let Some(done) = blobs.next().await {
+                    let (cid, file, got) = done?;
+                    if let Got::Whole(size) = got {
+                        append(&mut tar, cid, file, size).map_err(|error| cannot("write", &path, &error))?;
+                    }
+                    report.take(*cid, got);
                 }
                 let out = tar.into_inner().and_then(|mut out| out.flush());
                 out.map_err(|error| cannot("write", &path, &error))?;
@@ -113,6 +125,19 @@ impl Target {
 }
 
 impl BlobReport {
+    fn take(&mut self, cid: Cid, got: Got) {
+        match got {
+            Got::Whole(size) => {
+                self.written += 1;
+                self.bytes += size;
+            }
+            Got::Kept => self.kept += 1,
+            Got::Missing => self.missing.push(cid),
+            Got::Damaged(why) => self.damaged.push((cid, why)),
+            Got::InTheWay => self.in_the_way.push(cid),
+        }
+    }
+
     pub(super) fn json(&self) -> Value {
         let names = |cids: &mut dyn Iterator<Item = &Cid>| -> Value {
             cids.map(|cid| json!(cid.to_string())).collect()
@@ -167,83 +192,74 @@ impl BlobReport {
     }
 }
 
-async fn into_folder(
+/// What became of one blob.
+enum Got {
+    /// It is there, with this many bytes.
+    Whole(u64),
+    /// It was there already.
+    Kept,
+    /// Something else is there.
+    InTheWay,
+    /// The archive does not have it.
+    Missing,
+    /// What the archive has is not it.
+    Damaged(String),
+}
+
+async fn into_folder<'a>(
     account: &Account,
-    cid: &Cid,
+    cid: &'a Cid,
     dir: &Path,
     force: bool,
-    report: &mut BlobReport,
-) -> Result<(), DaemonError> {
+) -> Result<(&'a Cid, Got), DaemonError> {
     let path = dir.join(cid.to_string());
     if path.symlink_metadata().is_ok() {
         if hash_of(&path).map_err(|error| cannot("read", &path, &error))? == Some(*cid.digest()) {
-            report.kept += 1;
-            return Ok(());
+            return Ok((cid, Got::Kept));
         }
         if !force {
-            report.in_the_way.push(*cid);
-            return Ok(());
+            return Ok((cid, Got::InTheWay));
         }
     }
     let mut file = NewFile::create(&path, force)?;
-    if fetch(account, cid, file.file(), report).await?.is_some() {
+    let got = fetch(account, cid, file.file()).await?;
+    if let Got::Whole(_) = got {
         file.finish()?;
     }
-    Ok(())
+    Ok((cid, got))
 }
 
-async fn into_tar(
+/// A tar says how long a file is before it says what is in it: nothing unproven may get that far.
+async fn into_temporary<'a>(
     account: &Account,
-    cid: &Cid,
-    path: &Path,
-    tar: &mut tar::Builder<BufWriter<&mut File>>,
-    report: &mut BlobReport,
-) -> Result<(), DaemonError> {
-    // A tar says how long a file is before it says what is in it: nothing unproven may get that far.
-    let error = |error: std::io::Error| cannot("write", path, &error);
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let mut file = tempfile::tempfile_in(folder.unwrap_or(Path::new("."))).map_err(error)?;
-    let Some(size) = fetch(account, cid, &mut file, report).await? else {
-        return Ok(());
-    };
-    file.seek(SeekFrom::Start(0)).map_err(error)?;
+    cid: &'a Cid,
+    tar: &Path,
+) -> Result<(&'a Cid, File, Got), DaemonError> {
+    let folder = tar.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let file = tempfile::tempfile_in(folder.unwrap_or(Path::new(".")));
+    let mut file = file.map_err(|error| cannot("write", tar, &error))?;
+    let got = fetch(account, cid, &mut file).await?;
+    Ok((cid, file, got))
+}
+
+fn append(tar: &mut tar::Builder<impl Write>, cid: &Cid, mut file: File, size: u64) -> std::io::Result<()> {
+    file.seek(SeekFrom::Start(0))?;
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::Regular);
     header.set_size(size);
     header.set_mode(0o644);
     header.set_mtime(0);
     tar.append_data(&mut header, format!("blobs/{cid}"), file.take(size))
-        .map_err(error)
 }
 
-/// Reads a blob into an empty file; its size, or none if it is missing or damaged.
-async fn fetch(
-    account: &Account,
-    cid: &Cid,
-    file: &mut File,
-    report: &mut BlobReport,
-) -> Result<Option<u64>, DaemonError> {
+/// Reads a blob into an empty file.
+async fn fetch(account: &Account, cid: &Cid, file: &mut File) -> Result<Got, DaemonError> {
     let mut tries = 1;
     loop {
         match fetch_once(account, cid, file).await {
-            Ok(Got::Whole(size)) => {
-                report.written += 1;
-                report.bytes += size;
-                return Ok(Some(size));
-            }
-            Ok(Got::Missing) => {
-                report.missing.push(*cid);
-                return Ok(None);
-            }
-            Ok(Got::Other) => {
-                report
-                    .damaged
-                    .push((*cid, "its bytes do not hash to its CID".to_owned()));
-                return Ok(None);
-            }
+            Ok(got) => return Ok(got),
             Err(Failed::Archive(ReadError::Bucket(error))) if of_this_blob(&error) => {
-                report.damaged.push((*cid, error.to_string()));
-                return Ok(None);
+                return Ok(Got::Damaged(error.to_string()));
             }
             Err(Failed::Archive(ReadError::Bucket(error))) if error.is_transient() && tries < TRIES => {
                 tokio::time::sleep(Duration::from_millis(250 << tries)).await;
@@ -260,13 +276,6 @@ fn of_this_blob(error: &BucketError) -> bool {
         error.kind,
         BucketErrorKind::Corrupt | BucketErrorKind::Symlink | BucketErrorKind::NotAFolder
     )
-}
-
-enum Got {
-    Whole(u64),
-    Missing,
-    /// It hashes to something else.
-    Other,
 }
 
 enum Failed {
@@ -297,7 +306,7 @@ async fn fetch_once(account: &Account, cid: &Cid, file: &mut File) -> Result<Got
     Ok(if found == *cid.digest() {
         Got::Whole(size)
     } else {
-        Got::Other
+        Got::Damaged("its bytes do not hash to its CID".to_owned())
     })
 }
 

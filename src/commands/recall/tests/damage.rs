@@ -512,7 +512,7 @@ async fn fetches_are_moments_too() {
         )
         .await;
         if lost.contains(&index) {
-            assert_eq!(found.err().expect("no way leads there").code, exit::NO_BACKUP);
+            assert_eq!(found.expect_err("no way leads there").code, exit::NO_BACKUP);
             continue;
         }
         let (answer, car) = found.expect("a backup");
