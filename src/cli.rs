@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::daemon::start::Said;
+mod recall;
+
+pub use recall::{AtArgs, CatArgs, ExportArgs, ExportFormat, HistoryArgs, JudgeArgs, LsArgs, SourceArgs};
 
 /// Real-time backup of AT Protocol PDSes: every commit verified, every blob kept, all of it readable without us.
 #[derive(Debug, Parser)]
@@ -71,11 +74,48 @@ Examples:
 An alarm stays until it is acknowledged; what it keeps stays longer.")]
     Alarms(AlarmArgs),
 
-    /// How what we hold of an account differs from what its host has now
+    /// How what we hold of an account differs from what its host has now, or from what it was
     #[command(after_help = "\
 Examples:
-  firekeep diff did:plc:ewvi7nxzyoun6zhxrhs64oiz --live")]
-    Diff(DiffArgs),
+  firekeep diff did:plc:ewvi7nxzyoun6zhxrhs64oiz --live
+  firekeep diff did:plc:ewvi7nxzyoun6zhxrhs64oiz --from 2026-01-02 --to 2026-01-03T12:00:00Z
+  firekeep diff did:plc:ewvi7nxzyoun6zhxrhs64oiz --from 1d
+
+Exit code 0 when there is no difference, 1 when there is one.")]
+    Diff(Box<DiffArgs>),
+
+    /// What the archive knows of an account, moment by moment, or of one record
+    #[command(after_help = "\
+Examples:
+  firekeep history did:plc:ewvi7nxzyoun6zhxrhs64oiz
+  firekeep history at://did:plc:ewvi7nxzyoun6zhxrhs64oiz/app.bsky.feed.post/3kabcdefghi2j
+  firekeep history did:plc:… --archive s3://my-bucket/firekeep       on any machine")]
+    History(Box<HistoryArgs>),
+
+    /// The collections of an account, or the records of one, as they are or were
+    #[command(after_help = "\
+Examples:
+  firekeep ls did:plc:ewvi7nxzyoun6zhxrhs64oiz
+  firekeep ls did:plc:ewvi7nxzyoun6zhxrhs64oiz/app.bsky.feed.post --at 2026-01-02T03:04:05Z")]
+    Ls(Box<LsArgs>),
+
+    /// A record as JSON, as it is or was
+    #[command(after_help = "\
+Examples:
+  firekeep cat at://did:plc:ewvi7nxzyoun6zhxrhs64oiz/app.bsky.actor.profile/self --at 2h")]
+    Cat(Box<CatArgs>),
+
+    /// An account's repository and blobs as files, as they are or were, from the archive alone
+    #[command(after_help = "\
+Examples:
+  firekeep export did:plc:ewvi7nxzyoun6zhxrhs64oiz
+  firekeep export did:plc:… --at 2026-01-02T03:04:05Z -o alice.car --blobs alice.tar
+  firekeep export did:plc:… --archive s3://my-bucket/firekeep -o - > alice.car
+  firekeep export did:plc:… --format sqlite -o alice.sqlite
+
+The repository is proven before the file appears: its records build the tree that its commit signs. Exit code 3:
+something is missing, and named; 4: what the archive holds does not prove; 10: it holds no backup of that moment.")]
+    Export(Box<ExportArgs>),
 
     /// Show or check the configuration
     #[command(subcommand)]
@@ -118,11 +158,20 @@ pub struct DiffArgs {
     /// The account
     pub did: String,
     /// Compare with what the host has now
-    #[arg(long, required = true)]
+    #[arg(long, required_unless_present = "from", conflicts_with_all = ["from", "to"])]
     pub live: bool,
-    /// Settings that other commands have too
+    /// Compare what the archive holds as of this time or rev …
+    #[arg(long, value_name = "TIME|REV")]
+    pub from: Option<String>,
+    /// … with that of this one. Default: the newest
+    #[arg(long, value_name = "TIME|REV", requires = "from")]
+    pub to: Option<String>,
+    /// How moments are judged
     #[command(flatten)]
-    pub common: SettingArgs,
+    pub judge: JudgeArgs,
+    /// Which archive
+    #[command(flatten)]
+    pub source: SourceArgs,
 }
 
 /// `firekeep config …`
@@ -147,15 +196,57 @@ pub struct SettingArgs {
     pub admin_listen: Option<String>,
 }
 
+/// Where the archive is, and how to reach it.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ArchiveArgs {
+    /// Where the archive is: file:///folder or s3://bucket/prefix
+    #[arg(long, value_name = "URL")]
+    pub archive: Option<String>,
+    /// URL of an S3 store that is not AWS
+    #[arg(long, value_name = "URL")]
+    pub s3_endpoint: Option<String>,
+    /// Region of the bucket
+    #[arg(long, value_name = "REGION")]
+    pub s3_region: Option<String>,
+    /// The bucket in the path, not in the host name
+    #[arg(long, value_name = "true|false")]
+    pub s3_path_style: Option<String>,
+    /// The client's own checksums: when_required or when_supported
+    #[arg(long, value_name = "MODE")]
+    pub s3_checksum: Option<String>,
+    /// File with the access key's id
+    #[arg(long, value_name = "FILE")]
+    pub s3_access_key_id_file: Option<String>,
+    /// File with the secret access key
+    #[arg(long, value_name = "FILE")]
+    pub s3_secret_access_key_file: Option<String>,
+}
+
+impl ArchiveArgs {
+    /// The flags that were given: key and value.
+    #[must_use]
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        given([
+            ("archive", &self.archive),
+            ("s3.endpoint", &self.s3_endpoint),
+            ("s3.region", &self.s3_region),
+            ("s3.path_style", &self.s3_path_style),
+            ("s3.checksum", &self.s3_checksum),
+            ("s3.access_key_id_file", &self.s3_access_key_id_file),
+            ("s3.secret_access_key_file", &self.s3_secret_access_key_file),
+        ])
+    }
+}
+
 /// Every setting as a flag.
 #[derive(Debug, Clone, Default, Args)]
 pub struct RunArgs {
     /// A PDS to follow; may be given several times
     #[arg(long = "host", value_name = "URL")]
     pub hosts: Vec<String>,
-    /// Where the archive is: file:///folder or s3://bucket/prefix
-    #[arg(long, value_name = "URL")]
-    pub archive: Option<String>,
+    /// Where the archive is
+    #[command(flatten)]
+    pub archive: ArchiveArgs,
     /// Settings that other commands have too
     #[command(flatten)]
     pub common: SettingArgs,
@@ -204,24 +295,6 @@ pub struct RunArgs {
     /// Which log lines: error, warn, info, debug, trace, or a filter
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
-    /// URL of an S3 store that is not AWS
-    #[arg(long, value_name = "URL")]
-    pub s3_endpoint: Option<String>,
-    /// Region of the bucket
-    #[arg(long, value_name = "REGION")]
-    pub s3_region: Option<String>,
-    /// The bucket in the path, not in the host name
-    #[arg(long, value_name = "true|false")]
-    pub s3_path_style: Option<String>,
-    /// The client's own checksums: when_required or when_supported
-    #[arg(long, value_name = "MODE")]
-    pub s3_checksum: Option<String>,
-    /// File with the access key's id
-    #[arg(long, value_name = "FILE")]
-    pub s3_access_key_id_file: Option<String>,
-    /// File with the secret access key
-    #[arg(long, value_name = "FILE")]
-    pub s3_secret_access_key_file: Option<String>,
     /// Archive everything again, though this is not the archive that the mirror was archived to before
     #[arg(long)]
     pub new_archive: bool,
@@ -252,6 +325,7 @@ impl RunArgs {
     #[must_use]
     pub fn settings(&self) -> Vec<(&'static str, String)> {
         let mut settings = self.common.settings();
+        settings.extend(self.archive.settings());
         if !self.hosts.is_empty() {
             settings.push(("hosts", self.hosts.join(",")));
         }
@@ -259,7 +333,6 @@ impl RunArgs {
             settings.push(("dev_mode", "true".to_owned()));
         }
         settings.extend(given([
-            ("archive", &self.archive),
             ("plc_url", &self.plc_url),
             ("listen", &self.listen),
             ("public_url", &self.public_url),
@@ -274,12 +347,6 @@ impl RunArgs {
             ("accounts_gone_percent", &self.accounts_gone_percent),
             ("log_format", &self.log_format),
             ("log_level", &self.log_level),
-            ("s3.endpoint", &self.s3_endpoint),
-            ("s3.region", &self.s3_region),
-            ("s3.path_style", &self.s3_path_style),
-            ("s3.checksum", &self.s3_checksum),
-            ("s3.access_key_id_file", &self.s3_access_key_id_file),
-            ("s3.secret_access_key_file", &self.s3_secret_access_key_file),
         ]));
         settings
     }

@@ -1,6 +1,8 @@
 #![allow(clippy::disallowed_methods, reason = "shell: the network")]
 //! The commands that ask a running daemon, through its private listener.
 
+pub mod recall;
+
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;

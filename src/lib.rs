@@ -26,7 +26,7 @@
 //! | [`verify`] | the only place that makes a `Verified…` value |
 //! | [`mirror`] | rows, the applier that owns them, and what fetches for it |
 //! | [`metrics`] | every metric, declared once |
-//! | [`archive`] | objects in a folder or a bucket |
+//! | [`archive`] | objects in a folder or a bucket, and what they give back |
 //! | [`serve`] | XRPC, health, and the daemon's own commands |
 //! | [`config`], [`cli`], [`daemon`], [`commands`] | settings, the command line, every task, and what asks a daemon |
 //!

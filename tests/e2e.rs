@@ -32,6 +32,8 @@ mod migration;
 mod old_pds;
 #[path = "e2e/outages.rs"]
 mod outages;
+#[path = "e2e/recall.rs"]
+mod recall;
 #[path = "e2e/rollback.rs"]
 mod rollback;
 #[path = "e2e/takedowns.rs"]

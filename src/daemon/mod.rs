@@ -50,6 +50,14 @@ const GAUGE_INTERVAL: Duration = Duration::from_secs(5);
 pub mod exit {
     /// Something failed.
     pub const FAILED: u8 = 1;
+    /// What was asked for makes no sense.
+    pub const USAGE: u8 = 2;
+    /// Done, but something is missing.
+    pub const INCOMPLETE: u8 = 3;
+    /// What is stored does not prove.
+    pub const UNVERIFIED: u8 = 4;
+    /// There is no backup of it.
+    pub const NO_BACKUP: u8 = 10;
     /// Another process owns what is needed.
     pub const OWNED: u8 = 11;
     /// The configuration cannot be used.
