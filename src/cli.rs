@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+mod archive_args;
+
+pub use self::archive_args::{ArchiveArgs, VerifyArgs};
+
 /// Real-time backup of AT Protocol PDSes: every commit verified, every blob kept, all of it readable without us.
 #[derive(Debug, Parser)]
 #[command(
@@ -74,6 +78,17 @@ An alarm stays until it is acknowledged; what it keeps stays longer.")]
 Examples:
   firekeep diff did:plc:ewvi7nxzyoun6zhxrhs64oiz --live")]
     Diff(DiffArgs),
+
+    /// Prove an archive from itself alone: every name, block, tree, signature and blob
+    #[command(after_help = "\
+Examples:
+  firekeep verify --archive s3://my-bucket/firekeep --s3-endpoint https://s3.example.com
+  firekeep verify --archive file:///srv/archive --rate 20MiB --resume /var/tmp/verify.json
+  firekeep verify --sample 5% --json | jq .findings
+
+Exit code 0: sound. 3: sound, and something is not held or could not be read. 4: damaged; every bad object is named,
+with what it affects. 10: there is no backup.")]
+    Verify(Box<VerifyArgs>),
 
     /// Show or check the configuration
     #[command(subcommand)]

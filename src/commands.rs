@@ -1,5 +1,7 @@
 #![allow(clippy::disallowed_methods, reason = "shell: the network")]
-//! The commands that ask a running daemon, through its private listener.
+//! The commands that ask a running daemon, through its private listener; and below, those that need none.
+
+pub mod verify;
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -59,6 +59,10 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
             let config = load(file, &args.settings())?.0;
             block_on(commands::health(&config))
         }
+        Command::Verify(args) => {
+            let config = load(file, &args.common.settings())?.0;
+            block_on(commands::verify::verify(&config, &args, json))
+        }
         Command::Config(ConfigCommand::Example) => print(&firekeep::config::keys::example()),
         Command::Config(ConfigCommand::Print(args)) => print_config(file, &args),
         Command::Config(ConfigCommand::Check(args)) => {

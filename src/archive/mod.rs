@@ -4,12 +4,15 @@
 //! database to be read again. [`bucket`] is the one door to the store, and both kinds of store pass the same
 //! contract tests. A bucket belongs to one archive, told by its `v1/archive.json` ([`identity`]).
 //!
-//! Pure: [`names`], [`content_type`], [`settings`], [`snapshot_file`], [`log_file`]. Shell: [`bucket`], [`folder`], [`s3`],
-//! [`identity`].
+//! Pure: [`names`], [`content_type`], [`settings`], [`snapshot_file`], [`log_file`], [`sealed`], [`identity_file`].
+//! Shell: [`bucket`], [`folder`], [`s3`], [`identity`]; [`scrub`] has both.
 
 pub mod content_type;
+pub mod identity_file;
 pub mod log_file;
 pub mod names;
+pub mod scrub;
+pub mod sealed;
 pub mod settings;
 pub mod snapshot_file;
 

@@ -46,6 +46,8 @@ const GAUGE_INTERVAL: Duration = Duration::from_secs(5);
 pub mod exit {
     /// Something failed.
     pub const FAILED: u8 = 1;
+    /// There is no backup.
+    pub const NO_BACKUP: u8 = 10;
     /// Another process owns what is needed.
     pub const OWNED: u8 = 11;
     /// The configuration cannot be used.

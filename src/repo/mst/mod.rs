@@ -14,6 +14,7 @@
 mod build;
 mod encode;
 mod node;
+mod streamed;
 mod walk;
 
 use std::borrow::Cow;
@@ -28,6 +29,7 @@ use crate::types::{Cid, Digest, SyntaxError};
 pub use build::{BuildError, TreeBuilder, tree_root};
 pub use encode::common_prefix_len;
 pub use node::{Entry, Node, NodeFault};
+pub use streamed::{STREAM_HELD_BYTES_MAX, StreamFault, StreamedTree};
 pub use walk::{KeyRule, WalkLimits, WalkStats, walk};
 
 pub(crate) use encode::NodeEncoder;
