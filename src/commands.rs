@@ -1,6 +1,7 @@
 #![allow(clippy::disallowed_methods, reason = "shell: the network")]
 //! The commands that ask a running daemon, through its private listener; and below, those that need none.
 
+pub mod bucket;
 pub mod verify;
 
 use std::io::Write as _;

@@ -5,7 +5,7 @@
 //! contract tests. A bucket belongs to one archive, told by its `v1/archive.json` ([`identity`]).
 //!
 //! Pure: [`names`], [`content_type`], [`settings`], [`snapshot_file`], [`log_file`], [`sealed`], [`identity_file`].
-//! Shell: [`bucket`], [`folder`], [`s3`], [`identity`]; [`scrub`] has both.
+//! Shell: [`bucket`], [`folder`], [`s3`], [`identity`], [`probe`]; [`scrub`] has both.
 
 pub mod content_type;
 pub mod identity_file;
@@ -24,5 +24,7 @@ pub mod folder;
 pub mod identity;
 #[cfg(feature = "daemon")]
 pub mod keeper;
+#[cfg(feature = "daemon")]
+pub mod probe;
 #[cfg(feature = "daemon")]
 pub mod s3;

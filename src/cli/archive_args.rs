@@ -1,6 +1,6 @@
 //! Flags of the commands that work on an archive alone.
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use super::given;
 
@@ -68,4 +68,39 @@ pub struct VerifyArgs {
     /// Keep in this file how far it came, and go on from there if it was stopped
     #[arg(long, value_name = "FILE")]
     pub resume: Option<std::path::PathBuf>,
+}
+
+/// `firekeep bucket …`
+#[derive(Debug, Clone, Subcommand)]
+pub enum BucketCommand {
+    /// Find out what a store really does: conditional writes raced, lists, versions, locks
+    #[command(after_help = "\
+Examples:
+  firekeep bucket probe s3://my-bucket/firekeep --s3-endpoint https://s3.example.com
+  firekeep bucket probe file:///srv/archive
+
+Writes some hundred small objects below v1/probe/ and removes them again.
+Exit code 0: the store itself keeps a second writer out. 3: it does not; start only one daemon on it. 4: it does not keep
+what it takes.")]
+    Probe(Box<ProbeArgs>),
+}
+
+/// `firekeep bucket probe`
+#[derive(Debug, Clone, Args)]
+pub struct ProbeArgs {
+    /// The store: s3://bucket/prefix or file:///folder. Default: the configured archive
+    pub url: Option<String>,
+    /// How to reach it
+    #[command(flatten)]
+    pub common: ArchiveArgs,
+}
+
+impl ProbeArgs {
+    /// The flags that were given: key and value.
+    #[must_use]
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        let mut settings = self.common.settings();
+        settings.extend(self.url.clone().map(|url| ("archive", url)));
+        settings
+    }
 }

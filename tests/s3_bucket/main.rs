@@ -57,6 +57,7 @@ for_both! {
     other_bytes_than_announced_are_refused,
     names_that_could_be_tricks_are_refused,
     an_empty_bucket_becomes_an_archive,
+    a_probe_finds_it_safe_and_leaves_nothing,
     snapshots_stream_through,
 }
 
