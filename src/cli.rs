@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 mod archive_args;
 
-pub use self::archive_args::{ArchiveArgs, BucketCommand, ProbeArgs, VerifyArgs};
+pub use self::archive_args::{ArchiveArgs, BucketCommand, ProbeArgs, PruneArgs, VerifyArgs};
 
 /// Real-time backup of AT Protocol PDSes: every commit verified, every blob kept, all of it readable without us.
 #[derive(Debug, Parser)]
@@ -89,6 +89,13 @@ Examples:
 Exit code 0: sound. 3: sound, and something is not held or could not be read. 4: damaged; every bad object is named,
 with what it affects. 10: there is no backup.")]
     Verify(Box<VerifyArgs>),
+
+    /// What may go from the archive, by the keep.* keys. Nothing is deleted yet
+    #[command(after_help = "\
+Examples:
+  firekeep prune --dry-run
+  firekeep prune --dry-run --json | jq .total")]
+    Prune(Box<PruneArgs>),
 
     /// Look at the store of an archive
     #[command(subcommand)]

@@ -63,6 +63,10 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
             let config = load(file, &args.common.settings())?.0;
             block_on(commands::verify::verify(&config, &args, json))
         }
+        Command::Prune(args) => {
+            let config = load(file, &args.common.settings())?.0;
+            block_on(commands::prune::dry_run(&config, json))
+        }
         Command::Bucket(BucketCommand::Probe(args)) => {
             let config = load(file, &args.settings())?.0;
             block_on(commands::bucket::probe(&config, json))

@@ -104,3 +104,14 @@ impl ProbeArgs {
         settings
     }
 }
+
+/// `firekeep prune`
+#[derive(Debug, Clone, Args)]
+pub struct PruneArgs {
+    /// Only print what would go, and why the rest stays
+    #[arg(long, required = true)]
+    pub dry_run: bool,
+    /// Where the archive is
+    #[command(flatten)]
+    pub common: ArchiveArgs,
+}

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::layers::{Layers, Origin, Setting};
+use crate::archive::retention::Keep;
 use crate::archive::settings::{ArchiveConfig, S3Input, SettingError};
 use crate::types::HostName;
 
@@ -51,6 +52,8 @@ pub struct Config {
     pub snapshot_interval: Duration,
     /// The largest blob that is fetched, in bytes.
     pub blob_bytes_max: u64,
+    /// What stays in the archive, and how long.
+    pub keep: Keep,
     /// Whether plain http, loopback and private addresses are allowed.
     pub dev_mode: bool,
     /// Log lines as text or JSON.
@@ -83,6 +86,10 @@ pub enum LogFormat {
 const SNAPSHOT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
 /// Bounds of `blob_bytes_max`: 1 MiB to 5 GiB, the largest object of a single S3 copy.
 const BLOB_BYTES: (u64, u64) = (1 << 20, 5 << 30);
+/// Bounds of the spans below `keep`: up to a hundred years.
+const KEEP_SPAN: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(36_500 * 24 * 3600));
+/// Most snapshots that one rule may ask for.
+const KEEP_COUNT_MAX: u32 = 100_000;
 
 impl Config {
     /// Checks all values together. Relative paths are taken from `cwd`.
@@ -118,11 +125,30 @@ impl Config {
                 .transpose()?,
             snapshot_interval: duration(layers, "snapshot_interval", "1h", SNAPSHOT_INTERVAL)?,
             blob_bytes_max: size(layers, "blob_bytes_max", "300MiB", BLOB_BYTES)?,
+            keep: keep(layers)?,
             dev_mode,
             log_format: log_format(layers)?,
             log_level: layers.text("log_level").unwrap_or_else(|| "info".to_owned()),
         })
     }
+}
+
+fn keep(layers: &Layers) -> Result<Keep, ConfigError> {
+    let count = |key: &'static str, default: &str| {
+        let text = layers.text(key).unwrap_or_else(|| default.to_owned());
+        let value = text.trim().parse().ok().filter(|count| *count <= KEEP_COUNT_MAX);
+        value.ok_or_else(|| layers.error_for(key, &text, "must be a whole number from 0 to 100000"))
+    };
+    Ok(Keep {
+        last: count("keep.last", "3")?,
+        hours: count("keep.hours", "24")?,
+        days: count("keep.days", "14")?,
+        weeks: count("keep.weeks", "8")?,
+        months: count("keep.months", "24")?,
+        window: duration(layers, "keep.window", "30d", KEEP_SPAN)?,
+        deleted: duration(layers, "keep.deleted", "90d", KEEP_SPAN)?,
+        withdrawn: duration(layers, "keep.withdrawn", "30d", KEEP_SPAN)?,
+    })
 }
 
 fn hosts(layers: &Layers, dev_mode: bool) -> Result<Vec<HostConfig>, ConfigError> {
