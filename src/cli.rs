@@ -4,9 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::daemon::start::Said;
+mod archive_args;
 mod recall;
 
+use crate::daemon::start::Said;
+
+pub use self::archive_args::{BucketCommand, PlaceArgs, ProbeArgs, PruneArgs, VerifyArgs};
 pub use recall::{AtArgs, CatArgs, ExportArgs, ExportFormat, HistoryArgs, JudgeArgs, LsArgs, SourceArgs};
 
 /// Real-time backup of AT Protocol PDSes: every commit verified, every blob kept, all of it readable without us.
@@ -116,6 +119,28 @@ Examples:
 The repository is proven before the file appears: its records build the tree that its commit signs. Exit code 3:
 something is missing, and named; 4: what the archive holds does not prove; 10: it holds no backup of that moment.")]
     Export(Box<ExportArgs>),
+
+    /// Prove an archive from itself alone: every name, block, tree, signature and blob
+    #[command(after_help = "\
+Examples:
+  firekeep verify --archive s3://my-bucket/firekeep --s3-endpoint https://s3.example.com
+  firekeep verify --archive file:///srv/archive --rate 20MiB --resume /var/tmp/verify.json
+  firekeep verify --sample 5% --json | jq .findings
+
+Exit code 0: sound. 3: sound, and something is not held or could not be read. 4: damaged; every bad object is named,
+with what it affects. 10: there is no backup.")]
+    Verify(Box<VerifyArgs>),
+
+    /// What may go from the archive, by the keep.* keys. Nothing is deleted yet
+    #[command(after_help = "\
+Examples:
+  firekeep prune --dry-run
+  firekeep prune --dry-run --json | jq .total")]
+    Prune(Box<PruneArgs>),
+
+    /// Look at the store of an archive
+    #[command(subcommand)]
+    Bucket(BucketCommand),
 
     /// Show or check the configuration
     #[command(subcommand)]

@@ -1,5 +1,9 @@
 #![allow(clippy::disallowed_methods, reason = "shell: the network")]
-//! The commands that ask a running daemon, through its private listener.
+//! The commands that ask a running daemon, through its private listener; and below, those that need none.
+
+pub mod bucket;
+pub mod prune;
+pub mod verify;
 
 pub mod recall;
 

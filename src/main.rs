@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use firekeep::cli::{Cli, Command, ConfigCommand, RunArgs};
+use firekeep::cli::{BucketCommand, Cli, Command, ConfigCommand, RunArgs};
 use firekeep::commands::{self, recall};
 use firekeep::config::{Config, ConfigError, Layers, LogFormat};
 use firekeep::daemon::{self, DaemonError, exit};
@@ -80,6 +80,18 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
         Command::Health(args) => {
             let config = load(file, &args.settings())?.0;
             block_on(commands::health(&config))
+        }
+        Command::Verify(args) => {
+            let config = load(file, &args.common.settings())?.0;
+            block_on(commands::verify::verify(&config, &args, json))
+        }
+        Command::Prune(args) => {
+            let config = load(file, &args.common.settings())?.0;
+            block_on(commands::prune::dry_run(&config, json))
+        }
+        Command::Bucket(BucketCommand::Probe(args)) => {
+            let config = load(file, &args.settings())?.0;
+            block_on(commands::bucket::probe(&config, json))
         }
         Command::Config(ConfigCommand::Example) => print(&firekeep::config::keys::example()),
         Command::Config(ConfigCommand::Print(args)) => print_config(file, &args),

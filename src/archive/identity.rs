@@ -10,11 +10,13 @@ use std::fmt;
 use std::str::FromStr;
 
 use data_encoding::HEXLOWER;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::Map;
 
 use super::bucket::{Body, Bucket, BucketError, PutOptions, PutOutcome};
 use super::content_type::ContentType;
 use super::names;
+use super::sealed::{self, Seal};
 use crate::types::{SyntaxError, Timestamp};
 
 /// The format that this version writes, and the newest that it reads.
@@ -190,7 +192,9 @@ fn must_be_known(bucket: &Bucket, info: &ArchiveInfo) -> Result<(), IdentityErro
 }
 
 async fn must_be_empty(bucket: &Bucket) -> Result<(), IdentityError> {
-    if let Some(found) = bucket.list("", None).await?.objects.into_iter().next()
+    let mut listed = bucket.list("", None).await?.objects.into_iter();
+    // A probe that was cut off leaves nothing of anybody's.
+    if let Some(found) = listed.find(|object| !object.name.starts_with(names::PROBE))
         && found.name != names::ARCHIVE
     {
         let (place, found) = (bucket.to_string(), found.name);
@@ -221,7 +225,7 @@ async fn create(bucket: &Bucket, id: ArchiveId, created: Timestamp) -> Result<Ar
     }
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Json {
     id: String,
     format: u32,
@@ -230,19 +234,19 @@ struct Json {
 }
 
 fn encode(info: &ArchiveInfo) -> Vec<u8> {
-    let json = Json {
-        id: info.id.to_string(),
-        format: info.format,
-        least_reader: info.least_reader,
-        created: info.created.to_string(),
-    };
-    let mut text = serde_json::to_vec_pretty(&json).expect("strings and numbers have a JSON form");
-    text.push(b'\n');
-    text
+    sealed::seal(Map::from_iter([
+        ("id".to_owned(), info.id.to_string().into()),
+        ("format".to_owned(), info.format.into()),
+        ("least_reader".to_owned(), info.least_reader.into()),
+        ("created".to_owned(), info.created.to_string().into()),
+    ]))
 }
 
 /// Later formats may add fields, which are not ours to judge.
 fn decode(bytes: &[u8]) -> Result<ArchiveInfo, String> {
+    if sealed::check(bytes) == Seal::Broken {
+        return Err("its own checksum does not fit its bytes".to_owned());
+    }
     let json: Json = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     let bad = |error: SyntaxError| error.to_string();
     Ok(ArchiveInfo {

@@ -6,17 +6,21 @@
 //!
 //! [`log_cut`] makes segments and deltas, [`shipper`] and [`keeper`] put what there is, [`writer`] says who may.
 //! [`reader`] and [`rebuild`] read it again, without a mirror: [`log_chain`] puts the segments in order, [`timeline`]
-//! tells an account's moments and how each is put together.
+//! tells an account's moments and how each is put together. [`scrub`] proves it, [`retention`] plans what may go.
 //!
 //! Pure: [`names`], [`content_type`], [`settings`], [`snapshot_file`], [`log_file`], [`log_cut`], [`log_chain`],
-//! [`timeline`]. Shell: [`bucket`], [`folder`], [`s3`], [`identity`], [`writer`], [`shipper`], [`keeper`],
-//! [`reader`], [`rebuild`], [`block_file`].
+//! [`timeline`], [`sealed`], [`identity_file`], [`retention`]. Shell: [`bucket`], [`folder`], [`s3`], [`identity`],
+//! [`writer`], [`shipper`], [`keeper`], [`reader`], [`rebuild`], [`block_file`], [`probe`]; [`scrub`] has both.
 
 pub mod content_type;
+pub mod identity_file;
 pub mod log_chain;
 pub mod log_cut;
 pub mod log_file;
 pub mod names;
+pub mod retention;
+pub mod scrub;
+pub mod sealed;
 pub mod settings;
 pub mod snapshot_file;
 pub mod timeline;
@@ -31,6 +35,8 @@ pub mod folder;
 pub mod identity;
 #[cfg(feature = "daemon")]
 pub mod keeper;
+#[cfg(feature = "daemon")]
+pub mod probe;
 #[cfg(feature = "daemon")]
 pub mod reader;
 #[cfg(feature = "daemon")]

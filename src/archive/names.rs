@@ -36,6 +36,8 @@ pub const BLOBS: &str = "v1/blocks/";
 pub const SERVICE: &str = "v1/service/";
 /// Notes of erasures.
 pub const ERASED: &str = "v1/erased/";
+/// What a probe of the store writes and removes again: no objects of an archive.
+pub const PROBE: &str = "v1/probe/";
 /// A folder archive's unfinished writes: no objects, never listed.
 pub const TEMPORARY: &str = "v1/.tmp/";
 /// A folder archive's content types, where the bytes do not tell them: no objects, never listed.

@@ -51,6 +51,7 @@ use read_back::{Expected, Stored};
 mod client;
 mod error;
 mod multipart;
+mod probe;
 mod read_back;
 
 /// Up to this length an object is sent in one request, in bytes.
@@ -447,4 +448,4 @@ fn backoff() -> ExponentialBuilder {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -37,7 +37,7 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'stat
 }
 
 /// Every key, in the order in which a reader wants them.
-pub const KEYS: [Key; 29] = [
+pub const KEYS: [Key; 37] = [
     key(
         "hosts",
         Kind::List,
@@ -197,6 +197,39 @@ pub const KEYS: [Key; 29] = [
         "1m",
         "How long an answer may pause.",
     ),
+    key(
+        "keep.last",
+        Kind::Text,
+        "3",
+        "Of each account, so many of its newest snapshots are kept.",
+    ),
+    key(
+        "keep.hours",
+        Kind::Text,
+        "24",
+        "The newest snapshot of each of the last so many hours that have one.",
+    ),
+    key("keep.days", Kind::Text, "14", "The same for days."),
+    key("keep.weeks", Kind::Text, "8", "The same for weeks."),
+    key("keep.months", Kind::Text, "24", "The same for months."),
+    key(
+        "keep.window",
+        Kind::Text,
+        "30d",
+        "Every moment can be restored that is not older than this.",
+    ),
+    key(
+        "keep.deleted",
+        Kind::Text,
+        "90d",
+        "How long a deleted account's data is kept.",
+    ),
+    key(
+        "keep.withdrawn",
+        Kind::Text,
+        "30d",
+        "How long a blob is kept that no kept moment refers to any more.",
+    ),
 ];
 
 /// The key with this name.
@@ -265,6 +298,7 @@ pub fn table() -> String {
             "s3.session_token_file" | "s3.connect_timeout" | "s3.attempt_timeout" | "s3.idle_timeout" => {
                 String::new()
             }
+            name if name.starts_with("keep.") => String::new(),
             name => format!("`--{}`", flag_name(name)),
         };
         let default = if key.default.is_empty() {

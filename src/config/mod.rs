@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::layers::{Layers, Origin, Setting};
+use crate::archive::retention::Keep;
 use crate::archive::settings::{ArchiveConfig, S3Input, SettingError};
 use crate::types::HostName;
 
@@ -63,6 +64,8 @@ pub struct Config {
     pub blob_sweep_interval: Duration,
     /// Which share of a host's accounts may go within a day before an alarm is raised.
     pub accounts_gone_percent: u64,
+    /// What stays in the archive, and how long.
+    pub keep: Keep,
     /// Whether plain http, loopback and private addresses are allowed.
     pub dev_mode: bool,
     /// Log lines as text or JSON.
@@ -108,6 +111,10 @@ const BLOB_SWEEP_INTERVAL: (Duration, Duration) =
 const BLOB_BYTES: (u64, u64) = (1 << 20, 5 << 30);
 /// Default and greatest value of `requests_per_second`.
 const REQUESTS_PER_SECOND: (u32, u32) = (20, 10_000);
+/// Bounds of the spans below `keep`: up to a hundred years.
+const KEEP_SPAN: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(36_500 * 24 * 3600));
+/// Most snapshots that one rule may ask for.
+const KEEP_COUNT_MAX: u32 = 100_000;
 
 impl Config {
     /// Checks all values together. Relative paths are taken from `cwd`.
@@ -149,11 +156,30 @@ impl Config {
             requests_per_second: requests_per_second(layers)?,
             blob_sweep_interval: duration(layers, "blob_sweep_interval", "1d", BLOB_SWEEP_INTERVAL)?,
             accounts_gone_percent: percent(layers, "accounts_gone_percent", "10")?,
+            keep: keep(layers)?,
             dev_mode,
             log_format: log_format(layers)?,
             log_level: layers.text("log_level").unwrap_or_else(|| "info".to_owned()),
         })
     }
+}
+
+fn keep(layers: &Layers) -> Result<Keep, ConfigError> {
+    let count = |key: &'static str, default: &str| {
+        let text = layers.text(key).unwrap_or_else(|| default.to_owned());
+        let value = text.trim().parse().ok().filter(|count| *count <= KEEP_COUNT_MAX);
+        value.ok_or_else(|| layers.error_for(key, &text, "must be a whole number from 0 to 100000"))
+    };
+    Ok(Keep {
+        last: count("keep.last", "3")?,
+        hours: count("keep.hours", "24")?,
+        days: count("keep.days", "14")?,
+        weeks: count("keep.weeks", "8")?,
+        months: count("keep.months", "24")?,
+        window: duration(layers, "keep.window", "30d", KEEP_SPAN)?,
+        deleted: duration(layers, "keep.deleted", "90d", KEEP_SPAN)?,
+        withdrawn: duration(layers, "keep.withdrawn", "30d", KEEP_SPAN)?,
+    })
 }
 
 fn hosts(layers: &Layers, dev_mode: bool, cwd: &Path) -> Result<Vec<HostConfig>, ConfigError> {

@@ -180,6 +180,8 @@ fn each_mistake_names_key_value_and_remedy() {
         ("archive = \"/srv/archive\"", "write \"file:///srv/archive\""),
         ("archive = \"s3://x\"", "a bucket's name is 3 to 63"),
         ("log_format = \"xml\"", "must be \"auto\", \"text\" or \"json\""),
+        ("keep.last = \"-1\"", "must be a whole number from 0 to 100000"),
+        ("keep.window = \"9999999d\"", "must be from 0ms to 36500d"),
         ("a = [", "firekeep.toml:1: not valid TOML"),
         ("plc_url = \"ftp://x.test\"", "must begin with https://"),
     ];

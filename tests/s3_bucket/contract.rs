@@ -376,6 +376,29 @@ pub async fn an_empty_bucket_becomes_an_archive(bucket: &Bucket) {
     assert!(error.to_string().contains("v1/service/x.json"), "{error}");
 }
 
+pub async fn a_probe_finds_it_safe_and_leaves_nothing(bucket: &Bucket) {
+    use firekeep::archive::probe::verdict::{Class, CreateOnly, Lock, Versions};
+    let probed = firekeep::archive::probe::probe(bucket, &firekeep::clock::Clock::system()).await;
+    let probed = probed.expect("usable");
+    assert_eq!(probed.lies, [""; 0]);
+    assert_eq!(
+        (probed.class(), probed.exit_code()),
+        (Class::SeveralWriters, 0),
+        "{}",
+        probed.text()
+    );
+    assert_eq!(
+        (probed.create_only, probed.winners_max),
+        (CreateOnly::Honoured, 1)
+    );
+    assert_eq!(probed.create_only_in_parts, CreateOnly::Honoured);
+    assert_eq!(
+        (probed.versions, probed.lock, probed.left_behind),
+        (Versions::Off, Lock::Off, 0)
+    );
+    assert_eq!(list(bucket, "").await, Vec::<String>::new());
+}
+
 /// A snapshot's way: packed into a file, put, read as it streams, unpacked within limits.
 pub async fn snapshots_stream_through(bucket: &Bucket) {
     let content = noise(18 << 20, 4);

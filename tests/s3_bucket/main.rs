@@ -6,32 +6,35 @@
 
 #![cfg(feature = "daemon")]
 
+mod archive;
 mod contract;
 mod own;
 mod server;
+mod verify;
+mod verify_own;
 
 use firekeep::archive::bucket::Bucket;
 use firekeep::archive::settings::{ArchiveConfig, S3Input};
 
 /// Each check of the contract, for both kinds of store.
 macro_rules! for_both {
-    ($($check:ident),* $(,)?) => {
-        mod folder {
+    ($checks:ident, $folder:ident, $s3:ident, $($check:ident),* $(,)?) => {
+        mod $folder {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $check() {
                     let keep = tempfile::tempdir().expect("a temporary folder");
-                    super::contract::$check(&super::open_folder(keep.path()).await).await;
+                    super::$checks::$check(&super::open_folder(keep.path()).await).await;
                 }
             )*
         }
 
-        mod s3 {
+        mod $s3 {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $check() {
                     let Some(server) = super::server::running() else { return };
-                    super::contract::$check(&server.open(stringify!($check)).await).await;
+                    super::$checks::$check(&server.open(stringify!($check)).await).await;
                 }
             )*
         }
@@ -39,6 +42,7 @@ macro_rules! for_both {
 }
 
 for_both! {
+    contract, folder, s3,
     what_is_put_can_be_read,
     created_objects_are_never_replaced,
     others_are_replaced_whole,
@@ -53,7 +57,22 @@ for_both! {
     other_bytes_than_announced_are_refused,
     names_that_could_be_tricks_are_refused,
     an_empty_bucket_becomes_an_archive,
+    a_probe_finds_it_safe_and_leaves_nothing,
     snapshots_stream_through,
+}
+
+for_both! {
+    verify, verify_folder, verify_s3,
+    a_sound_archive_is_sound,
+    one_flipped_bit_in_any_object_is_named,
+    what_is_removed_is_named_where_something_is_lost,
+    what_is_renamed_is_named,
+    hostile_names_are_reported_and_obeyed_by_nobody,
+    bombs_are_damaged_objects_and_nothing_more,
+    a_stopped_verification_goes_on_where_it_was,
+    samples_are_repeatable_and_rates_are_kept,
+    a_writer_that_was_taken_over_from_is_no_part_of_the_log,
+    signatures_trees_and_histories_are_proven,
 }
 
 async fn open_folder(path: &std::path::Path) -> Bucket {

@@ -48,11 +48,17 @@ async fn an_empty_bucket_becomes_an_archive_once() {
     };
     assert_eq!(read(&bucket).await.expect("readable"), Some(info));
     let text = std::fs::read_to_string(folder.path().join(names::ARCHIVE)).expect("there");
+    let (fields, seal) = text.split_once("  \"sha256\": ").expect("sealed");
     assert_eq!(
-        text,
-        "{\n  \"id\": \"abababababababababababababababab\",\n  \"format\": 1,\n  \"least_reader\": 1,\n  \
-         \"created\": \"2026-01-02T03:04:05.678Z\"\n}\n"
+        fields,
+        "{\n  \"created\": \"2026-01-02T03:04:05.678Z\",\n  \"format\": 1,\n  \
+         \"id\": \"abababababababababababababababab\",\n  \"least_reader\": 1,\n"
     );
+    assert_eq!(seal.len(), 66 + "\n}\n".len());
+    assert_eq!(sealed::check(text.as_bytes()), Seal::Sound);
+    let damaged = text.replace("05.678Z", "05.679Z");
+    let error = with_json(&damaged).await.expect_err("changed");
+    assert!(error.to_string().contains("checksum"), "{error}");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use super::super::bucket::Bucket;
 use super::super::settings::{ArchiveConfig, S3Input};
 use super::*;
 
-mod fake;
+pub(in super::super) mod fake;
 
 fn md5_hex(text: &str) -> String {
     HEXLOWER.encode(&Md5::digest(text.as_bytes()))

@@ -15,6 +15,7 @@ mod build;
 mod encode;
 mod lax;
 mod node;
+mod streamed;
 mod walk;
 
 use std::borrow::Cow;
@@ -30,6 +31,7 @@ pub use build::{BuildError, TreeBuilder, tree_root};
 pub use encode::common_prefix_len;
 pub use lax::{LaxFault, walk_lax};
 pub use node::{Entry, Node, NodeFault};
+pub use streamed::{STREAM_HELD_BYTES_MAX, StreamFault, StreamedTree};
 pub use walk::{KeyRule, WalkLimits, WalkStats, walk};
 
 pub(crate) use encode::NodeEncoder;

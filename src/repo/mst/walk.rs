@@ -142,7 +142,7 @@ impl<S: BlockSource + ?Sized> Walk<'_, S> {
     }
 }
 
-fn check_visit(
+pub(super) fn check_visit(
     limits: &WalkLimits,
     cid: Cid,
     key: &[u8],

@@ -16,32 +16,34 @@ use crate::types::cid::sha256;
 
 /// A request as the store sees it.
 #[derive(Debug, Clone)]
-pub(super) struct Seen {
-    pub(super) method: String,
+pub(in crate::archive) struct Seen {
+    pub(in crate::archive) method: String,
     /// Path and query.
-    pub(super) target: String,
+    pub(in crate::archive) target: String,
     /// Lower case.
-    pub(super) head: String,
-    pub(super) body: Vec<u8>,
+    pub(in crate::archive) head: String,
+    pub(in crate::archive) body: Vec<u8>,
 }
 
 impl Seen {
-    pub(super) fn is(&self, method: &str, part_of_target: &str) -> bool {
+    pub(in crate::archive) fn is(&self, method: &str, part_of_target: &str) -> bool {
         self.method == method && self.target.contains(part_of_target)
     }
 }
 
 /// A store that answers as it is told.
-pub(super) struct FakeStore {
-    pub(super) bucket: Bucket,
+pub(in crate::archive) struct FakeStore {
+    pub(in crate::archive) bucket: Bucket,
     seen: Arc<Mutex<Vec<Seen>>>,
-    pub(super) folder: tempfile::TempDir,
+    pub(in crate::archive) folder: tempfile::TempDir,
     _server: JoinSet<()>,
 }
 
 impl FakeStore {
     /// `answer` gets a request and how many were like it before (same method and target).
-    pub(super) async fn new(answer: impl Fn(&Seen, usize) -> Vec<u8> + Clone + Send + 'static) -> Self {
+    pub(in crate::archive) async fn new(
+        answer: impl Fn(&Seen, usize) -> Vec<u8> + Clone + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -79,30 +81,30 @@ impl FakeStore {
         }
     }
 
-    pub(super) fn seen(&self) -> Vec<Seen> {
+    pub(in crate::archive) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().expect("no panic").clone()
     }
 
-    pub(super) fn count(&self, method: &str, part_of_target: &str) -> usize {
+    pub(in crate::archive) fn count(&self, method: &str, part_of_target: &str) -> usize {
         self.seen()
             .iter()
             .filter(|seen| seen.is(method, part_of_target))
             .count()
     }
 
-    pub(super) async fn create(&self, text: &'static str) -> Result<PutOutcome, BucketError> {
+    pub(in crate::archive) async fn create(&self, text: &'static str) -> Result<PutOutcome, BucketError> {
         let options = PutOptions::create(ContentType::json());
         self.bucket.put("v1/x", Body::Bytes(text.into()), &options).await
     }
 
-    pub(super) async fn create_large(&self) -> Result<PutOutcome, BucketError> {
+    pub(in crate::archive) async fn create_large(&self) -> Result<PutOutcome, BucketError> {
         let path = self.folder.path().join("large");
         std::fs::write(&path, vec![7; 17 << 20]).expect("writes");
         let options = PutOptions::create(ContentType::zstd());
         self.bucket.put("v1/x", Body::File(path), &options).await
     }
 
-    pub(super) async fn get(&self) -> Result<Option<Bytes>, BucketError> {
+    pub(in crate::archive) async fn get(&self) -> Result<Option<Bytes>, BucketError> {
         match self.bucket.get("v1/x").await? {
             None => Ok(None),
             Some(object) => object.bytes(1000).await.map(Some),
@@ -171,9 +173,9 @@ async fn serve(mut socket: TcpStream, answer: impl Fn(&Seen, usize) -> Vec<u8>, 
 }
 
 /// At the end of an answer: keeps the connection open without saying any more.
-pub(super) const STALL: &[u8] = b"<stall>";
+pub(in crate::archive) const STALL: &[u8] = b"<stall>";
 
-pub(super) fn answer(status: u16, headers: &str, body: &str) -> Vec<u8> {
+pub(in crate::archive) fn answer(status: u16, headers: &str, body: &str) -> Vec<u8> {
     let length = if headers.contains("content-length") {
         String::new()
     } else {
@@ -182,7 +184,7 @@ pub(super) fn answer(status: u16, headers: &str, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status} X\r\nconnection: close\r\n{length}{headers}\r\n{body}").into_bytes()
 }
 
-pub(super) fn refusal(status: u16, code: &str) -> Vec<u8> {
+pub(in crate::archive) fn refusal(status: u16, code: &str) -> Vec<u8> {
     let body = format!(
         "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>it is so\nindeed</Message></Error>"
     );
@@ -190,14 +192,14 @@ pub(super) fn refusal(status: u16, code: &str) -> Vec<u8> {
 }
 
 /// An answer to a HEAD or GET for an object of ours with this text.
-pub(super) fn object(text: &str, etag: &str, more: &str) -> Vec<u8> {
+pub(in crate::archive) fn object(text: &str, etag: &str, more: &str) -> Vec<u8> {
     let digest = HEXLOWER.encode(&sha256(text.as_bytes()));
     let headers = format!("etag: \"{etag}\"\r\nx-amz-meta-sha256: {digest}\r\n{more}");
     answer(200, &headers, text)
 }
 
 /// The same for a HEAD, which has a length but no body.
-pub(super) fn head_of(text: &str, size: usize, etag: &str) -> Vec<u8> {
+pub(in crate::archive) fn head_of(text: &str, size: usize, etag: &str) -> Vec<u8> {
     let digest = HEXLOWER.encode(&sha256(text.as_bytes()));
     let headers = format!("content-length: {size}\r\netag: \"{etag}\"\r\nx-amz-meta-sha256: {digest}\r\n");
     answer(200, &headers, "")
