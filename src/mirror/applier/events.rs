@@ -345,6 +345,9 @@ impl Applier {
         }
         row.status_seq = arrival.seq;
         row.status_at = row.status_at.max(Some(arrival.received));
+        if !status.is_active() {
+            self.audit_if_never(group, did, &mut row);
+        }
         Self::set_status(group, did, row, status);
         Ok(())
     }

@@ -358,6 +358,8 @@ impl Applier {
         {
             // It may have moved, and the directory may have given the document of before when that was asked.
             Self::ask_identity(group, did, &row);
+            self.audit_if_never(group, did, &mut row);
+            group.stage.put_account(did, row.clone());
         }
         if *failure == FetchFailure::NotFound && row.head.is_some() {
             let message = format!("{did}: the host says that it has no such repository; ours is kept");

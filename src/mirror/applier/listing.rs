@@ -101,6 +101,16 @@ impl Applier {
         Ok(())
     }
 
+    /// An account that was never loaded, and is off, is compared with its host all the same: it may be moving, and
+    /// the directory may give the document of before for a while.
+    pub(super) fn audit_if_never(&self, group: &mut Group<'_>, did: &Did, row: &mut AccountRow) {
+        if row.head.is_none() && row.next_audit.is_none() {
+            let at = group.now.plus(self.limits.audit_interval);
+            group.stage.repeat_task(None, at, &Task::AuditAccount(did.clone()));
+            row.next_audit = Some(at);
+        }
+    }
+
     /// An answer came too late to say anything: the account is asked for again.
     fn audit_soon(group: &mut Group<'_>, did: &Did, row: &mut AccountRow) {
         let again = group.now.plus(OUTDATED_RETRY);
