@@ -35,6 +35,7 @@ pub fn observe(metrics: &Arc<Metrics>, notes: &[Note], totals: &Totals) {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one arm a note")]
 fn observe_note(metrics: &Metrics, note: &Note) {
     match note {
         Note::Applied { host, .. } => metrics.host(host).events_applied.of(EventKind::Commit).inc(),

@@ -240,7 +240,6 @@ pub struct Fetched {
 
 /// What a fetch brought.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "one a fetch, and boxed as a whole")]
 pub enum FetchedContent {
     /// The host's head is the one that we hold.
     Unchanged {

@@ -14,7 +14,7 @@ use super::moved::Placed;
 use super::quarantine::Kept;
 use super::{Applier, Group, Note};
 use crate::repo::signing_key::SigningKey;
-use crate::types::{Did, HostName, Rev, Timestamp};
+use crate::types::{Cid, Did, HostName, Rev, Timestamp};
 use crate::verify::{EventBody, FrameContent, KeyLookup, KeyStanding, VerifiedRepo, check_frame};
 
 impl Applier {
@@ -66,74 +66,98 @@ impl Applier {
                     Self::retry_fetch(group, &did, row, group.now.plus(TOO_OLD_RETRY));
                     return Ok(());
                 }
-                let asked = reason;
-                return self.on_kept(
-                    group,
-                    &did,
-                    row,
-                    Kept {
-                        car,
-                        repo,
-                        fault,
-                        blobs,
-                        asked,
-                    },
-                );
+                let kept = Kept {
+                    car,
+                    repo,
+                    fault,
+                    blobs,
+                    asked: reason,
+                };
+                self.on_kept(group, &did, row, kept)
             }
-            FetchedContent::Unchanged { commit } if matches!(row.sync, SyncState::Quarantined { commit: Some(kept), .. } if kept == commit) =>
-            {
-                return self.stay_quarantined(group, &did, row);
-            }
-            FetchedContent::Unchanged { commit } => {
-                // The same head does not put right a copy that was found damaged while it was asked for.
-                let damaged = reason == DesyncReason::CopyDamaged;
-                if damaged || row.head.as_ref().map(|head| head.commit) != Some(commit) {
-                    group.stage.put_task(group.now, &Task::FetchRepo(did.clone()));
-                    group.stage.put_account(&did, row);
-                    return Ok(());
-                }
-                if let Some(head) = &row.head
-                    && is_behind_its_stream(&row, head.rev)
-                {
-                    Self::retry_fetch(group, &did, row, group.now.plus(TOO_OLD_RETRY));
-                    return Ok(());
-                }
-                row.sync = SyncState::Live;
-                let seen = row.min_rev.take().filter(|_| reason == DesyncReason::Quarantined);
-                Self::leave_quarantine(group, &did, &mut row, seen)?;
-                group.notes.push(Note::Unchanged {
-                    host: row.host.clone(),
-                    did: did.clone(),
-                    reason,
-                });
-            }
+            FetchedContent::Unchanged { commit } => self.on_unchanged(group, &did, row, commit, reason),
             FetchedContent::Loaded { repo, blobs, .. } => {
-                let behind = row.head.as_ref().filter(|head| {
-                    repo.rev() < head.rev || (repo.rev() == head.rev && repo.cid() != head.commit)
-                });
-                if let Some(ours) = behind.map(|head| head.rev) {
-                    drop_generation(group, loaded_number);
-                    return self.diverge(group, &did, row, ours, repo.rev());
-                }
-                if is_behind_its_stream(&row, repo.rev()) {
-                    drop_generation(group, loaded_number);
-                    Self::retry_fetch(group, &did, row, group.now.plus(TOO_OLD_RETRY));
-                    return Ok(());
-                }
-                let seen = row.min_rev.filter(|_| reason == DesyncReason::Quarantined);
-                self.swap(group, &did, &mut row, loaded_number, &repo, &blobs)?;
-                Self::leave_quarantine(group, &did, &mut row, seen)?;
-                group.notes.push(Note::Swapped {
-                    host: row.host.clone(),
-                    did: did.clone(),
-                    reason,
-                    rev: repo.rev(),
-                    records: repo.records(),
-                });
+                self.on_loaded(group, &did, row, loaded_number, &repo, &blobs, reason)
             }
         }
-        group.stage.put_account(&did, row);
-        self.replay_parked(group, &did)
+    }
+
+    /// The host's head is one that is held, or kept.
+    fn on_unchanged(
+        &mut self,
+        group: &mut Group<'_>,
+        did: &Did,
+        mut row: AccountRow,
+        commit: Cid,
+        reason: DesyncReason,
+    ) -> Result<(), StoreError> {
+        if matches!(row.sync, SyncState::Quarantined { commit: Some(kept), .. } if kept == commit) {
+            return self.stay_quarantined(group, did, row);
+        }
+        // The same head does not put right a copy that was found damaged while it was asked for.
+        let damaged = reason == DesyncReason::CopyDamaged;
+        if damaged || row.head.as_ref().map(|head| head.commit) != Some(commit) {
+            group.stage.put_task(group.now, &Task::FetchRepo(did.clone()));
+            group.stage.put_account(did, row);
+            return Ok(());
+        }
+        if let Some(head) = &row.head
+            && is_behind_its_stream(&row, head.rev)
+        {
+            Self::retry_fetch(group, did, row, group.now.plus(TOO_OLD_RETRY));
+            return Ok(());
+        }
+        row.sync = SyncState::Live;
+        let seen = row.min_rev.take().filter(|_| reason == DesyncReason::Quarantined);
+        Self::leave_quarantine(group, did, &mut row, seen)?;
+        group.notes.push(Note::Unchanged {
+            host: row.host.clone(),
+            did: did.clone(),
+            reason,
+        });
+        group.stage.put_account(did, row);
+        self.replay_parked(group, did)
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one fetch and its account: a struct would only rename them"
+    )]
+    fn on_loaded(
+        &mut self,
+        group: &mut Group<'_>,
+        did: &Did,
+        mut row: AccountRow,
+        number: u64,
+        repo: &VerifiedRepo,
+        blobs: &[BlobMention],
+        reason: DesyncReason,
+    ) -> Result<(), StoreError> {
+        let behind = row
+            .head
+            .as_ref()
+            .filter(|head| repo.rev() < head.rev || (repo.rev() == head.rev && repo.cid() != head.commit));
+        if let Some(ours) = behind.map(|head| head.rev) {
+            drop_generation(group, number);
+            return self.diverge(group, did, row, ours, repo.rev());
+        }
+        if is_behind_its_stream(&row, repo.rev()) {
+            drop_generation(group, number);
+            Self::retry_fetch(group, did, row, group.now.plus(TOO_OLD_RETRY));
+            return Ok(());
+        }
+        let seen = row.min_rev.filter(|_| reason == DesyncReason::Quarantined);
+        self.swap(group, did, &mut row, number, repo, blobs)?;
+        Self::leave_quarantine(group, did, &mut row, seen)?;
+        group.notes.push(Note::Swapped {
+            host: row.host.clone(),
+            did: did.clone(),
+            reason,
+            rev: repo.rev(),
+            records: repo.records(),
+        });
+        group.stage.put_account(did, row);
+        self.replay_parked(group, did)
     }
 
     /// The host's head is older than ours. Ours stays, and is kept when the host goes on from its own.
