@@ -426,8 +426,9 @@ impl Applier {
     }
 
     pub(super) fn on_connected(group: &mut Group<'_>, host: &HostName) -> Result<(), StoreError> {
+        // Without a cursor nothing tells what was missed since the last listing: no event has ever come.
         if let Some(row) = group.stage.host(host)?
-            && let Listing::Unfinished { .. } = row.listing
+            && (matches!(row.listing, Listing::Unfinished { .. }) || row.cursor.is_none())
         {
             group.stage.put_task(group.now, &Task::ListRepos(host.clone()));
         }
