@@ -20,7 +20,8 @@ impl Applier {
         let Some(mut row) = group.stage.host(host)? else {
             return Ok(());
         };
-        if let Listing::Unfinished { .. } = row.listing {
+        // Without a cursor nothing tells what was missed since the last listing: no event has ever come.
+        if matches!(row.listing, Listing::Unfinished { .. }) || row.cursor.is_none() {
             group.stage.put_task(group.now, &Task::ListRepos(host.clone()));
         }
         if row.sweep.is_none() {

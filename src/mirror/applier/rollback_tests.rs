@@ -458,3 +458,33 @@ fn a_deletion_counts_only_when_the_host_confirms_it() {
     world.apply(audited(None));
     assert_eq!(kinds(&world), [AlarmKind::RepoNotFound]);
 }
+
+#[test]
+fn a_host_of_which_no_event_ever_came_is_listed_again_at_each_connection() {
+    let mut world = World::new();
+    world.live(1);
+    let list = Task::ListRepos(world.host.clone());
+    let due = |world: &World| {
+        let due = Mirror::new(&*world.store)
+            .due_tasks(NOW.millis(), 100)
+            .expect("reads");
+        due.into_iter().any(|due| due.task == list)
+    };
+    let host = world.host.clone();
+    let connected = || Input::Connected { host: host.clone() };
+    assert!(!due(&world), "it was listed");
+    // What it says of a cursor that is too old is no news: there is none.
+    world.apply(Input::Gap {
+        host: host.clone(),
+        gap: Gap::CursorOutdated,
+    });
+    assert!(!due(&world));
+    world.apply(connected());
+    assert!(due(&world));
+
+    let mut world = World::new();
+    let mut account = world.live(1);
+    world.commit(&mut account, &[write("b", "an event")]);
+    world.apply(connected());
+    assert!(!due(&world));
+}
