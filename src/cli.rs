@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::daemon::start::Said;
+
 mod archive_args;
 
 pub use self::archive_args::{ArchiveArgs, BucketCommand, ProbeArgs, PruneArgs, VerifyArgs};
@@ -192,7 +194,10 @@ pub struct RunArgs {
     /// How the public reaches that address
     #[arg(long, value_name = "URL")]
     pub public_url: Option<String>,
-    /// How often changed accounts are snapshotted
+    /// How often changes are shipped to the archive
+    #[arg(long, value_name = "DURATION")]
+    pub flush_interval: Option<String>,
+    /// An account is snapshotted at most this often
     #[arg(long, value_name = "DURATION")]
     pub snapshot_interval: Option<String>,
     /// The largest blob that is fetched
@@ -228,6 +233,9 @@ pub struct RunArgs {
     /// Archive everything again, though this is not the archive that the mirror was archived to before
     #[arg(long)]
     pub new_archive: bool,
+    /// Write to the archive in the place of another Firekeep, which is gone or is to stop
+    #[arg(long)]
+    pub take_over: bool,
 }
 
 impl SettingArgs {
@@ -239,6 +247,15 @@ impl SettingArgs {
 }
 
 impl RunArgs {
+    /// What is said of this start alone.
+    #[must_use]
+    pub const fn said(&self) -> Said {
+        Said {
+            new_archive: self.new_archive,
+            take_over: self.take_over,
+        }
+    }
+
     /// The flags that were given: key and value.
     #[must_use]
     pub fn settings(&self) -> Vec<(&'static str, String)> {
@@ -254,6 +271,7 @@ impl RunArgs {
             ("plc_url", &self.plc_url),
             ("listen", &self.listen),
             ("public_url", &self.public_url),
+            ("flush_interval", &self.flush_interval),
             ("snapshot_interval", &self.snapshot_interval),
             ("blob_bytes_max", &self.blob_bytes_max),
             ("log_format", &self.log_format),

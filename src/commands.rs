@@ -364,10 +364,11 @@ fn status_text(report: &Value) -> String {
         "off this machine"
     };
     out.push_str(&format!(
-        "  archive    {} ({open}, {place}); {} snapshots current, {} due\n",
+        "  archive    {} ({open}, {place}); {} accounts archived, {} due, {} changes on their way\n",
         text(&archive["url"]),
-        number(&archive["snapshots_current"]),
-        number(&archive["snapshots_due"]),
+        number(&archive["accounts_archived"]),
+        number(&archive["accounts_due"]),
+        number(&archive["changes_due"]),
     ));
     out
 }

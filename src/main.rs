@@ -33,7 +33,7 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
         Command::Run(args) => {
             let config = load(file, &args.settings())?.0;
             start_log(&config);
-            block_on(daemon::run(config, args.new_archive)).map(|()| 0)
+            block_on(daemon::run(config, args.said())).map(|()| 0)
         }
         Command::Snapshot(args) => {
             let config = load(file, &args.settings())?.0;

@@ -62,6 +62,14 @@ pub struct Metrics {
     pub snapshot_duration: Histogram,
     /// When the last snapshot was stored.
     pub last_snapshot: Gauge,
+    /// Segments of the log that were tried.
+    pub segments: By<IntCounter, Outcome>,
+    /// Entries of the log that are not in the archive yet.
+    pub log_unshipped: IntGauge,
+    /// How old the oldest of them is, in seconds; 0 without any.
+    pub log_oldest: Gauge,
+    /// From the arrival of a change to its segment in the archive.
+    pub log_age: Histogram,
     /// Requests to the archive's store.
     pub store_requests: By2<IntCounter, StoreOp, Outcome>,
     /// How long they took.
@@ -181,6 +189,14 @@ impl Metrics {
                 SNAPSHOT_SECONDS,
             ),
             last_snapshot: make.gauge(LAST_SNAPSHOT, "When the last snapshot was stored"),
+            segments: make.counters_by("segments_total", "Segments of the log tried", "result"),
+            log_unshipped: make.int_gauge("log_unshipped_entries", "Changes not off the machine yet"),
+            log_oldest: make.gauge("log_oldest_unshipped_seconds", "Age of the oldest of them"),
+            log_age: make.histogram(
+                "log_ship_duration_seconds",
+                "From arrival to the archive",
+                SNAPSHOT_SECONDS,
+            ),
             store_requests: make.store_requests(),
             store_duration: make.requests_by("object_store_request_duration_seconds", "To the archive", "op"),
             store_bytes: make.counters_by("object_store_bytes_total", "To and from the archive", "direction"),

@@ -18,7 +18,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::bucket::{Body, Bucket, BucketError, PutOptions, PutOutcome};
 use super::content_type::ContentType;
-use super::names::{BlobName, DidFolder, SnapshotName};
+use super::log_cut::deltas;
+use super::log_file::{Entry, LogFile, Origin};
+use super::names::{BlobName, DeltaName, DidFolder, SnapshotName};
+use super::shipper::pack;
 use super::snapshot_file::{FileStats, SnapshotDecoder, SnapshotEncoder};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -54,6 +57,14 @@ pub struct Keeper {
     /// Counts.
     pub metrics: Arc<Metrics>,
     failures: AtomicU32,
+}
+
+/// A snapshot that is to be put.
+struct Made {
+    file: tempfile::NamedTempFile,
+    stats: FileStats,
+    head: Head,
+    deltas: Vec<LogFile>,
 }
 
 /// Why an object was not archived.
@@ -151,8 +162,16 @@ impl Keeper {
         let folder = DidFolder::try_from(did).map_err(|error| Failed::Name(error.to_string()))?;
         let (this, owner) = (Arc::clone(self), did.clone());
         let made = tokio::task::spawn_blocking(move || this.make_snapshot(&owner)).await;
-        let (file, stats, head) =
-            made.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        let Made {
+            file,
+            stats,
+            head,
+            deltas,
+        } = made.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        // Before the snapshot: once it stands there, the journal that they are made of may go.
+        for delta in deltas {
+            self.put_delta(&folder, &delta).await?;
+        }
         let name = SnapshotName {
             did: folder,
             rev: head.rev,
@@ -171,8 +190,29 @@ impl Keeper {
         Ok((head.rev, head.commit, stats.file_bytes))
     }
 
-    /// Writes a proven snapshot of the account's head, as of one moment, to a temporary file.
-    fn make_snapshot(&self, did: &Did) -> Result<(tempfile::NamedTempFile, FileStats, Head), Failed> {
+    async fn put_delta(&self, did: &DidFolder, delta: &LogFile) -> Result<(), Failed> {
+        let (Origin::Delta { from, to, .. }, Some(Entry::Commit(last) | Entry::Swap(last))) =
+            (&delta.index.origin, delta.index.entries.last())
+        else {
+            return Ok(());
+        };
+        let name = DeltaName::new(did.clone(), *from, *to, *last.commit.digest())
+            .map_err(|error| Failed::Name(error.to_string()))?
+            .to_string();
+        let (body, stats) = pack(&delta.encode_car());
+        let options = PutOptions {
+            sha256: Some(stats.sha256),
+            ..PutOptions::create(ContentType::zstd())
+        };
+        // One that is there is an earlier try of ours: the name says which commits it leads over.
+        self.put(&name, Body::Bytes(body.into()), stats.file_bytes, &options)
+            .await?;
+        Ok(())
+    }
+
+    /// Writes a proven snapshot of the account's head, as of one moment, to a temporary file; and collects what
+    /// led to it from the one before.
+    fn make_snapshot(&self, did: &Did) -> Result<Made, Failed> {
         let view = self.store.view();
         let mirror = Mirror::new(&*view);
         let row = mirror
@@ -181,6 +221,9 @@ impl Keeper {
         let AccountRow {
             head: Some(head),
             account_number,
+            did_number,
+            host,
+            snapshot,
             ..
         } = row
         else {
@@ -197,7 +240,16 @@ impl Keeper {
             .map_err(unproven)?;
         let (out, stats) = encoder.finish().map_err(std::io::Error::other)?;
         out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-        Ok((file, stats, head))
+        let deltas = match snapshot {
+            Some(before) => deltas(&mirror, did, did_number, &host, before.rev, head.rev)?,
+            None => Vec::new(),
+        };
+        Ok(Made {
+            file,
+            stats,
+            head,
+            deltas,
+        })
     }
 
     /// An object of that name was there. It is an earlier try of ours, unless it is not: then it is read.

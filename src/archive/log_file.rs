@@ -318,7 +318,9 @@ impl LogFile {
             }
             blocks.insert(cid, Bytes::copy_from_slice(&block));
         }
-        let missing = links.iter().find(|(cid, commit)| **commit && !blocks.contains_key(*cid));
+        let missing = links
+            .iter()
+            .find(|(cid, commit)| **commit && !blocks.contains_key(*cid));
         if let Some((cid, _)) = missing {
             return Err(LogFileError::CommitMissing(*cid));
         }

@@ -4,12 +4,14 @@
 //! database to be read again. [`bucket`] is the one door to the store, and both kinds of store pass the same
 //! contract tests. A bucket belongs to one archive, told by its `v1/archive.json` ([`identity`]).
 //!
-//! Pure: [`names`], [`content_type`], [`settings`], [`snapshot_file`], [`log_file`], [`sealed`], [`identity_file`],
+//! Pure: [`names`], [`content_type`], [`settings`], [`snapshot_file`], [`log_file`], [`log_cut`], [`sealed`], [`identity_file`],
 //! [`retention`].
-//! Shell: [`bucket`], [`folder`], [`s3`], [`identity`], [`probe`]; [`scrub`] has both.
+//! Shell: [`bucket`], [`folder`], [`s3`], [`identity`], [`writer`], [`shipper`], [`keeper`],
+//! [`probe`]; [`scrub`] has both.
 
 pub mod content_type;
 pub mod identity_file;
+pub mod log_cut;
 pub mod log_file;
 pub mod names;
 pub mod retention;
@@ -30,3 +32,7 @@ pub mod keeper;
 pub mod probe;
 #[cfg(feature = "daemon")]
 pub mod s3;
+#[cfg(feature = "daemon")]
+pub mod shipper;
+#[cfg(feature = "daemon")]
+pub mod writer;

@@ -35,7 +35,7 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'stat
 }
 
 /// Every key, in the order in which a reader wants them.
-pub const KEYS: [Key; 30] = [
+pub const KEYS: [Key; 31] = [
     key(
         "hosts",
         Kind::List,
@@ -69,10 +69,16 @@ pub const KEYS: [Key; 30] = [
     ),
     key("public_url", Kind::Text, "", "How the public reaches `listen`."),
     key(
+        "flush_interval",
+        Kind::Text,
+        "1s",
+        "How often changes are shipped to the archive.",
+    ),
+    key(
         "snapshot_interval",
         Kind::Text,
         "1h",
-        "How often changed accounts are snapshotted.",
+        "An account is snapshotted at most this often.",
     ),
     key(
         "blob_bytes_max",

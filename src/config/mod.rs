@@ -48,7 +48,9 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// How the public reaches `listen`, without a trailing slash.
     pub public_url: Option<String>,
-    /// How often changed accounts are snapshotted.
+    /// How often changes are shipped to the archive.
+    pub flush_interval: Duration,
+    /// An account is snapshotted at most this often.
     pub snapshot_interval: Duration,
     /// The largest blob that is fetched, in bytes.
     pub blob_bytes_max: u64,
@@ -82,6 +84,8 @@ pub enum LogFormat {
     Json,
 }
 
+/// Bounds of `flush_interval`.
+const FLUSH_INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
 /// Bounds of `snapshot_interval`.
 const SNAPSHOT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
 /// Bounds of `blob_bytes_max`: 1 MiB to 5 GiB, the largest object of a single S3 copy.
@@ -123,6 +127,7 @@ impl Config {
                 .text("public_url")
                 .map(|url| base_url(layers, "public_url", &url, dev_mode))
                 .transpose()?,
+            flush_interval: duration(layers, "flush_interval", "1s", FLUSH_INTERVAL)?,
             snapshot_interval: duration(layers, "snapshot_interval", "1h", SNAPSHOT_INTERVAL)?,
             blob_bytes_max: size(layers, "blob_bytes_max", "300MiB", BLOB_BYTES)?,
             keep: keep(layers)?,

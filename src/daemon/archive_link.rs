@@ -6,23 +6,27 @@
 //! question for a person: an unmounted disk looks just like it.
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::DaemonError;
+use super::{DaemonError, exit};
 use crate::archive::bucket::{Bucket, BucketErrorKind};
 use crate::archive::identity::{self, ArchiveId, IdentityError};
 use crate::archive::keeper::Keeper;
 use crate::archive::settings::ArchiveConfig;
+use crate::archive::shipper::Shipper;
+use crate::archive::writer::{self, ClaimError, How};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::mirror::handle::{ApplierHandle, Stopped};
 use crate::mirror::input::Input;
-use crate::mirror::keyspace::META_ARCHIVE_ID;
-use crate::mirror::store::{Family, Store};
+use crate::mirror::keyspace::{META_ARCHIVE_ID, META_INSTANCE};
+use crate::mirror::reader::Mirror;
+use crate::mirror::store::{Batch, Family, Store, StoreError};
 use crate::serve::blob::{BlobArchive, OpenBlob};
 use crate::types::{Cid, Did};
 
@@ -47,6 +51,10 @@ pub struct ArchiveLink {
     pub keeper: Arc<OnceLock<Arc<Keeper>>>,
     /// Filled when the archive is open.
     pub bucket: Arc<OnceLock<Bucket>>,
+    /// Filled when the archive is open.
+    pub shipper: Arc<OnceLock<Arc<Shipper>>>,
+    /// How often the log is shipped.
+    pub flush_interval: Duration,
     /// The clock.
     pub clock: Clock,
     /// Counts.
@@ -55,6 +63,8 @@ pub struct ArchiveLink {
     pub temp_dir: PathBuf,
     /// Whether a person said that this archive may be another one.
     pub new_archive: bool,
+    /// Whether a person said that this mirror becomes the writer in another one's place.
+    pub take_over: bool,
 }
 
 /// Why an archive is not linked.
@@ -134,17 +144,83 @@ async fn try_open(
     Ok(Opened { bucket, id })
 }
 
+/// Why an opened archive is not linked.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAdopted {
+    /// It must not be written, or the bucket failed.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// The mirror failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The applier is gone.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+impl From<NotAdopted> for DaemonError {
+    fn from(error: NotAdopted) -> Self {
+        let code = match &error {
+            NotAdopted::Claim(ClaimError::Taken { .. }) => exit::OWNED,
+            NotAdopted::Claim(_) => exit::CONFIG,
+            NotAdopted::Store(_) | NotAdopted::Stopped(_) => exit::FAILED,
+        };
+        Self {
+            code,
+            text: error.to_string(),
+        }
+    }
+}
+
+/// What tells this mirror from others: made up once, and kept in it.
+fn instance(store: &dyn Store, clock: &Clock) -> Result<String, StoreError> {
+    if let Some(known) = store.get(Family::Meta, META_INSTANCE)? {
+        return Ok(String::from_utf8_lossy(&known).into_owned());
+    }
+    let fresh = format!("{:016x}{:016x}", clock.random(), clock.random());
+    let mut batch = Batch::new();
+    batch.put(Family::Meta, META_INSTANCE, fresh.as_bytes());
+    store.write_durable(batch)?.into_inner();
+    Ok(fresh)
+}
+
 impl ArchiveLink {
-    /// Links an opened archive: from here on there is a keeper.
+    /// Links an opened archive: from here on there is a keeper, and the log is shipped.
     ///
     /// # Errors
-    /// When the applier is gone.
-    pub async fn adopt(&self, opened: Opened) -> Result<(), Stopped> {
+    /// When another mirror writes there, the bucket fails, or the applier is gone.
+    pub async fn adopt(&self, opened: Opened) -> Result<(), NotAdopted> {
+        let instance = instance(&*self.store, &self.clock)?;
+        let known = self.store.get(Family::Meta, META_ARCHIVE_ID)?;
+        let log = match known.as_deref() == Some(opened.id.to_string().as_bytes()) {
+            true => Some(Mirror::new(&*self.store).log()?),
+            false => None,
+        };
+        let bucket = &opened.bucket;
+        let claimed =
+            writer::claim(bucket, &instance, log.as_ref(), self.take_over, self.clock.now()).await?;
         self.applier
             .apply(Input::ArchiveLinked {
                 id: opened.id.to_string(),
             })
             .await?;
+        if claimed.how != How::GoesOn {
+            self.applier.apply(Input::LogClaimed(claimed.log.clone())).await?;
+        }
+        match claimed.how {
+            How::GoesOn => {}
+            How::First => tracing::info!("this mirror writes the archive from now on"),
+            How::TookOver => tracing::warn!(
+                generation = claimed.log.generation,
+                "this mirror has taken the archive over; the one that wrote it stops by itself"
+            ),
+            How::FellBack => tracing::error!(
+                generation = claimed.log.generation,
+                "the archive has more of this mirror's log than the mirror: the data folder is an older copy of \
+                 itself, or runs elsewhere too. What the archive has stays; what is missing here comes from the hosts \
+                 again"
+            ),
+        }
         match opened.bucket.clean_up(self.clock.now()).await {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "removed unfinished uploads from the archive"),
@@ -157,27 +233,42 @@ impl ArchiveLink {
             self.temp_dir.clone(),
             Arc::clone(&self.metrics),
         );
-        // Both are set once: an archive is linked once.
-        let _first = self.bucket.set(opened.bucket).is_ok() && self.keeper.set(Arc::new(keeper)).is_ok();
+        let shipper = Shipper {
+            store: Arc::clone(&self.store),
+            applier: self.applier.clone(),
+            bucket: opened.bucket.clone(),
+            clock: self.clock.clone(),
+            metrics: Arc::clone(&self.metrics),
+            flush_interval: self.flush_interval,
+            failures: AtomicU32::new(0),
+        };
+        // All are set once: an archive is linked once.
+        let _first = self.bucket.set(opened.bucket).is_ok()
+            && self.keeper.set(Arc::new(keeper)).is_ok()
+            && self.shipper.set(Arc::new(shipper)).is_ok();
         tracing::info!(archive = %self.config.url, id = %opened.id, "archive open");
         Ok(())
     }
 
-    /// Tries to reach the archive until it is linked, must not be used, or `cancel`.
-    pub async fn run(self, cancel: CancellationToken) {
+    /// Tries to reach the archive until it is linked, or `cancel`.
+    ///
+    /// # Errors
+    /// When another mirror writes there: exit code 11.
+    pub async fn run(self, cancel: CancellationToken) -> Result<(), DaemonError> {
         loop {
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => return,
+                () = cancel.cancelled() => return Ok(()),
                 () = tokio::time::sleep(RETRY) => {}
             }
             match try_open(&self.config, &*self.store, self.new_archive, &self.clock).await {
-                Ok(opened) => {
-                    if self.adopt(opened).await.is_err() {
-                        tracing::debug!("the daemon ends");
+                Ok(opened) => match self.adopt(opened).await {
+                    Ok(()) => return Ok(()),
+                    Err(NotAdopted::Claim(ClaimError::Bucket(error))) if error.is_transient() => {
+                        tracing::debug!("the archive cannot be reached yet: {error}");
                     }
-                    return;
-                }
+                    Err(error) => return Err(error.into()),
+                },
                 Err(Unlinked::Unreachable(text)) => {
                     tracing::debug!("the archive cannot be reached yet: {text}")
                 }

@@ -14,6 +14,7 @@ use super::inspect::parse_alarm;
 use super::standing::{Standing, Surroundings};
 
 use crate::archive::keeper::Keeper;
+use crate::archive::shipper::Shipper;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -47,6 +48,8 @@ pub struct DaemonControl {
     pub clock: Clock,
     /// There while the archive is open.
     pub keeper: Arc<OnceLock<Arc<Keeper>>>,
+    /// There while the archive is open.
+    pub shipper: Arc<OnceLock<Arc<Shipper>>>,
     /// The configuration in force.
     pub config: Config,
     /// Where XRPC listens.
@@ -71,7 +74,8 @@ impl DaemonControl {
 
     /// Whether the archive is open, and took what was last put there.
     fn archive_works(&self) -> bool {
-        self.keeper.get().is_some_and(|keeper| !keeper.is_failing())
+        let (keeper, shipper) = (self.keeper.get(), self.shipper.get());
+        keeper.is_some_and(|keeper| !keeper.is_failing()) && shipper.is_some_and(|ship| !ship.is_failing())
     }
 
     fn hosts_listed(&self) -> Result<bool, StoreError> {
@@ -188,8 +192,9 @@ impl DaemonControl {
                 "url": self.config.archive.url.to_string(),
                 "on_this_machine": self.config.archive.url.is_folder(),
                 "open": self.archive_works(),
-                "snapshots_current": totals.snapshotted,
-                "snapshots_due": totals.with_head.saturating_sub(totals.snapshotted),
+                "accounts_archived": totals.archived,
+                "accounts_due": totals.with_head.saturating_sub(totals.archived),
+                "changes_due": totals.unshipped,
             },
             "data_dir": self.config.data_dir.display().to_string(),
             "xrpc": format!("http://{}/", self.listen),
@@ -204,6 +209,35 @@ impl DaemonControl {
             .iter()
             .filter(|(_, row)| row.acknowledged.is_none())
             .count())
+    }
+
+    /// Waits until every change and every held blob is in the archive.
+    ///
+    /// # Errors
+    /// When the archive is not open, or makes no progress.
+    pub async fn drain(&self) -> Result<(), String> {
+        if self.keeper.get().is_none() {
+            return Err("the archive is not open".to_owned());
+        }
+        let (mut least, mut since) = (u64::MAX, self.clock.now());
+        loop {
+            let totals = self.applier.totals();
+            let held = totals.blobs.get("held").copied().unwrap_or(0);
+            let accounts = totals.with_head.saturating_sub(totals.archived);
+            let left = totals.unshipped + held + accounts;
+            if left == 0 {
+                return Ok(());
+            }
+            if left < least {
+                (least, since) = (left, self.clock.now());
+            } else if self.clock.now().since(since) > STUCK_AFTER {
+                return Err(format!(
+                    "{accounts} accounts, {} changes and {held} blobs are not archived: the archive takes nothing",
+                    totals.unshipped
+                ));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Archives every head that is not there, and every held blob. Returns how many accounts were snapshotted.

@@ -18,7 +18,7 @@ pub mod standing;
 pub mod start;
 pub mod work;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,7 +27,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::control::DaemonControl;
-use self::start::Daemon;
+use self::start::{Daemon, Said};
+use crate::archive::shipper::{ShipError, Shipper};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::mirror::reader::Mirror;
@@ -39,6 +40,8 @@ const APPLY_TIMEOUT: Duration = Duration::from_secs(5);
 const SHIP_TIMEOUT: Duration = Duration::from_secs(18);
 /// Time for the last steps of a stop. All three together stay below the promised 30 s.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
+/// Whether the archive is open is looked at this often.
+const LINK_LOOK: Duration = Duration::from_millis(200);
 /// How often sizes and lags are measured for metrics.
 const GAUGE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -86,14 +89,14 @@ impl DaemonError {
 ///
 /// # Errors
 /// When it cannot start, or the mirror fails.
-pub async fn run(config: Config, new_archive: bool) -> Result<(), DaemonError> {
+pub async fn run(config: Config, said: Said) -> Result<(), DaemonError> {
     let mut terminate = listen_for(SignalKind::terminate())?;
     let mut interrupt = listen_for(SignalKind::interrupt())?;
     let daemon = tokio::select! {
         biased;
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
-        daemon = start::build(config, new_archive, Clock::system()) => daemon?,
+        daemon = start::build(config, said, Clock::system()) => daemon?,
     };
     let running = Running::start(daemon);
     let ended = tokio::select! {
@@ -178,11 +181,10 @@ impl Running {
         tasks.spawn(async move { work.await.map_err(|error| DaemonError::failed(error.to_string())) });
         if let Some(link) = daemon.archive_link.take() {
             let cancel = stop_archiving.clone();
-            tasks.spawn(async move {
-                link.run(cancel).await;
-                Ok(())
-            });
+            tasks.spawn(async move { link.run(cancel).await });
         }
+        let (shipper, cancel) = (Arc::clone(&daemon.shipper), stop_archiving.clone());
+        tasks.spawn(async move { ship(shipper, cancel).await });
         if let Some((service, xrpc, admin)) = daemon.service.take() {
             let cancel = stop_serving.clone();
             tasks.spawn(async move {
@@ -255,9 +257,8 @@ impl Running {
         }
         self.stop_work.cancel();
         if !broken {
-            match timeout(SHIP_TIMEOUT, self.daemon.control.ship()).await {
-                Ok(Ok(0)) => {}
-                Ok(Ok(shipped)) => tracing::info!("archived {shipped} accounts before the end"),
+            match timeout(SHIP_TIMEOUT, self.daemon.control.drain()).await {
+                Ok(Ok(())) => {}
                 Ok(Err(why)) => tracing::warn!("not everything is archived: {why}"),
                 Err(_) => tracing::warn!(
                     "not everything could be archived in time; it is done after the next start"
@@ -278,6 +279,30 @@ impl Running {
         self.daemon.close(CLOSE_TIMEOUT / 2).await;
         tracing::info!("stopped");
     }
+}
+
+/// Ships the log, from when the archive is open.
+async fn ship(shipper: Arc<OnceLock<Arc<Shipper>>>, cancel: CancellationToken) -> Result<(), DaemonError> {
+    let shipper = loop {
+        if let Some(shipper) = shipper.get() {
+            break Arc::clone(shipper);
+        }
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Ok(()),
+            () = sleep(LINK_LOOK) => {}
+        }
+    };
+    shipper.run(cancel).await.map_err(|error| {
+        let code = match error {
+            ShipError::Superseded(_) | ShipError::Copied(_) => exit::OWNED,
+            ShipError::Store(_) | ShipError::Stopped(_) => exit::FAILED,
+        };
+        DaemonError {
+            code,
+            text: error.to_string(),
+        }
+    })
 }
 
 /// Keeps gauges up to date that nobody else sets.

@@ -18,6 +18,9 @@ pub fn observe(metrics: &Arc<Metrics>, notes: &[Note], totals: &Totals) {
     let count = |map: &std::collections::BTreeMap<&'static str, u64>, name: &str| {
         i64::try_from(map.get(name).copied().unwrap_or(0)).unwrap_or(i64::MAX)
     };
+    metrics
+        .log_unshipped
+        .set(i64::try_from(totals.unshipped).unwrap_or(i64::MAX));
     for label in AccountLabel::ALL {
         metrics
             .accounts

@@ -67,7 +67,7 @@ pub async fn show(control: Arc<DaemonControl>, cancel: CancellationToken) {
 
 /// Whether the first snapshots are done too, where there is an archive to take them.
 fn settled(control: &DaemonControl, totals: &Totals) -> bool {
-    control.keeper.get().is_none() || (totals.snapshotted == totals.with_head && count(totals, "held") == 0)
+    control.keeper.get().is_none() || (totals.archived == totals.with_head && count(totals, "held") == 0)
 }
 
 fn count(totals: &Totals, blobs: &str) -> u64 {
@@ -87,10 +87,10 @@ fn draw(bar: &ProgressBar, totals: &Totals) {
     bar.set_position(totals.with_head);
     let stored = count(totals, "held") + count(totals, "archived");
     bar.set_message(format!(
-        "{} blobs, {} to come, {} snapshots",
+        "{} blobs, {} to come, {} archived",
         stored,
         count(totals, "wanted"),
-        totals.snapshotted
+        totals.archived
     ));
 }
 
@@ -135,8 +135,8 @@ fn summary(control: &DaemonControl, totals: &Totals, standing: Standing) -> Stri
     line(
         "archive",
         format!(
-            "{}, {} of {} accounts snapshotted",
-            control.config.archive.url, totals.snapshotted, totals.with_head
+            "{}, {} of {} accounts are in it",
+            control.config.archive.url, totals.archived, totals.with_head
         ),
     );
     line("state", standing.sentence().to_owned());

@@ -68,13 +68,18 @@ impl Standing {
         let count = |map: &BTreeMap<&'static str, u64>, name: &str| map.get(name).copied().unwrap_or(0);
         let wanted = count(&totals.sync, "wanted");
         let open_blobs = count(&totals.blobs, "wanted") + count(&totals.blobs, "held");
-        if !around.listed || (wanted > 0 && totals.snapshotted == 0) {
+        if !around.listed || (wanted > 0 && totals.archived == 0) {
             Self::Filling
         } else if around.archive_is_folder {
             Self::NotOffMachine
         } else if !around.archive_works {
             Self::ArchiveAway
-        } else if totals.snapshotted < totals.with_head || open_blobs > 0 || totals.parked > 0 || wanted > 0 {
+        } else if totals.archived < totals.with_head
+            || totals.unshipped > 0
+            || open_blobs > 0
+            || totals.parked > 0
+            || wanted > 0
+        {
             Self::Archiving
         } else {
             Self::OffMachine
@@ -96,7 +101,7 @@ mod tests {
         Totals {
             sync: BTreeMap::from([("live", 3)]),
             blobs: BTreeMap::from([("archived", 5)]),
-            snapshotted: 3,
+            archived: 3,
             with_head: 3,
             ..Totals::default()
         }
@@ -106,14 +111,15 @@ mod tests {
     fn whatever_is_open_is_not_off_this_machine() {
         type Spoil = (fn(&mut Totals, &mut Surroundings), Standing);
         assert_eq!(Standing::judge(&archived(), &SAFE), Standing::OffMachine);
-        let spoils: [Spoil; 9] = [
+        let spoils: [Spoil; 10] = [
             (|_, around| around.listed = false, Standing::Filling),
             (
                 |_, around| around.archive_is_folder = true,
                 Standing::NotOffMachine,
             ),
             (|_, around| around.archive_works = false, Standing::ArchiveAway),
-            (|totals, _| totals.snapshotted = 2, Standing::Archiving),
+            (|totals, _| totals.archived = 2, Standing::Archiving),
+            (|totals, _| totals.unshipped = 1, Standing::Archiving),
             (|totals, _| totals.parked = 1, Standing::Archiving),
             (
                 |totals, _| totals.blobs = BTreeMap::from([("wanted", 1)]),
@@ -130,7 +136,7 @@ mod tests {
             (
                 |totals, _| {
                     totals.sync = BTreeMap::from([("wanted", 3)]);
-                    totals.snapshotted = 0;
+                    totals.archived = 0;
                 },
                 Standing::Filling,
             ),

@@ -16,6 +16,7 @@ use super::work::Workshop;
 use super::{DaemonError, exit, observe};
 use crate::archive::bucket::Bucket;
 use crate::archive::keeper::Keeper;
+use crate::archive::shipper::Shipper;
 use crate::clock::Clock;
 use crate::config::{Config, HostConfig};
 use crate::http::address::AddressPolicy;
@@ -52,6 +53,15 @@ pub struct HostParts {
     pub follow: Follow,
 }
 
+/// What a person said at this start alone.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Said {
+    /// The archive may be another one than before.
+    pub new_archive: bool,
+    /// This mirror becomes the archive's writer in another one's place.
+    pub take_over: bool,
+}
+
 /// Everything, opened.
 pub struct Daemon {
     hosts: Vec<HostParts>,
@@ -61,6 +71,8 @@ pub struct Daemon {
     pub workshop: Arc<Workshop>,
     /// Opens the archive later, if it could not be reached.
     pub archive_link: Option<ArchiveLink>,
+    /// Ships the log; empty while the archive cannot be reached.
+    pub shipper: Arc<OnceLock<Arc<Shipper>>>,
     /// The listeners.
     pub service: Option<(Service, TcpListener, TcpListener)>,
     /// What commands and the status need.
@@ -100,9 +112,10 @@ impl Daemon {
             service,
             hosts,
             archive_link,
+            shipper,
             ..
         } = self;
-        drop((workshop, control, service, hosts, archive_link));
+        drop((workshop, control, service, hosts, archive_link, shipper));
         if let Some(thread) = thread {
             let joined = tokio::task::spawn_blocking(move || thread.join().is_ok());
             match tokio::time::timeout(within, joined).await {
@@ -117,7 +130,7 @@ impl Daemon {
 ///
 /// # Errors
 /// One line for a person, with the exit code that goes with it.
-pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Daemon, DaemonError> {
+pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, DaemonError> {
     if config.hosts.is_empty() {
         return Err(DaemonError::config(
             "no PDS to follow: give one with --host https://pds.example.com, or set hosts in firekeep.toml",
@@ -132,7 +145,7 @@ pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Da
     } = open_base(&config, &clock).await?;
     let metrics = Arc::new(Metrics::new());
     let (applier, numbers) = open_applier(&config, &store)?;
-    let archive = open_archive(&config, &*store, new_archive, &clock).await?;
+    let archive = open_archive(&config, &*store, said.new_archive, &clock).await?;
     let (applier, thread, applier_result) = start_applier(applier, &clock, &metrics)?;
 
     let resolver = Resolver::new(
@@ -142,22 +155,24 @@ pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Da
     );
     let keeper: Arc<OnceLock<Arc<Keeper>>> = Arc::default();
     let bucket: Arc<OnceLock<Bucket>> = Arc::default();
+    let shipper: Arc<OnceLock<Arc<Shipper>>> = Arc::default();
     let link = ArchiveLink {
         config: config.archive.clone(),
         store: Arc::clone(&store),
         applier: applier.clone(),
         keeper: Arc::clone(&keeper),
         bucket: Arc::clone(&bucket),
+        shipper: Arc::clone(&shipper),
+        flush_interval: config.flush_interval,
         clock: clock.clone(),
         metrics: Arc::clone(&metrics),
         temp_dir: temp_dir.clone(),
-        new_archive,
+        new_archive: said.new_archive,
+        take_over: said.take_over,
     };
     let archive_link = match archive {
         Some(opened) => {
-            link.adopt(opened)
-                .await
-                .map_err(|error| DaemonError::failed(error.to_string()))?;
+            link.adopt(opened).await?;
             None
         }
         None => Some(link),
@@ -178,6 +193,7 @@ pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Da
         metrics: Arc::clone(&metrics),
         clock: clock.clone(),
         keeper,
+        shipper: Arc::clone(&shipper),
         config: config.clone(),
         listen: xrpc.local_addr().unwrap_or(config.listen),
         admin_listen: admin.local_addr().unwrap_or(config.admin_listen),
@@ -197,6 +213,7 @@ pub async fn build(config: Config, new_archive: bool, clock: Clock) -> Result<Da
         resolver,
         workshop,
         archive_link,
+        shipper,
         service: Some((service, xrpc, admin)),
         control,
         health,

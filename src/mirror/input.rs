@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::keyspace::{AlarmId, Task};
-use super::rows::{BlobFailure, Listing, StoredIdentity};
+use super::rows::{BlobFailure, Listing, LogRow, StoredIdentity};
 use crate::types::{AccountStatus, Cid, Did, Digest, HostName, Rev, Timestamp};
 use crate::verify::{CheckedEvent, VerifiedRepo};
 
@@ -124,6 +124,17 @@ pub enum Input {
     },
     /// A snapshot stands in the archive.
     SnapshotStored(SnapshotStored),
+    /// What the next segment holds is fixed.
+    SegmentCut {
+        /// Its first log number.
+        first: u64,
+        /// Its last.
+        last: u64,
+    },
+    /// A segment stands in the archive.
+    SegmentShipped(SegmentShipped),
+    /// This mirror is the writer of the archive's log, from this place on.
+    LogClaimed(LogRow),
     /// Every account whose head is not in the archive is to be snapshotted at once.
     SnapshotAll,
     /// What the mirror holds of an account does not prove its head: fetch it again.
@@ -149,6 +160,19 @@ pub enum Input {
         /// When to try again.
         retry_at: Timestamp,
     },
+}
+
+/// A segment that stands in the archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentShipped {
+    /// Its number.
+    pub number: u64,
+    /// The log number of its first entry.
+    pub first: u64,
+    /// And of its last.
+    pub last: u64,
+    /// Its index block: what the next one names.
+    pub index: Cid,
 }
 
 /// An event with where and when it came, and its bytes, should it have to wait.

@@ -5,9 +5,9 @@
 //! `/`, a binary record key) would rebuild wrong trees. Decoding checks everything that encoding promises:
 //! a key that does not decode is damage, or a bug.
 //!
-//! An account has two numbers. The *DID number* is one for life: blobs and parked frames go by it. The
-//! *account number* is one a generation (a loaded repository): records, journal and blob references go by
-//! it. Numbers begin at 1 and are never used again; [`NO_NUMBER`] is nobody's.
+//! An account has two numbers. The *DID number* is one for life: blobs, journal and parked frames go by it (the
+//! revs of an account never go back here, whatever its host does). The *account number* is one a generation (a
+//! loaded repository): records and blob references go by it. Numbers begin at 1 and are never used again; [`NO_NUMBER`] is nobody's.
 //!
 //! Everything here is persisted: keep stable, or raise `store::FORMAT_VERSION`.
 
@@ -42,6 +42,10 @@ pub const BLOB_DATA_KEY_BYTES: usize = BLOB_KEY_BYTES + 4;
 pub const META_NEXT_NUMBER: &[u8] = b"next_number";
 /// `meta` row: the next log number (key of the outbox) to give out. Its value is [`encode_number`].
 pub const META_NEXT_LOG: &[u8] = b"next_log";
+/// `meta` row: how far the archive's log is ([`super::rows::LogRow`]).
+pub const META_LOG: &[u8] = b"log";
+/// `meta` row: what tells this mirror from others that write to an archive, as text.
+pub const META_INSTANCE: &[u8] = b"instance";
 /// `meta` row: the id of the archive that "archived" marks belong to, as text.
 pub const META_ARCHIVE_ID: &[u8] = b"archive_id";
 
@@ -189,15 +193,15 @@ pub fn decode_parked(key: &[u8]) -> Result<(u64, u64), SyntaxError> {
     split_two_numbers(key, "parked key")
 }
 
-// journal: account number ‖ rev
+// journal: DID number ‖ rev
 
-/// The key of a journalled commit.
+/// The key of a journalled change.
 #[must_use]
-pub fn encode_journal(account_number: u64, rev: Rev) -> [u8; JOURNAL_KEY_BYTES] {
-    two_numbers(account_number, rev.to_bits())
+pub fn encode_journal(did_number: u64, rev: Rev) -> [u8; JOURNAL_KEY_BYTES] {
+    two_numbers(did_number, rev.to_bits())
 }
 
-/// Account number and rev of a journalled commit.
+/// DID number and rev of a journalled change.
 ///
 /// # Errors
 /// When it is not 16 bytes, or the rev is none.

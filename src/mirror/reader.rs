@@ -10,7 +10,8 @@ use crate::types::{Did, Digest, HostName, RepoPath, SyntaxError};
 
 use super::keyspace::{self, AlarmId, Task};
 use super::rows::{
-    AccountRow, AlarmRow, BlobRow, HostRow, JournalEntry, OutboxEntry, ParkedFrame, RecordValue, Row, TaskRow,
+    AccountRow, AlarmRow, BlobRow, HostRow, JournalEntry, LogRow, OutboxEntry, ParkedFrame, RecordValue, Row,
+    TaskRow,
 };
 use super::store::{Family, KeyRange, StoreError, View};
 
@@ -281,16 +282,16 @@ impl<'v> Mirror<'v> {
         self.page(Family::Hosts, &KeyRange::all(), usize::MAX, keyspace::decode_host)
     }
 
-    /// A journalled commit.
+    /// A journalled change.
     ///
     /// # Errors
     /// As [`Mirror::number`].
     pub fn journal_entry(
         &self,
-        account_number: u64,
+        did_number: u64,
         rev: crate::types::Rev,
     ) -> Result<Option<JournalEntry>, StoreError> {
-        self.row(Family::Journal, &keyspace::encode_journal(account_number, rev))
+        self.row(Family::Journal, &keyspace::encode_journal(did_number, rev))
     }
 
     /// Visits an account's journal in the order of revs, from one (inclusive) or from the first.
@@ -299,18 +300,26 @@ impl<'v> Mirror<'v> {
     /// As [`Mirror::number`].
     pub fn each_journal_entry(
         &self,
-        account_number: u64,
+        did_number: u64,
         from: Option<crate::types::Rev>,
         mut visit: impl FnMut(crate::types::Rev, JournalEntry) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        let mut range = keyspace::number_range(account_number);
+        let mut range = keyspace::number_range(did_number);
         if let Some(from) = from {
-            range = range.starting_at(&keyspace::encode_journal(account_number, from));
+            range = range.starting_at(&keyspace::encode_journal(did_number, from));
         }
         self.each(Family::Journal, &range, |key, value| {
             let (_, rev) = decode_key(Family::Journal, key, keyspace::decode_journal)?;
             Ok(visit(rev, decode_row(Family::Journal, key, value)?))
         })
+    }
+
+    /// How far the archive's log is.
+    ///
+    /// # Errors
+    /// As [`Mirror::number`].
+    pub fn log(&self) -> Result<LogRow, StoreError> {
+        Ok(self.row(Family::Meta, keyspace::META_LOG)?.unwrap_or_default())
     }
 
     /// What waits for the next segments, in order: from a log number (inclusive), at most `limit`.

@@ -72,7 +72,7 @@ pub struct AccountRow {
     pub records: u64,
     /// Bytes of those records.
     pub record_bytes: u64,
-    /// Commits in the journal: applied since the last snapshot.
+    /// Changes in the journal since the last snapshot.
     pub journal_commits: u64,
     /// Bytes of those journal entries.
     pub journal_bytes: u64,
@@ -94,8 +94,14 @@ pub struct AccountRow {
     pub identity: Option<StoredIdentity>,
     /// Events are parked until the DID document was read again; a task does it.
     pub awaiting_identity: bool,
+    /// Up to which rev the archive's log has it; none: nothing of it since it is archived.
+    #[serde(default, with = "codec::option")]
+    pub shipped: Option<Rev>,
     /// A task will snapshot it.
     pub snapshot_due: bool,
+    /// When: the time of that task.
+    #[serde(default, with = "codec::option")]
+    pub snapshot_at: Option<Timestamp>,
     /// What is kept of it beside the head because something was lost upstream. Retention passes it over.
     pub pins: Vec<Pin>,
     /// The host's head was older than ours when this fetch was asked for.
@@ -131,6 +137,7 @@ impl AccountRow {
             journal_commits: 0,
             journal_bytes: 0,
             snapshot: None,
+            shipped: None,
             min_rev: None,
             parked: 0,
             parked_bytes: 0,
@@ -139,6 +146,7 @@ impl AccountRow {
             identity: None,
             awaiting_identity: false,
             snapshot_due: false,
+            snapshot_at: None,
             pins: Vec::new(),
             diverged_before_fetch: false,
             next_audit: None,
@@ -152,6 +160,18 @@ impl AccountRow {
     pub fn is_snapshotted(&self) -> bool {
         match (&self.head, &self.snapshot) {
             (Some(head), Some(snapshot)) => head.commit == snapshot.commit,
+            _ => false,
+        }
+    }
+
+    /// Whether the head stands in the archive: as a snapshot, or as an older one with all that the log says
+    /// since.
+    #[must_use]
+    pub fn is_archived(&self) -> bool {
+        match (&self.head, &self.snapshot) {
+            (Some(head), Some(snapshot)) => {
+                head.commit == snapshot.commit || self.shipped.is_some_and(|shipped| shipped >= head.rev)
+            }
             _ => false,
         }
     }
@@ -416,13 +436,18 @@ pub enum BlobFailure {
     HostError,
 }
 
-/// Row of `journal`: a commit as it was applied.
+/// Row of `journal`: a commit as it was applied, or what a fetched repository changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JournalEntry {
     /// The signed commit, byte for byte.
     #[serde(with = "serde_bytes")]
     pub commit_block: Vec<u8>,
+    /// What it was applied to.
+    #[serde(with = "codec::value")]
+    pub since: Rev,
+    /// Whether the repository was fetched whole: then the operations are the difference that this made.
+    pub swap: bool,
     /// Its operations, in the frame's order.
     pub ops: Vec<JournalOp>,
     /// When the host says that it happened.
@@ -431,7 +456,7 @@ pub struct JournalEntry {
     /// When it reached us.
     #[serde(with = "codec::value")]
     pub received: Timestamp,
-    /// The host's number for it.
+    /// The host's number for it; 0 for what was fetched.
     pub seq: u64,
 }
 
@@ -454,8 +479,8 @@ pub struct JournalOp {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum OutboxEntry {
-    /// A commit; the rest stands in the journal.
-    Commit {
+    /// A change; the rest stands in the journal.
+    Change {
         /// Whose.
         #[serde(with = "codec::text")]
         did: Did,
@@ -463,29 +488,25 @@ pub enum OutboxEntry {
         #[serde(with = "codec::text")]
         host: HostName,
         /// First half of the journal key.
-        account_number: u64,
+        did_number: u64,
         /// Second half.
         #[serde(with = "codec::value")]
         rev: Rev,
     },
-    /// A generation took the place of another: the difference is in their rows.
-    Swap {
+    /// A repository was fetched whole, and what it changed is not in the journal: a snapshot says it.
+    Loaded {
         /// Whose.
         #[serde(with = "codec::text")]
         did: Did,
         /// Where it came from.
         #[serde(with = "codec::text")]
         host: HostName,
-        /// The generation before; `keyspace::NO_NUMBER` if there was none.
-        from_number: u64,
-        /// The generation now.
-        to_number: u64,
-        /// The rev before, if there was one.
-        #[serde(with = "codec::option")]
-        from_rev: Option<Rev>,
-        /// The rev now.
+        /// Its rev.
         #[serde(with = "codec::value")]
-        to_rev: Rev,
+        rev: Rev,
+        /// Its commit.
+        #[serde(with = "codec::value")]
+        commit: Cid,
         /// When it was swapped in.
         #[serde(with = "codec::value")]
         received: Timestamp,
@@ -498,34 +519,28 @@ pub enum OutboxEntry {
         /// Who says so.
         #[serde(with = "codec::text")]
         host: HostName,
-        /// The host's number for it.
-        seq: u64,
         /// The status now.
         status: AccountStatus,
-        /// When the host says that it happened.
-        #[serde(with = "codec::value")]
-        time: Timestamp,
-        /// When it reached us.
+        /// When we learned it.
         #[serde(with = "codec::value")]
         received: Timestamp,
     },
-    /// An account's identity changed.
-    Identity {
-        /// Whose.
-        #[serde(with = "codec::text")]
-        did: Did,
-        /// Who says so.
-        #[serde(with = "codec::text")]
-        host: HostName,
-        /// The host's number for it.
-        seq: u64,
-        /// When the host says that it happened.
-        #[serde(with = "codec::value")]
-        time: Timestamp,
-        /// When it reached us.
-        #[serde(with = "codec::value")]
-        received: Timestamp,
-    },
+}
+
+/// The `meta` row of the log: how far the archive has it. All of it belongs to one archive.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogRow {
+    /// The generation that this mirror claimed as the writer; 0: none yet.
+    pub generation: u64,
+    /// The number of the next segment.
+    pub number: u64,
+    /// The index of the last one.
+    #[serde(with = "codec::option")]
+    pub prev: Option<Cid>,
+    /// What the next one holds, once that is fixed: first and last log number. Fixed before the upload, so that
+    /// every try writes the same entries.
+    pub cut: Option<(u64, u64)>,
 }
 
 /// Row of `parked`: a frame that waits.
@@ -591,6 +606,7 @@ impl Row for HostRow {}
 impl Row for BlobRow {}
 impl Row for JournalEntry {}
 impl Row for OutboxEntry {}
+impl Row for LogRow {}
 impl Row for ParkedFrame {}
 impl Row for TaskRow {}
 impl Row for AlarmRow {}

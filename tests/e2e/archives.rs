@@ -91,7 +91,7 @@ fn round(sandbox: &Sandbox, firekeep: &Firekeep, accounts: u64) -> (Compared, u6
     let status = running.status();
     assert_eq!(status.standing(), "off_machine", "{status:?}");
     assert_eq!(status.0["archive"]["on_this_machine"], false, "{status:?}");
-    assert_eq!(status.archive("snapshots_due"), 0, "{status:?}");
+    assert_eq!(status.archive("accounts_due"), 0, "{status:?}");
     running.stop();
     (equal, snapshotted)
 }

@@ -115,7 +115,7 @@ fn bad_input() {
     for key in ["held", "records", "record_bytes"] {
         assert_eq!(after.accounts(key), filled.accounts(key), "{key}");
     }
-    assert_eq!(after.archive("snapshots_due"), 0);
+    assert_eq!(after.archive("accounts_due"), 0);
     let fetched = running.metrics().count("firekeep_resyncs_total", &[]);
     assert_eq!(fetched, 0, "nothing is fetched again");
     let archive = firekeep.archive();

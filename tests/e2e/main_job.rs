@@ -81,8 +81,8 @@ fn check_status(running: &mut Running, emitted: &Emitted, equal: &Compared) {
     assert_eq!(status.blobs("held"), 0, "snapshot archives blobs too: {status:?}");
     // Those whose records were deleted since are kept too.
     assert!(status.blobs("archived") >= equal.blobs, "{status:?}");
-    assert_eq!(status.archive("snapshots_current"), equal.accounts, "{status:?}");
-    assert_eq!(status.archive("snapshots_due"), 0, "{status:?}");
+    assert_eq!(status.archive("accounts_archived"), equal.accounts, "{status:?}");
+    assert_eq!(status.archive("accounts_due"), 0, "{status:?}");
     assert_eq!(status.0["archive"]["on_this_machine"], true, "{status:?}");
     assert_eq!(status.cursor(), emitted.last(), "{status:?}");
     assert!(status.connected(), "{status:?}");
@@ -246,7 +246,7 @@ fn stop_under_load() {
         "every blob that was here was archived: {held:?}"
     );
     assert_eq!(
-        held.archive("snapshots_due"),
+        held.archive("accounts_due"),
         0,
         "every head was archived: {held:?}"
     );

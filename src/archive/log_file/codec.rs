@@ -60,6 +60,9 @@ pub(super) mod option {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Cid>, D::Error> {
         let found = Option::<IpldCid>::deserialize(from)?;
-        found.map(|cid| unlink(&cid)).transpose().map_err(D::Error::custom)
+        found
+            .map(|cid| unlink(&cid))
+            .transpose()
+            .map_err(D::Error::custom)
     }
 }

@@ -122,7 +122,10 @@ fn a_commit_may_not_be_missing() {
     let cid = Cid::of_block(&commit_block(2));
     bad.blocks.remove(&cid);
     let read = LogFile::decode(&*bad.encode_car());
-    assert!(matches!(read, Err(LogFileError::CommitMissing(found)) if found == cid), "{read:?}");
+    assert!(
+        matches!(read, Err(LogFileError::CommitMissing(found)) if found == cid),
+        "{read:?}"
+    );
 }
 
 #[test]
@@ -174,13 +177,20 @@ fn the_number_of_items_is_limited() {
     change.ops = vec![op; ITEMS_MAX];
     let large = LogFile::new(large.index, large.blocks);
     assert!(large.index.encode().len() < CAR_BLOCK_BYTES_MAX);
-    assert!(matches!(LogFile::decode(&*large.encode_car()), Err(LogFileError::TooLarge)));
+    assert!(matches!(
+        LogFile::decode(&*large.encode_car()),
+        Err(LogFileError::TooLarge)
+    ));
 }
 
 #[test]
 fn the_largest_index_fits_into_a_block() {
     // The longest path and the longest names, as often as is allowed.
-    let path = format!("{}/{}", ["a".repeat(63).as_str(); 4].join(".").split_at(253).0, "k".repeat(512));
+    let path = format!(
+        "{}/{}",
+        ["a".repeat(63).as_str(); 4].join(".").split_at(253).0,
+        "k".repeat(512)
+    );
     let Ok(path) = path.parse::<RepoPath>() else {
         panic!("{path} is a path");
     };

@@ -249,13 +249,14 @@ impl Applier {
         }
         let entry = JournalEntry {
             commit_block: commit.block().to_vec(),
+            since: row.head.as_ref().map_or(commit.rev(), |head| head.rev),
+            swap: false,
             ops: journal_ops,
             time: arrival.time.unwrap_or(arrival.received),
             received: arrival.received,
             seq: arrival.seq,
         };
-        row.journal_bytes += group.stage.put_journal(number, commit.rev(), &entry) as u64;
-        row.journal_commits += 1;
+        Self::log_change(group, did, &arrival.host, &mut row, commit.rev(), &entry);
         row.head = Some(Head {
             rev: commit.rev(),
             commit: commit.cid(),

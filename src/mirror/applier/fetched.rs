@@ -7,7 +7,10 @@
 use super::super::input::{BlobMention, FetchFailure, Fetched, FetchedContent};
 use super::super::keyspace::{self, AlarmKind, NO_NUMBER, Task};
 use super::super::reader::Mirror;
-use super::super::rows::{AccountRow, DesyncReason, Head, HeadSigner, Row as _, StoredIdentity, SyncState};
+use super::super::rows::{
+    AccountRow, DesyncReason, Head, HeadSigner, JournalEntry, OutboxEntry, Row as _, StoredIdentity,
+    SyncState,
+};
 use super::super::store::{Family, StoreError};
 use super::events::{Arrival, Fate, Turn};
 use super::moved::Placed;
@@ -85,6 +88,8 @@ impl Applier {
                     Self::retry_fetch(group, &did, row, group.now.plus(TOO_OLD_RETRY));
                     return Ok(());
                 }
+                let sound = reason != DesyncReason::CopyDamaged;
+                self.log_swap(group, &did, &mut row, loaded_number, &repo, sound)?;
                 self.swap(group, &did, &mut row, loaded_number, &repo, &blobs)?;
                 group.notes.push(Note::Swapped {
                     host: row.host.clone(),
@@ -166,13 +171,9 @@ impl Applier {
             },
         };
         (row.records, row.record_bytes) = (repo.records(), repo.record_bytes());
-        (row.journal_commits, row.journal_bytes) = (0, 0);
         row.sync = SyncState::Live;
         row.min_rev = None;
         row.verified_at = Some(group.now);
-        // Not before its first snapshot stands there is it off the machine: no waiting for the interval.
-        row.snapshot = None;
-        row.snapshot_due = false;
         self.schedule_snapshot(group, did, row);
         for blob in blobs {
             Self::want_blob(group, did, row.did_number, blob)?;
@@ -180,6 +181,46 @@ impl Applier {
         if first {
             group.stage.put_task(group.now, &Task::AuditAccount(did.clone()));
         }
+        Ok(())
+    }
+
+    /// Tells the log what a swap changes; what is too much for it, or has nothing to build on, a snapshot tells.
+    fn log_swap(
+        &self,
+        group: &mut Group<'_>,
+        did: &Did,
+        row: &mut AccountRow,
+        number: u64,
+        repo: &VerifiedRepo,
+        sound: bool,
+    ) -> Result<(), StoreError> {
+        let host = row.host.clone();
+        let ops = match &row.head {
+            Some(_) if sound => Self::swap_ops(group, row.account_number, number)?,
+            _ => None,
+        };
+        if let (Some(ops), Some(head)) = (ops, &row.head) {
+            let entry = JournalEntry {
+                commit_block: repo.block().to_vec(),
+                since: head.rev,
+                swap: true,
+                ops,
+                time: group.now,
+                received: group.now,
+                seq: 0,
+            };
+            Self::log_change(group, did, &host, row, repo.rev(), &entry);
+            return Ok(());
+        }
+        group.stage.put_outbox(OutboxEntry::Loaded {
+            did: did.clone(),
+            host,
+            rev: repo.rev(),
+            commit: repo.cid(),
+            received: group.now,
+        });
+        // Not before its snapshot stands there is it in the archive: no waiting for the interval.
+        row.snapshot = None;
         Ok(())
     }
 
@@ -370,7 +411,7 @@ fn drop_generation(group: &mut Group<'_>, number: u64) {
         return;
     }
     let (from, to) = keyspace::number_bounds(number);
-    for family in [Family::Records, Family::BlobRefs, Family::Journal] {
+    for family in [Family::Records, Family::BlobRefs] {
         group
             .stage
             .batch()

@@ -23,13 +23,13 @@ impl Applier {
             ControlFlow::Continue(())
         })?;
         let mut orphans = BTreeSet::new();
-        for family in [Family::Records, Family::BlobRefs, Family::Journal] {
+        for family in [Family::Records, Family::BlobRefs] {
             orphans.extend(numbers_in(&*self.store, family)?.difference(&named));
         }
         let mut batch = Batch::new();
         for number in &orphans {
             let (from, to) = keyspace::number_bounds(*number);
-            for family in [Family::Records, Family::BlobRefs, Family::Journal] {
+            for family in [Family::Records, Family::BlobRefs] {
                 batch.delete_range(family, from, to);
             }
         }
@@ -47,6 +47,7 @@ impl Applier {
             return Ok(());
         }
         if before.is_some() {
+            Self::forget_log(group)?;
             self.forget_archive(group)?;
         }
         group
@@ -68,7 +69,13 @@ impl Applier {
                 continue;
             };
             row.snapshot = None;
-            row.snapshot_due = false;
+            row.shipped = None;
+            (row.journal_commits, row.journal_bytes) = (0, 0);
+            let (from, to) = keyspace::number_bounds(row.did_number);
+            group
+                .stage
+                .batch()
+                .delete_range(Family::Journal, from.to_vec(), to.to_vec());
             if row.head.is_some() {
                 self.schedule_snapshot(group, &did, &mut row);
             }

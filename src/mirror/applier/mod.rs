@@ -17,16 +17,17 @@ mod fetched;
 mod gates;
 mod generations;
 mod listing;
+mod log;
 pub mod note;
 #[cfg(test)]
 mod rollback_tests;
 mod moved;
 #[cfg(test)]
-mod moved_tests;
+pub(crate) mod moved_tests;
 mod snapshots;
 mod stage;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod totals;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -58,6 +59,13 @@ pub struct ApplierLimits {
     pub batch_bytes: usize,
     /// An account that changes is snapshotted at most this often.
     pub snapshot_interval: Duration,
+    /// An account is snapshotted this long after it changed, at the latest; or sooner, when its journal has grown
+    /// to one of the next two.
+    pub snapshot_latest: Duration,
+    /// Changes in the journal.
+    pub snapshot_changes: u64,
+    /// Bytes of the journal.
+    pub snapshot_bytes: u64,
     /// Up to so many records an account's tree is rebuilt, or a record looked for, to judge one commit: half a
     /// microsecond a record, and a read of the row, while the others wait. Beyond it is fetched.
     pub rebuild_records_max: u64,
@@ -77,6 +85,9 @@ impl Default for ApplierLimits {
             cached_accounts_max: 20_000,
             batch_bytes: 4 << 20,
             snapshot_interval: Duration::from_secs(3600),
+            snapshot_latest: Duration::from_secs(7 * 24 * 3600),
+            snapshot_changes: 1000,
+            snapshot_bytes: 4 << 20,
             rebuild_records_max: 200_000,
             rebuild_records_per_group_max: 2_000_000,
             listing_interval: Duration::from_secs(6 * 3600),
@@ -102,6 +113,7 @@ pub struct Applier {
     cache: HashMap<Did, AccountRow>,
     totals: Totals,
     next_arrival: u64,
+    next_log: u64,
     /// The accounts that the listing under way has named, by host: DID numbers. A listing that was taken up in
     /// the middle has none.
     listed: BTreeMap<HostName, BTreeSet<u64>>,
@@ -128,6 +140,7 @@ impl Applier {
     ) -> Result<Self, StoreError> {
         let totals = totals::count(&*store)?;
         let next_arrival = next_arrival(&*store)?;
+        let next_log = log::next_log(&*store)?;
         Ok(Self {
             store,
             numbers,
@@ -135,6 +148,7 @@ impl Applier {
             cache: HashMap::new(),
             totals,
             next_arrival,
+            next_log,
             listed: BTreeMap::new(),
         })
     }
@@ -241,6 +255,12 @@ impl Applier {
             Input::Acknowledge { alarm, by } => Self::on_acknowledged(group, &alarm, by),
             Input::ArchiveLinked { id } => self.on_archive_linked(group, &id),
             Input::SnapshotStored(stored) => self.on_snapshot_stored(group, &stored),
+            Input::SegmentCut { first, last } => Self::on_segment_cut(group, first, last),
+            Input::SegmentShipped(shipped) => self.on_segment_shipped(group, &shipped),
+            Input::LogClaimed(log) => {
+                Self::on_log_claimed(group, &log);
+                Ok(())
+            }
             Input::SnapshotAll => self.on_snapshot_all(group),
             Input::Damaged {
                 did,
@@ -261,7 +281,7 @@ impl Applier {
 
     /// Writes a stage durably and takes its rows into the cache. Returns whether it added tasks.
     fn write(&mut self, stage: Stage<'_>) -> Result<bool, StoreError> {
-        let finished = stage.finish(self.totals.clone());
+        let finished = stage.finish(self.totals.clone(), &mut self.next_log);
         if !finished.batch.is_empty() {
             self.store.write_durable(finished.batch)?.into_inner();
         }
@@ -336,6 +356,9 @@ const fn needs_own_batch(input: &Input) -> bool {
             | Input::BlobFailed { .. }
             | Input::SnapshotStored(_)
             | Input::SnapshotAll
+            | Input::SegmentCut { .. }
+            | Input::SegmentShipped(_)
+            | Input::LogClaimed(_)
             | Input::ArchiveLinked { .. }
     )
 }

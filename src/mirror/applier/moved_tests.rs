@@ -51,7 +51,12 @@ fn resolve(world: &mut World, account: &SimAccount, host: &str, age: Duration) -
     })
 }
 
-fn account_event(world: &mut World, account: &SimAccount, active: bool, status: Option<&'static str>) {
+pub(crate) fn account_event(
+    world: &mut World,
+    account: &SimAccount,
+    active: bool,
+    status: Option<&'static str>,
+) {
     let seq = world.seq();
     let did = account.did().clone();
     world.frame(encode_frame(&Frame::Account(AccountFrame {

@@ -11,19 +11,23 @@ use super::{Applier, Group};
 use crate::types::Did;
 
 impl Applier {
-    /// Makes sure that a task will snapshot the account: at once if it has no snapshot, else when the interval
-    /// since the last one has passed.
+    /// Makes sure that a task will snapshot the account: at once if it has no snapshot; when the interval since
+    /// the last one has passed, if its journal has grown; else some day.
     pub(super) fn schedule_snapshot(&self, group: &mut Group<'_>, did: &Did, row: &mut AccountRow) {
-        if row.snapshot_due {
+        let grown = row.journal_commits >= self.limits.snapshot_changes
+            || row.journal_bytes >= self.limits.snapshot_bytes;
+        let due = match row.snapshot {
+            None => group.now,
+            Some(last) if grown => last.at.plus(self.limits.snapshot_interval).max(group.now),
+            Some(last) => last.at.plus(self.limits.snapshot_latest).max(group.now),
+        };
+        let known = row.snapshot_at.filter(|_| row.snapshot_due);
+        if known.is_some_and(|known| known <= due) {
             return;
         }
-        let due = row
-            .snapshot
-            .map_or(group.now, |last| last.at.plus(self.limits.snapshot_interval));
-        group
-            .stage
-            .put_task(due.max(group.now), &Task::Snapshot(did.clone()));
+        group.stage.repeat_task(known, due, &Task::Snapshot(did.clone()));
         row.snapshot_due = true;
+        row.snapshot_at = Some(due);
     }
 
     /// A snapshot covers the journal up to its rev.
@@ -36,23 +40,28 @@ impl Applier {
         let Some(mut row) = self.account(group, &stored.did)? else {
             return Ok(());
         };
-        row.snapshot = Some(SnapshotMark {
-            rev: stored.rev,
-            commit: stored.commit,
-            at: group.now,
-            bytes: stored.bytes,
-        });
         row.snapshot_due = false;
+        // A snapshot of a generation that was replaced meanwhile is no ground for what came since.
         if row.account_number == stored.account_number {
-            let mut covered_to = keyspace::encode_journal(row.account_number, stored.rev).to_vec();
-            covered_to.push(0);
-            let from = keyspace::encode_number(row.account_number);
-            group
-                .stage
-                .batch()
-                .delete_range(Family::Journal, from, covered_to.clone());
+            row.snapshot = Some(SnapshotMark {
+                rev: stored.rev,
+                commit: stored.commit,
+                at: group.now,
+                bytes: stored.bytes,
+            });
+            let behind = |rev| {
+                let mut key = keyspace::encode_journal(row.did_number, rev).to_vec();
+                key.push(0);
+                key
+            };
+            // What was not shipped yet goes when it is.
+            if let Some(shipped) = row.shipped {
+                let from = keyspace::encode_number(row.did_number);
+                let to = behind(shipped.min(stored.rev));
+                group.stage.batch().delete_range(Family::Journal, from, to);
+            }
             let (mut commits, mut bytes) = (0, 0);
-            let rest = keyspace::number_range(row.account_number).starting_at(&covered_to);
+            let rest = keyspace::number_range(row.did_number).starting_at(&behind(stored.rev));
             group
                 .stage
                 .store()
@@ -63,7 +72,7 @@ impl Applier {
                 })?;
             (row.journal_commits, row.journal_bytes) = (commits, bytes);
         }
-        if !row.is_snapshotted() {
+        if row.head.is_some() && !row.is_snapshotted() {
             self.schedule_snapshot(group, &stored.did, &mut row);
         }
         group.stage.put_account(&stored.did, row);
@@ -81,10 +90,14 @@ impl Applier {
         })?;
         for did in behind {
             if let Some(mut row) = self.account(group, &did)? {
+                let known = row.snapshot_at.filter(|_| row.snapshot_due);
+                group
+                    .stage
+                    .repeat_task(known, group.now, &Task::Snapshot(did.clone()));
                 row.snapshot_due = true;
+                row.snapshot_at = Some(group.now);
                 group.stage.put_account(&did, row);
             }
-            group.stage.put_task(group.now, &Task::Snapshot(did));
         }
         Ok(())
     }

@@ -10,7 +10,8 @@ use std::ops::ControlFlow;
 use super::super::keyspace::{self, AlarmId, Task};
 use super::super::reader::{Mirror, Record};
 use super::super::rows::{
-    AccountRow, AlarmRow, BlobRow, BlobState, HostRow, JournalEntry, RecordValue, Row as _, TaskRow,
+    AccountRow, AlarmRow, BlobRow, BlobState, HostRow, JournalEntry, OutboxEntry, RecordValue, Row as _,
+    TaskRow,
 };
 use super::super::store::{Batch, Family, Store, StoreError};
 use super::totals::Totals;
@@ -26,6 +27,10 @@ pub(super) struct Stage<'s> {
     blobs: BTreeMap<(u64, Digest), Loaded<BlobRow>>,
     records: BTreeMap<Vec<u8>, Option<Record>>,
     alarms: BTreeMap<Vec<u8>, AlarmRow>,
+    /// To be numbered when the batch is written.
+    outbox: Vec<OutboxEntry>,
+    /// Entries that leave the outbox.
+    taken: u64,
     tasks: bool,
 }
 
@@ -66,6 +71,8 @@ impl<'s> Stage<'s> {
             blobs: BTreeMap::new(),
             records: BTreeMap::new(),
             alarms: BTreeMap::new(),
+            outbox: Vec::new(),
+            taken: 0,
             tasks: false,
         }
     }
@@ -266,15 +273,26 @@ impl<'s> Stage<'s> {
         );
     }
 
-    pub(super) fn put_journal(&mut self, account_number: u64, rev: Rev, entry: &JournalEntry) -> usize {
+    pub(super) fn put_journal(&mut self, did_number: u64, rev: Rev, entry: &JournalEntry) -> usize {
         let value = entry.encode();
         let bytes = value.len();
-        self.batch.put(
-            Family::Journal,
-            keyspace::encode_journal(account_number, rev),
-            value,
-        );
+        self.batch
+            .put(Family::Journal, keyspace::encode_journal(did_number, rev), value);
         bytes
+    }
+
+    // the log
+
+    /// Queues an entry for the archive's log.
+    pub(super) fn put_outbox(&mut self, entry: OutboxEntry) {
+        self.outbox.push(entry);
+    }
+
+    /// Removes an entry that waited for the archive.
+    pub(super) fn take_outbox(&mut self, number: u64) {
+        self.batch
+            .delete(Family::Outbox, keyspace::encode_outbox(number).to_vec());
+        self.taken += 1;
     }
 
     // alarms
@@ -322,8 +340,21 @@ impl<'s> Stage<'s> {
         self.batch.delete(Family::Tasks, key.to_vec());
     }
 
-    /// Encodes the rows that changed.
-    pub(super) fn finish(mut self, mut totals: Totals) -> Finished {
+    /// The rows that changed, encoded. Entries of the log get the numbers from `next_log` on.
+    pub(super) fn finish(mut self, mut totals: Totals, next_log: &mut u64) -> Finished {
+        totals.log_changed(self.outbox.len() as u64, self.taken);
+        if !self.outbox.is_empty() {
+            for entry in self.outbox {
+                self.batch
+                    .put(Family::Outbox, keyspace::encode_outbox(*next_log), entry.encode());
+                *next_log += 1;
+            }
+            self.batch.put(
+                Family::Meta,
+                keyspace::META_NEXT_LOG,
+                keyspace::encode_number(*next_log),
+            );
+        }
         let mut accounts = Vec::with_capacity(self.accounts.len());
         for (did, loaded) in self.accounts {
             let Some(row) = loaded.now else { continue };

@@ -21,18 +21,18 @@ use crate::sim::account::{Write, post, post_with_blob};
 use crate::types::{AccountStatus, Cid, Digest};
 use crate::verify::{FrameContent, KeyLookup, check_frame, check_repo};
 
-pub(super) const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
+pub(crate) const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
 
-pub(super) struct World {
-    pub(super) store: Arc<MemoryStore>,
+pub(crate) struct World {
+    pub(crate) store: Arc<MemoryStore>,
     numbers: Arc<Numbers>,
-    pub(super) applier: Applier,
-    pub(super) host: HostName,
-    pub(super) seq: u64,
+    pub(crate) applier: Applier,
+    pub(crate) host: HostName,
+    pub(crate) seq: u64,
 }
 
 impl World {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let store = Arc::new(MemoryStore::default());
         let shared: Arc<dyn Store> = Arc::clone(&store) as _;
         let numbers = Arc::new(Numbers::open(Arc::clone(&shared)).expect("empty store"));
@@ -52,12 +52,12 @@ impl World {
         }
     }
 
-    pub(super) fn seq(&mut self) -> u64 {
+    pub(crate) fn seq(&mut self) -> u64 {
         self.seq += 1;
         self.seq
     }
 
-    pub(super) fn apply(&mut self, input: Input) -> Vec<Note> {
+    pub(crate) fn apply(&mut self, input: Input) -> Vec<Note> {
         self.applier
             .apply(vec![input], NOW)
             .expect("the model store does not fail")
@@ -80,7 +80,7 @@ impl World {
         }
     }
 
-    pub(super) fn frame(&mut self, frame: Vec<u8>) -> Vec<Note> {
+    pub(crate) fn frame(&mut self, frame: Vec<u8>) -> Vec<Note> {
         let event = self.event(frame);
         self.apply(event)
     }
@@ -111,13 +111,13 @@ impl World {
         rows
     }
 
-    pub(super) fn commit(&mut self, account: &mut SimAccount, writes: &[Write]) -> Vec<Note> {
+    pub(crate) fn commit(&mut self, account: &mut SimAccount, writes: &[Write]) -> Vec<Note> {
         let seq = self.seq();
         let frame = account.commit(seq, writes, NOW);
         self.frame(frame)
     }
 
-    pub(super) fn identity(&self, account: &SimAccount) -> StoredIdentity {
+    pub(crate) fn identity(&self, account: &SimAccount) -> StoredIdentity {
         StoredIdentity {
             key: Some(account.key().to_did_key()),
             host: Some(self.host.to_string()),
@@ -126,12 +126,12 @@ impl World {
     }
 
     /// Does what a fetch does: loads the export under a number of its own.
-    pub(super) fn fetch(&mut self, account: &SimAccount) -> Vec<Note> {
+    pub(crate) fn fetch(&mut self, account: &SimAccount) -> Vec<Note> {
         let loaded = self.load(account);
         self.apply(loaded)
     }
 
-    pub(super) fn load(&mut self, account: &SimAccount) -> Input {
+    pub(crate) fn load(&mut self, account: &SimAccount) -> Input {
         let car = account.export();
         let parsed = parse_car(&car).expect("a CAR");
         let blocks: std::collections::BTreeMap<Digest, &[u8]> = parsed
@@ -189,7 +189,7 @@ impl World {
         }))
     }
 
-    pub(super) fn fetch_task(&self, did: &Did) -> Vec<u8> {
+    pub(crate) fn fetch_task(&self, did: &Did) -> Vec<u8> {
         let tasks = Mirror::new(&*self.store)
             .due_tasks(u64::MAX - 1, 1000)
             .expect("reads");
@@ -199,18 +199,18 @@ impl World {
         task.map_or_else(Vec::new, |due| keyspace::encode_task(due.due_ms, &due.task))
     }
 
-    pub(super) fn tasks(&self) -> Vec<Task> {
+    pub(crate) fn tasks(&self) -> Vec<Task> {
         let tasks = Mirror::new(&*self.store)
             .due_tasks(u64::MAX - 1, 1000)
             .expect("reads");
         tasks.into_iter().map(|due| due.task).collect()
     }
 
-    pub(super) fn row(&self, did: &Did) -> Option<AccountRow> {
+    pub(crate) fn row(&self, did: &Did) -> Option<AccountRow> {
         Mirror::new(&*self.store).account(did).expect("reads")
     }
 
-    pub(super) fn cursor(&self) -> Option<u64> {
+    pub(crate) fn cursor(&self) -> Option<u64> {
         Mirror::new(&*self.store)
             .host(&self.host)
             .expect("reads")
@@ -218,7 +218,7 @@ impl World {
     }
 
     /// The mirror holds exactly what the account holds, and proves it.
-    pub(super) fn check_equal(&self, account: &SimAccount) {
+    pub(crate) fn check_equal(&self, account: &SimAccount) {
         let row = self.row(account.did()).expect("known");
         let head = row.head.as_ref().expect("loaded");
         assert_eq!(
@@ -243,7 +243,7 @@ impl World {
     }
 
     /// An account that was fetched and is live.
-    pub(super) fn live(&mut self, number: u64) -> SimAccount {
+    pub(crate) fn live(&mut self, number: u64) -> SimAccount {
         let mut account = SimAccount::new(number, NOW);
         account.commit(0, &[write("a", "first")], NOW);
         self.apply(Input::Listed(ListedPage {
@@ -262,11 +262,11 @@ impl World {
     }
 }
 
-pub(super) fn write(rkey: &str, text: &str) -> Write {
+pub(crate) fn write(rkey: &str, text: &str) -> Write {
     (format!("app.bsky.feed.post/{rkey}"), Some(post(text)))
 }
 
-pub(super) fn delete(rkey: &str) -> Write {
+pub(crate) fn delete(rkey: &str) -> Write {
     (format!("app.bsky.feed.post/{rkey}"), None)
 }
 
@@ -676,7 +676,7 @@ fn a_snapshot_covers_the_journal_up_to_its_rev() {
     let row = world.row(account.did()).expect("known");
     assert_eq!(row.journal_commits, 1);
     assert!(!row.is_snapshotted());
-    assert_eq!(world.applier.totals().snapshotted, 0);
+    assert_eq!(world.applier.totals().archived, 0);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use super::super::reader::Mirror;
 use super::super::rows::{AccountRow, BlobRow, SyncState};
-use super::super::store::{Store, StoreError};
+use super::super::store::{Family, KeyRange, Store, StoreError};
 
 /// Counts over the whole mirror. Kept by differences, and counted once at start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,8 +18,10 @@ pub struct Totals {
     pub records: u64,
     /// Bytes of these records.
     pub record_bytes: u64,
-    /// Active accounts whose current head stands in the archive as a snapshot.
-    pub snapshotted: u64,
+    /// Accounts whose current head stands in the archive: as a snapshot, or in the log since one.
+    pub archived: u64,
+    /// Entries of the log that are not in the archive yet.
+    pub unshipped: u64,
     /// Accounts with a head.
     pub with_head: u64,
     /// Blobs by state ([`super::super::rows::BlobState::label`]).
@@ -47,6 +49,11 @@ impl Totals {
         self.add_blob(after, true);
     }
 
+    /// Entries were queued for the log, and others left the queue.
+    pub(super) fn log_changed(&mut self, queued: u64, taken: u64) {
+        self.unshipped = (self.unshipped + queued).saturating_sub(taken);
+    }
+
     fn add_account(&mut self, row: &AccountRow, plus: bool) {
         step(self.accounts.entry(row.upstream.label()).or_default(), 1, plus);
         step(self.sync.entry(row.sync.label()).or_default(), 1, plus);
@@ -56,8 +63,8 @@ impl Totals {
         if row.head.is_some() {
             step(&mut self.with_head, 1, plus);
         }
-        if row.is_snapshotted() {
-            step(&mut self.snapshotted, 1, plus);
+        if row.is_archived() {
+            step(&mut self.archived, 1, plus);
         }
     }
 
@@ -91,6 +98,10 @@ pub(super) fn count(store: &dyn Store) -> Result<Totals, StoreError> {
     let mut totals = Totals::default();
     mirror.each_account(|_, row| {
         totals.account_changed(None, &row);
+        ControlFlow::Continue(())
+    })?;
+    view.scan(Family::Outbox, &KeyRange::all(), &mut |_, _| {
+        totals.unshipped += 1;
         ControlFlow::Continue(())
     })?;
     mirror.each_blob(|row| {

@@ -276,14 +276,16 @@ fn work_comes_in_order() {
         rev: rev(1),
         frame: vec![1],
     };
-    let entry = OutboxEntry::Commit {
+    let entry = OutboxEntry::Change {
         did: did("a"),
         host: "pds.example".parse().unwrap(),
-        account_number: 1,
+        did_number: 1,
         rev: rev(2),
     };
     let journalled = JournalEntry {
         commit_block: vec![],
+        since: rev(1),
+        swap: false,
         ops: vec![],
         time: Timestamp::from_micros(1),
         received: Timestamp::from_micros(1),

@@ -48,6 +48,7 @@ fn account(status: AccountStatus, sync: SyncState) -> AccountRow {
             at: at(8),
             bytes: 9,
         }),
+        shipped: Some(rev(11)),
         min_rev: Some(rev(10)),
         parked: 11,
         parked_bytes: 12,
@@ -60,6 +61,7 @@ fn account(status: AccountStatus, sync: SyncState) -> AccountRow {
         }),
         awaiting_identity: true,
         snapshot_due: true,
+        snapshot_at: Some(at(16)),
         pins: vec![Pin {
             generation: Some(16),
             head: None,
@@ -213,6 +215,8 @@ fn other_rows_round_trip() {
     let cid = Some(Cid::of_block(b"x"));
     round_trip(&JournalEntry {
         commit_block: vec![0xa0],
+        since: rev(1),
+        swap: true,
         ops: vec![op(cid, Some(b"x".to_vec())), op(cid, None), op(None, None)],
         time: at(1),
         received: at(2),
@@ -240,35 +244,30 @@ fn other_rows_round_trip() {
 
 #[test]
 fn outbox_entries_round_trip() {
-    round_trip(&OutboxEntry::Commit {
+    round_trip(&OutboxEntry::Change {
         did: did(),
         host: host(),
-        account_number: 1,
+        did_number: 1,
         rev: rev(2),
     });
-    round_trip(&OutboxEntry::Swap {
+    round_trip(&OutboxEntry::Loaded {
         did: did(),
         host: host(),
-        from_number: 0,
-        to_number: 3,
-        from_rev: None,
-        to_rev: rev(4),
+        rev: rev(4),
+        commit: Cid::of_block(b"commit"),
         received: at(5),
     });
     round_trip(&OutboxEntry::Account {
         did: did(),
         host: host(),
-        seq: 1,
         status: AccountStatus::Other("x".to_owned()),
-        time: at(2),
         received: at(3),
     });
-    round_trip(&OutboxEntry::Identity {
-        did: did(),
-        host: host(),
-        seq: 1,
-        time: at(2),
-        received: at(3),
+    round_trip(&LogRow {
+        generation: 1,
+        number: 2,
+        prev: Some(Cid::of_block(b"index")),
+        cut: Some((3, 4)),
     });
 }
 
@@ -289,7 +288,7 @@ fn rows_have_their_persisted_form() {
     let names: Vec<_> = fields.keys().map(String::as_str).collect();
     let stable = "account_number awaiting_identity deletes deletion_confirmed_at did_number diverged_before_fetch \
                   head head_signed_by host identity journal_bytes journal_commits min_rev next_audit parked parked_bytes pins \
-                  record_bytes records snapshot snapshot_due status_seq sync upstream verified_at";
+                  record_bytes records shipped snapshot snapshot_at snapshot_due status_seq sync upstream verified_at";
     assert_eq!(names.join(" "), stable);
     assert_eq!(fields["upstream"], Ipld::String("active".to_owned()));
     assert_eq!(fields["host"], Ipld::String("pds.example:2583".to_owned()));
@@ -311,7 +310,7 @@ fn rows_have_their_persisted_form() {
     let digest = data_encoding::HEXLOWER.encode(&sha256(&row.encode()));
     assert_eq!(
         digest,
-        "427b3a40ec9266d2e13a99cd83ca8c71caa6f1983cd9b2e0b964eca9a2b35d69"
+        "c0ceef4cb651804df9735ed1a345767b7af866f21f62c09452e2159e4ea290aa"
     );
 }
 

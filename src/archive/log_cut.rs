@@ -1,0 +1,248 @@
+//! What the mirror has for the archive, as files: segments from the outbox, deltas from the journal.
+//!
+//! Pure: reads a consistent view and builds. The same view and the same cut give the same file.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use super::log_file::{
+    Change, Entry, FORMAT, ITEMS_MAX, LogFile, LogIndex, Op, Origin, PLAIN_BYTES_MAX, block_bytes,
+};
+use crate::mirror::reader::Mirror;
+use crate::mirror::rows::{JournalEntry, LogRow, OutboxEntry};
+use crate::mirror::store::{Family, StoreError};
+use crate::types::{Cid, Did, HostName, Rev, Timestamp};
+
+/// Entries read at once.
+const PAGE: usize = ITEMS_MAX;
+/// What the index of a file takes at most, and the header before it.
+const INDEX_BYTES: u64 = 2 << 20;
+
+/// A segment that is to be written, and the log numbers that it holds.
+#[derive(Debug, Clone)]
+pub struct Segment {
+    /// The file.
+    pub file: LogFile,
+    /// Its first log number.
+    pub first: u64,
+    /// Its last.
+    pub last: u64,
+    /// When the oldest of its entries reached us.
+    pub oldest: Timestamp,
+}
+
+/// The next segment: of the cut that is fixed already, or of as much of the outbox as fits into one.
+///
+/// # Errors
+/// When the store cannot be read, or the outbox names what the journal does not hold.
+pub fn next_segment(mirror: &Mirror<'_>, log: &LogRow) -> Result<Option<Segment>, StoreError> {
+    let from = log.cut.map_or(0, |(first, _)| first);
+    let mut parts = Parts::default();
+    let (mut first, mut last) = (None, 0);
+    for (number, row) in mirror.outbox(from, PAGE)? {
+        let (entry, journalled) = entry_of(mirror, number, row)?;
+        let fits = parts.push(entry, journalled.as_ref());
+        if !fits || log.cut.is_some_and(|(_, end)| number > end) {
+            break;
+        }
+        first.get_or_insert(number);
+        last = number;
+        if log.cut.is_some_and(|(_, end)| number == end) {
+            break;
+        }
+    }
+    let Some(first) = first else { return Ok(None) };
+    if log.cut.is_some_and(|cut| cut != (first, last)) {
+        return Err(StoreError::bad_row(
+            Family::Outbox,
+            &crate::mirror::keyspace::encode_outbox(first),
+            "the outbox no longer holds what the next segment was to hold",
+        ));
+    }
+    let oldest = parts.oldest.unwrap_or_default();
+    let file = parts.finish(Origin::Segment {
+        shard: 0,
+        generation: log.generation,
+        number: log.number,
+        prev: log.prev,
+        first,
+    });
+    Ok(Some(Segment {
+        file,
+        first,
+        last,
+        oldest,
+    }))
+}
+
+/// The account's changes behind a snapshot at `from`, up to one at `to`, as deltas, oldest first: as far as each
+/// builds on the one before it. What a repository was that was fetched whole in between, only snapshots say.
+///
+/// # Errors
+/// When the store cannot be read.
+pub fn deltas(
+    mirror: &Mirror<'_>,
+    did: &Did,
+    did_number: u64,
+    host: &HostName,
+    from: Rev,
+    to: Rev,
+) -> Result<Vec<LogFile>, StoreError> {
+    let (mut files, mut at, mut start) = (Vec::new(), from, from);
+    let mut parts = Parts::default();
+    let origin = |from, to| Origin::Delta {
+        did: did.clone(),
+        from,
+        to,
+    };
+    mirror.each_journal_entry(did_number, Some(from), |rev, journalled| {
+        if rev <= from {
+            return ControlFlow::Continue(());
+        }
+        if rev > to || journalled.since != at {
+            return ControlFlow::Break(());
+        }
+        let entry = change_entry(did.clone(), host.clone(), rev, &journalled);
+        if !parts.push(entry.clone(), Some(&journalled)) {
+            let full = std::mem::take(&mut parts);
+            files.push(full.finish(origin(start, at)));
+            start = at;
+            parts.push(entry, Some(&journalled));
+        }
+        at = rev;
+        ControlFlow::Continue(())
+    })?;
+    if at > start {
+        files.push(parts.finish(origin(start, at)));
+    }
+    Ok(files)
+}
+
+fn entry_of(
+    mirror: &Mirror<'_>,
+    number: u64,
+    row: OutboxEntry,
+) -> Result<(Entry, Option<JournalEntry>), StoreError> {
+    Ok(match row {
+        OutboxEntry::Change {
+            did,
+            host,
+            did_number,
+            rev,
+        } => {
+            let journalled = mirror.journal_entry(did_number, rev)?.ok_or_else(|| {
+                StoreError::bad_row(
+                    Family::Outbox,
+                    &crate::mirror::keyspace::encode_outbox(number),
+                    "it names a change that the journal does not hold",
+                )
+            })?;
+            (change_entry(did, host, rev, &journalled), Some(journalled))
+        }
+        OutboxEntry::Loaded {
+            did,
+            host,
+            rev,
+            commit,
+            received,
+        } => {
+            let loaded = Entry::Loaded {
+                did,
+                host,
+                rev,
+                commit,
+                received,
+            };
+            (loaded, None)
+        }
+        OutboxEntry::Account {
+            did,
+            host,
+            status,
+            received,
+        } => {
+            let account = Entry::Account {
+                did,
+                host,
+                status,
+                received,
+            };
+            (account, None)
+        }
+    })
+}
+
+fn change_entry(did: Did, host: HostName, rev: Rev, journalled: &JournalEntry) -> Entry {
+    let ops = journalled.ops.iter().map(|op| Op {
+        path: op.path.clone(),
+        cid: op.cid,
+    });
+    let change = Change {
+        did,
+        host,
+        seq: journalled.seq,
+        since: journalled.since,
+        rev,
+        time: journalled.time,
+        received: journalled.received,
+        commit: Cid::of_block(&journalled.commit_block),
+        ops: ops.collect(),
+    };
+    if journalled.swap {
+        Entry::Swap(change)
+    } else {
+        Entry::Commit(change)
+    }
+}
+
+/// A file in the making.
+#[derive(Default)]
+struct Parts {
+    entries: Vec<Entry>,
+    blocks: BTreeMap<Cid, Bytes>,
+    items: usize,
+    bytes: u64,
+    oldest: Option<Timestamp>,
+}
+
+impl Parts {
+    /// Adds an entry with its blocks, unless the file is full. The first always fits.
+    fn push(&mut self, entry: Entry, journalled: Option<&JournalEntry>) -> bool {
+        let mut blocks: BTreeMap<Cid, &[u8]> = BTreeMap::new();
+        if let Some(journalled) = journalled {
+            blocks.insert(Cid::of_block(&journalled.commit_block), &journalled.commit_block);
+            let records = journalled.ops.iter();
+            blocks.extend(records.filter_map(|op| Some((op.cid?, op.bytes.as_deref()?))));
+        }
+        blocks.retain(|cid, _| !self.blocks.contains_key(cid));
+        let items = self.items + entry.items();
+        let bytes = self.bytes + blocks.values().map(|block| block_bytes(block.len())).sum::<u64>();
+        if !self.entries.is_empty() && (items > ITEMS_MAX || bytes + INDEX_BYTES > PLAIN_BYTES_MAX) {
+            return false;
+        }
+        (self.items, self.bytes) = (items, bytes);
+        self.oldest.get_or_insert(match &entry {
+            Entry::Commit(change) | Entry::Swap(change) => change.received,
+            Entry::Loaded { received, .. } | Entry::Account { received, .. } => *received,
+        });
+        self.entries.push(entry);
+        let owned = blocks.into_iter();
+        self.blocks
+            .extend(owned.map(|(cid, block)| (cid, Bytes::copy_from_slice(block))));
+        true
+    }
+
+    fn finish(self, origin: Origin) -> LogFile {
+        let index = LogIndex {
+            format: FORMAT,
+            origin,
+            entries: self.entries,
+        };
+        LogFile::new(index, self.blocks)
+    }
+}
+
+#[cfg(test)]
+mod tests;

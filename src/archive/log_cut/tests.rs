@@ -1,0 +1,383 @@
+//! What the log says, told again by itself, is what the mirror held at every step.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::mirror::applier::moved_tests::account_event;
+use crate::mirror::applier::tests::{NOW, World, delete, write};
+use crate::mirror::input::{Input, SegmentShipped, SnapshotStored};
+use crate::mirror::keyspace;
+use crate::mirror::store::{Batch, Store as _};
+use crate::repo::commit::Commit;
+use crate::repo::mst::tree_root;
+use crate::sim::SimAccount;
+use crate::types::AccountStatus;
+
+/// An archive: what was shipped, as it is read again.
+#[derive(Default)]
+struct Shipped {
+    files: Vec<LogFile>,
+}
+
+impl Shipped {
+    /// Ships whatever waits, as the shipper does.
+    fn drain(&mut self, world: &mut World) {
+        loop {
+            let log = Mirror::new(&*world.store).log().expect("reads");
+            let Some(segment) = next_segment(&Mirror::new(&*world.store), &log).expect("sound") else {
+                return;
+            };
+            let (first, last) = (segment.first, segment.last);
+            world.apply(Input::SegmentCut { first, last });
+            // What is fixed stays what it is, whatever comes meanwhile.
+            let log = Mirror::new(&*world.store).log().expect("reads");
+            let again = next_segment(&Mirror::new(&*world.store), &log).expect("sound");
+            assert_eq!(again.map(|again| again.file), Some(segment.file.clone()));
+            world.apply(Input::SegmentShipped(SegmentShipped {
+                number: log.number,
+                first,
+                last,
+                index: segment.file.root,
+            }));
+            let read = LogFile::decode(&*segment.file.encode_car()).expect("reads again");
+            self.files.push(read);
+        }
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (&LogFile, &Entry)> {
+        let files = self.files.iter();
+        files.flat_map(|file| file.index.entries.iter().map(move |entry| (file, entry)))
+    }
+}
+
+/// Applies a change to a state, and proves what comes out.
+fn replay(state: &mut BTreeMap<String, Bytes>, file: &LogFile, change: &Change) {
+    for op in &change.ops {
+        match op.cid {
+            Some(cid) => {
+                let bytes = file.blocks.get(&cid).expect("nothing was erased").clone();
+                state.insert(op.path.to_string(), bytes);
+            }
+            None => assert!(state.remove(op.path.as_str()).is_some(), "{} was there", op.path),
+        }
+    }
+    let commit = Commit::decode(&file.blocks[&change.commit]).expect("a commit");
+    let pairs = state
+        .iter()
+        .map(|(path, bytes)| (path.as_bytes(), Cid::of_block(bytes)));
+    assert_eq!(tree_root(pairs), Ok(commit.data), "at rev {}", change.rev);
+    assert_eq!(commit.rev, change.rev);
+}
+
+fn state_of(account: &SimAccount) -> BTreeMap<String, Bytes> {
+    let records = account.records().iter();
+    records
+        .map(|(path, bytes)| (path.clone(), Bytes::from(bytes.clone())))
+        .collect()
+}
+
+/// Another commit, which does not chain, and then the whole repository.
+fn refetch(world: &mut World, account: &mut SimAccount) {
+    world.commit(account, &[write("z", "does not chain")]);
+    world.fetch(account);
+    world.check_equal(account);
+}
+
+fn snapshot(world: &mut World, account: &SimAccount) {
+    let row = world.row(account.did()).expect("known");
+    let head = row.head.expect("loaded");
+    world.apply(Input::SnapshotStored(SnapshotStored {
+        did: account.did().clone(),
+        account_number: row.account_number,
+        rev: head.rev,
+        commit: head.commit,
+        bytes: 1,
+        task: Vec::new(),
+    }));
+}
+
+fn journal(world: &World, account: &SimAccount) -> usize {
+    let row = world.row(account.did()).expect("known");
+    let mut rows = 0;
+    let mirror = Mirror::new(&*world.store);
+    mirror
+        .each_journal_entry(row.did_number, None, |_, _| {
+            rows += 1;
+            ControlFlow::Continue(())
+        })
+        .expect("reads");
+    rows
+}
+
+#[test]
+fn the_log_tells_again_what_the_mirror_held() {
+    let mut world = World::new();
+    let mut accounts = [world.live(1), world.live(2)];
+    let mut states = accounts.each_ref().map(state_of);
+    let (mut shipped, mut seen) = (Shipped::default(), [0_u32; 2]);
+    for step in 0..120_u32 {
+        let which = (step % 2) as usize;
+        let account = &mut accounts[which];
+        let keys = [format!("k{}", step % 17), format!("m{}", step % 5)];
+        let mut writes = vec![write(&keys[0], &format!("text {step}"))];
+        if step % 3 == 0 {
+            writes.push(write(&keys[1], "another"));
+        } else if account
+            .records()
+            .contains_key(&format!("app.bsky.feed.post/{}", keys[1]))
+        {
+            writes.push(delete(&keys[1]));
+        }
+        if step % 11 == 10 {
+            // Written unseen, then fetched whole.
+            account.write(&writes, NOW);
+            refetch(&mut world, account);
+        } else {
+            world.commit(account, &writes);
+        }
+        world.check_equal(account);
+        if step % 7 == 0 {
+            shipped.drain(&mut world);
+        }
+    }
+    shipped.drain(&mut world);
+    assert_eq!(world.applier.totals().unshipped, 0);
+
+    let (mut swaps, mut commits) = (0, 0);
+    for (file, entry) in shipped.entries() {
+        let Some(change) = entry.change() else { continue };
+        let which = usize::from(change.did == *accounts[1].did());
+        replay(&mut states[which], file, change);
+        seen[which] += 1;
+        match entry {
+            Entry::Swap(_) => swaps += 1,
+            _ => commits += 1,
+        }
+    }
+    assert_eq!(states, accounts.each_ref().map(state_of));
+    assert_eq!((swaps, commits), (10, 110));
+    assert_eq!(seen, [60, 60]);
+    // One chain, without a gap.
+    let (mut prev, mut next) = (None, 1);
+    for (at, file) in shipped.files.iter().enumerate() {
+        let Origin::Segment {
+            number,
+            prev: named,
+            first,
+            ..
+        } = file.index.origin
+        else {
+            panic!("a segment")
+        };
+        assert_eq!((number, named, first), (at as u64, prev, next));
+        prev = Some(file.root);
+        next = first + file.index.entries.len() as u64;
+    }
+}
+
+#[test]
+fn what_has_nothing_to_build_on_is_told_by_a_snapshot() {
+    let mut world = World::new();
+    let account = world.live(1);
+    let mut shipped = Shipped::default();
+    shipped.drain(&mut world);
+    let entries: Vec<&Entry> = shipped.entries().map(|(_, entry)| entry).collect();
+    let [Entry::Loaded { rev, commit, .. }] = *entries else {
+        panic!("{entries:?}");
+    };
+    assert_eq!((*rev, *commit), (account.rev(), account.head()));
+    // The log has it, and still it is not in the archive.
+    assert!(!world.row(account.did()).expect("known").is_archived());
+    snapshot(&mut world, &account);
+    assert!(world.row(account.did()).expect("known").is_archived());
+}
+
+#[test]
+fn a_swap_that_changes_too_much_is_told_by_a_snapshot() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    snapshot(&mut world, &account);
+    for n in 0..16 {
+        let writes: Vec<_> = (0..100).map(|k| write(&format!("n{n}-{k}"), "x")).collect();
+        account.write(&writes, NOW);
+    }
+    refetch(&mut world, &mut account);
+    let mut shipped = Shipped::default();
+    shipped.drain(&mut world);
+    let last = shipped.entries().last().map(|(_, entry)| entry.clone());
+    assert!(matches!(last, Some(Entry::Loaded { .. })), "{last:?}");
+    let row = world.row(account.did()).expect("known");
+    assert!(row.snapshot.is_none() && !row.is_archived());
+}
+
+#[test]
+fn the_journal_goes_when_it_is_shipped_and_covered() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    snapshot(&mut world, &account);
+    let mut shipped = Shipped::default();
+    shipped.drain(&mut world);
+    let base = account.rev();
+    world.commit(&mut account, &[write("b", "second")]);
+    world.commit(&mut account, &[write("c", "third")]);
+    assert_eq!(journal(&world, &account), 2);
+    assert!(!world.row(account.did()).expect("known").is_archived());
+
+    // Shipped, not covered: it stays, for a delta is to be made of it.
+    shipped.drain(&mut world);
+    assert_eq!(journal(&world, &account), 2);
+    let row = world.row(account.did()).expect("known");
+    assert!(row.is_archived() && !row.is_snapshotted());
+    let mirror = Mirror::new(&*world.store);
+    let made = deltas(
+        &mirror,
+        account.did(),
+        row.did_number,
+        &row.host,
+        base,
+        account.rev(),
+    );
+    let made = made.expect("reads");
+    let [delta] = &*made else { panic!("{made:?}") };
+    let mut state = state_of(&account);
+    state.retain(|path, _| !path.ends_with("/b") && !path.ends_with("/c"));
+    for change in delta.index.entries.iter().filter_map(Entry::change) {
+        replay(&mut state, delta, change);
+    }
+    assert_eq!(state, state_of(&account));
+
+    // Covered, but the newest is not shipped: that one stays.
+    world.commit(&mut account, &[write("d", "fourth")]);
+    snapshot(&mut world, &account);
+    assert_eq!(journal(&world, &account), 1);
+    assert_eq!(world.row(account.did()).expect("known").journal_commits, 0);
+    shipped.drain(&mut world);
+    assert_eq!(journal(&world, &account), 0);
+}
+
+#[test]
+fn deltas_end_where_their_chain_does() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    let base = account.rev();
+    world.commit(&mut account, &[write("b", "second")]);
+    let before = account.rev();
+    for n in 0..16 {
+        let writes: Vec<_> = (0..100).map(|k| write(&format!("n{n}-{k}"), "x")).collect();
+        account.write(&writes, NOW);
+    }
+    refetch(&mut world, &mut account);
+    world.commit(&mut account, &[write("c", "third")]);
+    let row = world.row(account.did()).expect("known");
+    let mirror = Mirror::new(&*world.store);
+    let made = deltas(
+        &mirror,
+        account.did(),
+        row.did_number,
+        &row.host,
+        base,
+        account.rev(),
+    );
+    let made = made.expect("reads");
+    let [delta] = &*made else { panic!("{made:?}") };
+    let did = account.did().clone();
+    let (from, to) = (base, before);
+    assert_eq!(delta.index.origin, Origin::Delta { did, from, to });
+}
+
+#[test]
+fn many_changes_are_cut_into_files_that_fit() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    let base = account.rev();
+    for n in 0..30 {
+        let writes: Vec<_> = (0..100).map(|k| write(&format!("n{n}-{k}"), "x")).collect();
+        world.commit(&mut account, &writes);
+    }
+    let row = world.row(account.did()).expect("known");
+    let mirror = Mirror::new(&*world.store);
+    let made = deltas(
+        &mirror,
+        account.did(),
+        row.did_number,
+        &row.host,
+        base,
+        account.rev(),
+    );
+    let made = made.expect("reads");
+    assert_eq!(made.len(), 2);
+    let mut at = base;
+    for file in &made {
+        let items: usize = file.index.entries.iter().map(Entry::items).sum();
+        assert!(items <= ITEMS_MAX);
+        let Origin::Delta { from, to, .. } = file.index.origin else {
+            panic!("a delta")
+        };
+        assert_eq!(from, at);
+        at = to;
+    }
+    assert_eq!(at, account.rev());
+    let mut shipped = Shipped::default();
+    shipped.drain(&mut world);
+    assert_eq!(shipped.files.len(), 2);
+}
+
+#[test]
+fn a_change_that_the_journal_lacks_is_damage() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    world.commit(&mut account, &[write("b", "second")]);
+    let row = world.row(account.did()).expect("known");
+    let mut batch = Batch::new();
+    let key = keyspace::encode_journal(row.did_number, account.rev());
+    batch.delete(Family::Journal, key.to_vec());
+    world.store.write(batch).expect("writes");
+    let mirror = Mirror::new(&*world.store);
+    let cut = next_segment(&mirror, &LogRow::default());
+    assert!(matches!(cut, Err(StoreError::BadRow { .. })), "{cut:?}");
+}
+
+#[test]
+fn a_cut_that_the_outbox_does_not_hold_is_damage() {
+    let mut world = World::new();
+    world.live(1);
+    let log = LogRow {
+        cut: Some((1, 9)),
+        ..LogRow::default()
+    };
+    let cut = next_segment(&Mirror::new(&*world.store), &log);
+    assert!(matches!(cut, Err(StoreError::BadRow { .. })), "{cut:?}");
+}
+
+#[test]
+fn another_archive_starts_a_log_of_its_own() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    world.apply(Input::ArchiveLinked { id: "one".into() });
+    snapshot(&mut world, &account);
+    let mut shipped = Shipped::default();
+    shipped.drain(&mut world);
+    world.commit(&mut account, &[write("b", "second")]);
+    world.apply(Input::ArchiveLinked { id: "two".into() });
+    let mirror = Mirror::new(&*world.store);
+    assert_eq!(mirror.log().expect("reads"), LogRow::default());
+    assert_eq!(mirror.outbox(0, 9).expect("reads"), []);
+    assert_eq!(world.applier.totals().unshipped, 0);
+    assert_eq!(journal(&world, &account), 0);
+    let row = world.row(account.did()).expect("known");
+    assert_eq!((row.shipped, row.is_archived()), (None, false));
+}
+
+#[test]
+fn a_changed_status_is_in_the_log() {
+    let mut world = World::new();
+    let account = world.live(1);
+    account_event(&mut world, &account, false, Some("takendown"));
+    let mut shipped = Shipped::default();
+    shipped.drain(&mut world);
+    let last = shipped.entries().last().map(|(_, entry)| entry.clone());
+    let Some(Entry::Account { status, did, .. }) = last else {
+        panic!("{last:?}");
+    };
+    assert_eq!((status, &did), (AccountStatus::Takendown, account.did()));
+}

@@ -1,0 +1,259 @@
+#![allow(clippy::disallowed_methods, reason = "shell: the clock, the bucket")]
+//! Ships the log: every `flush_interval` what was applied since goes into the archive, as one segment or more.
+//!
+//! What a segment holds is fixed in the mirror before its upload, so every try writes the same entries under the
+//! same number. A number that is taken is read and judged: with the same index it is an earlier try of ours, with
+//! another one somebody else writes under our name, and this mirror stops. After the upload, and before the mirror
+//! hears of it, the writers' claims are looked at: who was taken over stops as well, and what it has just written is
+//! not taken for archived.
+//!
+//! While the archive is away the outbox grows in the mirror; nothing is dropped.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::bucket::{Body, Bucket, BucketError, PutOptions, PutOutcome};
+use super::content_type::ContentType;
+use super::log_cut::{Segment, next_segment};
+use super::names::SegmentName;
+use super::snapshot_file::{FileStats, SnapshotEncoder};
+use super::writer::{self, ClaimError, SHARD};
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+use crate::metrics::labels::{Direction, Outcome};
+use crate::mirror::handle::{ApplierHandle, Stopped};
+use crate::mirror::input::{Input, SegmentShipped};
+use crate::mirror::reader::Mirror;
+use crate::mirror::rows::LogRow;
+use crate::mirror::store::{Store, StoreError};
+
+/// First and longest wait after the archive failed.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// What shipping needs.
+pub struct Shipper {
+    /// The mirror.
+    pub store: Arc<dyn Store>,
+    /// The way to the applier.
+    pub applier: ApplierHandle,
+    /// The archive.
+    pub bucket: Bucket,
+    /// The clock.
+    pub clock: Clock,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// The log is shipped this often, if there is anything.
+    pub flush_interval: Duration,
+    /// Tries that failed since one went well.
+    pub failures: AtomicU32,
+}
+
+/// Why shipping ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ShipError {
+    /// Another mirror took over.
+    #[error(
+        "another Firekeep has taken over {0}, so this one must not write there any more; if that is wrong, stop the \
+         other one and start this one once with --take-over"
+    )]
+    Superseded(String),
+    /// Another process writes under this mirror's name.
+    #[error(
+        "{0} is there already and holds something else: another process writes to this archive with a copy of this \
+         data folder; stop one of them, and start the other once with --take-over"
+    )]
+    Copied(String),
+    /// The mirror failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The applier is gone.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+/// A segment that is to be put.
+struct Built {
+    /// Where the log is.
+    log: LogRow,
+    segment: Segment,
+    body: Vec<u8>,
+    stats: FileStats,
+}
+
+/// What one step of shipping came to.
+enum Step {
+    Shipped,
+    Nothing,
+    /// The archive took nothing.
+    Failed(String),
+}
+
+impl Shipper {
+    /// Ships until it is cancelled.
+    ///
+    /// # Errors
+    /// When this mirror is not the writer any more, or the mirror itself fails.
+    pub async fn run(self: Arc<Self>, cancel: CancellationToken) -> Result<(), ShipError> {
+        loop {
+            let step = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Ok(()),
+                step = self.ship_next() => step?,
+            };
+            let wait = match step {
+                Step::Shipped => {
+                    if self.failures.swap(0, Ordering::Relaxed) > 0 {
+                        tracing::info!("the log reaches the archive again");
+                    }
+                    self.metrics.segments.of(Outcome::Ok).inc();
+                    self.flush_interval
+                }
+                Step::Nothing => self.flush_interval,
+                Step::Failed(why) => {
+                    self.metrics.segments.of(Outcome::Error).inc();
+                    let failures = self.failures.fetch_add(1, Ordering::Relaxed);
+                    if failures == 0 {
+                        tracing::warn!(
+                            "cannot ship the log: {why}; it is kept here, and tried again until it works"
+                        );
+                    }
+                    let wait = RETRY.0.saturating_mul(1 << failures.min(10)).min(RETRY.1);
+                    wait + self.clock.jitter(wait / 4)
+                }
+            };
+            // A long queue goes on at once.
+            if self.applier.totals().unshipped > 0 && self.failures.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Ok(()),
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Whether the newest try failed.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) > 0
+    }
+
+    async fn ship_next(self: &Arc<Self>) -> Result<Step, ShipError> {
+        if self.applier.totals().unshipped == 0 {
+            self.metrics.log_oldest.set(0.0);
+            return Ok(Step::Nothing);
+        }
+        let this = Arc::clone(self);
+        let built = tokio::task::spawn_blocking(move || this.build()).await;
+        let Some(Built {
+            log,
+            segment,
+            body,
+            stats,
+        }) = built.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?
+        else {
+            return Ok(Step::Nothing);
+        };
+        let age = self.clock.now().since(segment.oldest);
+        self.metrics.log_oldest.set(age.as_secs_f64());
+        let (first, last) = (segment.first, segment.last);
+        if log.cut.is_none() {
+            self.applier.apply(Input::SegmentCut { first, last }).await?;
+        }
+        match self.upload(&log, &segment, body, &stats).await? {
+            Ok(()) => {}
+            Err(error) => return Ok(Step::Failed(error.to_string())),
+        }
+        self.applier
+            .apply(Input::SegmentShipped(SegmentShipped {
+                number: log.number,
+                first,
+                last,
+                index: segment.file.root,
+            }))
+            .await?;
+        let took = self.clock.now().since(segment.oldest);
+        self.metrics.log_age.observe(took.as_secs_f64());
+        Ok(Step::Shipped)
+    }
+
+    /// The next segment, packed.
+    fn build(&self) -> Result<Option<Built>, StoreError> {
+        let view = self.store.view();
+        let mirror = Mirror::new(&*view);
+        let log = mirror.log()?;
+        let Some(segment) = next_segment(&mirror, &log)? else {
+            return Ok(None);
+        };
+        let (body, stats) = pack(&segment.file.encode_car());
+        Ok(Some(Built {
+            log,
+            segment,
+            body,
+            stats,
+        }))
+    }
+
+    /// Puts the segment, and makes sure that it counts.
+    async fn upload(
+        &self,
+        log: &LogRow,
+        segment: &Segment,
+        body: Vec<u8>,
+        stats: &FileStats,
+    ) -> Result<Result<(), BucketError>, ShipError> {
+        let segment_name = SegmentName {
+            shard: SHARD,
+            generation: log.generation,
+            number: log.number,
+        };
+        let name = segment_name.to_string();
+        let options = PutOptions {
+            sha256: Some(stats.sha256),
+            ..PutOptions::create(ContentType::zstd())
+        };
+        let put = self.bucket.put(&name, Body::Bytes(body.into()), &options);
+        match put.await {
+            Ok(PutOutcome::Created) => {
+                self.metrics
+                    .store_bytes
+                    .of(Direction::Sent)
+                    .inc_by(stats.file_bytes);
+            }
+            Ok(PutOutcome::AlreadyThere) => match writer::read_segment(&self.bucket, &segment_name).await {
+                Ok(file) if file.root == segment.file.root => {}
+                Ok(_) | Err(ClaimError::Damaged { .. } | ClaimError::Taken { .. }) => {
+                    return Err(ShipError::Copied(format!("{name} in {}", self.bucket)));
+                }
+                Err(ClaimError::Bucket(error)) => return Ok(Err(error)),
+            },
+            Err(error) => return Ok(Err(error)),
+        }
+        match writer::is_superseded(&self.bucket, log.generation).await {
+            Ok(false) => Ok(Ok(())),
+            Ok(true) => Err(ShipError::Superseded(self.bucket.to_string())),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+}
+
+/// A CAR in a zstd frame.
+///
+/// # Panics
+/// When memory runs out.
+#[must_use]
+pub fn pack(car: &[u8]) -> (Vec<u8>, FileStats) {
+    let mut encoder =
+        SnapshotEncoder::new(Vec::new(), Some(car.len() as u64)).expect("zstd sets up in memory");
+    encoder.write_all(car).expect("a Vec takes all");
+    encoder.finish().expect("as long as announced")
+}
+
+#[cfg(test)]
+mod tests;

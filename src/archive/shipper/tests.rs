@@ -1,0 +1,153 @@
+//! Shipping into a folder archive, from a mirror that simulated accounts fill.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::archive::folder::FolderBucket;
+use crate::archive::log_file::{Entry, LogFile};
+use crate::archive::snapshot_file::SnapshotDecoder;
+use crate::mirror::applier::tests::{NOW, World, write};
+use crate::mirror::handle;
+
+struct Fixture {
+    shipper: Arc<Shipper>,
+    root: PathBuf,
+    _keep: tempfile::TempDir,
+}
+
+/// A mirror with an account of this many commits, whose log is claimed.
+async fn holding(commits: u32) -> Fixture {
+    let keep = tempfile::tempdir().expect("a folder");
+    let root = keep.path().join("archive");
+    let bucket = Bucket::Folder(FolderBucket::open(&root).await.expect("opens"));
+    let mut world = World::new();
+    let mut account = world.live(1);
+    for n in 0..commits {
+        world.commit(&mut account, &[write(&format!("k{n}"), "text")]);
+    }
+    let claimed = writer::claim(&bucket, "one", None, false, NOW)
+        .await
+        .expect("free");
+    world.apply(Input::LogClaimed(claimed.log));
+    let clock = Clock::manual(NOW);
+    let store: Arc<dyn Store> = world.store.clone();
+    let (applier, _thread) = handle::start(world.applier, clock.clone(), |_, _| {}).expect("a thread");
+    Fixture {
+        shipper: Arc::new(Shipper {
+            store,
+            applier,
+            bucket,
+            clock,
+            metrics: Arc::new(Metrics::new()),
+            flush_interval: Duration::from_millis(1),
+            failures: AtomicU32::new(0),
+        }),
+        root,
+        _keep: keep,
+    }
+}
+
+impl Fixture {
+    fn object(&self, generation: u64, number: u64) -> PathBuf {
+        let name = SegmentName {
+            shard: SHARD,
+            generation,
+            number,
+        };
+        self.root.join(name.to_string())
+    }
+
+    fn unshipped(&self) -> u64 {
+        self.shipper.applier.totals().unshipped
+    }
+
+    async fn step(&self) -> Result<Step, ShipError> {
+        self.shipper.ship_next().await
+    }
+}
+
+#[tokio::test]
+async fn what_was_applied_stands_in_the_archive() {
+    let fixture = holding(3).await;
+    assert_eq!(fixture.unshipped(), 4);
+    assert!(matches!(fixture.step().await, Ok(Step::Shipped)));
+    assert_eq!(fixture.unshipped(), 0);
+    assert!(
+        matches!(fixture.step().await, Ok(Step::Nothing)),
+        "nothing costs no request"
+    );
+    let packed = std::fs::read(fixture.object(1, 1)).expect("there");
+    let decoder = SnapshotDecoder::new(&*packed, 1 << 20).expect("memory");
+    let file = LogFile::decode(decoder).expect("sound");
+    let entries = &file.index.entries;
+    assert!(matches!(
+        entries[..],
+        [
+            Entry::Loaded { .. },
+            Entry::Commit(_),
+            Entry::Commit(_),
+            Entry::Commit(_)
+        ]
+    ));
+}
+
+#[tokio::test]
+async fn an_earlier_try_of_ours_is_recognised() {
+    let fixture = holding(2).await;
+    let Built { segment, body, .. } = fixture.shipper.build().expect("reads").expect("something");
+    let path = fixture.object(1, 1);
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("makes");
+    std::fs::write(&path, body).expect("writes");
+    assert!(matches!(fixture.step().await, Ok(Step::Shipped)));
+    let log = Mirror::new(&*fixture.shipper.store).log().expect("reads");
+    assert_eq!(
+        (log.number, log.prev, log.cut),
+        (2, Some(segment.file.root), None)
+    );
+}
+
+#[tokio::test]
+async fn a_number_that_somebody_else_took_stops_us() {
+    let (ours, theirs) = (holding(2).await, holding(1).await);
+    let Built { body, .. } = theirs.shipper.build().expect("reads").expect("something");
+    let path = ours.object(1, 1);
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("makes");
+    std::fs::write(&path, body).expect("writes");
+    assert!(matches!(ours.step().await, Err(ShipError::Copied(_))));
+    assert_eq!(
+        ours.unshipped(),
+        3,
+        "what is not in the archive is not taken for archived"
+    );
+}
+
+#[tokio::test]
+async fn who_was_taken_over_stops_and_acknowledges_nothing() {
+    let fixture = holding(2).await;
+    let taken = writer::claim(&fixture.shipper.bucket, "two", None, true, NOW).await;
+    assert_eq!(taken.expect("takes over").log.number, 1);
+    assert!(matches!(fixture.step().await, Err(ShipError::Superseded(_))));
+    assert_eq!(fixture.unshipped(), 3);
+}
+
+#[tokio::test]
+async fn nothing_is_lost_while_the_archive_is_away() {
+    let fixture = holding(5).await;
+    let away = fixture.root.with_extension("away");
+    std::fs::rename(&fixture.root, &away).expect("renames");
+    std::fs::write(&fixture.root, b"not a folder").expect("writes");
+    let cancel = CancellationToken::new();
+    let running = tokio::spawn(Arc::clone(&fixture.shipper).run(cancel.clone()));
+    while !fixture.shipper.is_failing() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(fixture.unshipped(), 6);
+    std::fs::remove_file(&fixture.root).expect("removes");
+    std::fs::rename(&away, &fixture.root).expect("renames");
+    while fixture.unshipped() > 0 || fixture.shipper.is_failing() {
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert!(fixture.object(1, 1).exists());
+    cancel.cancel();
+    running.await.expect("ends").expect("well");
+}

@@ -1,0 +1,282 @@
+#![allow(clippy::disallowed_methods, reason = "shell: waits for the bucket")]
+//! Who writes the archive's log: `v1/writers/<shard>/<generation>.json`, one create-only claim for each writer.
+//!
+//! The newest claim is the writer; whoever finds a newer one than its own stops. A writer looks for that behind
+//! every segment and before it tells anybody that the segment is archived, so a segment of a writer that was taken
+//! over is never taken for archived, whatever the clocks say. A new writer goes on from the last segment that it
+//! finds *after* its claim; readers follow that chain, so what a stale writer adds later is not read.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::bucket::{Body, Bucket, BucketError, PutOptions, PutOutcome};
+use super::content_type::ContentType;
+use super::log_file::{LogFile, PLAIN_BYTES_MAX};
+use super::names::{self, ObjectName, SegmentName, WriterName};
+use super::snapshot_file::SnapshotDecoder;
+use crate::mirror::rows::LogRow;
+use crate::types::{Cid, Timestamp};
+
+/// One node writes this shard.
+pub const SHARD: u32 = 0;
+/// Longest claim that is read, in bytes.
+const CLAIM_BYTES_MAX: usize = 64 * 1024;
+/// How often a claim is tried when others claim at the same time.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// A claim, as it stands in the archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Claim {
+    /// The mirror that claims: its own random name.
+    instance: String,
+    /// When, for people.
+    claimed: String,
+}
+
+/// Why this mirror must not write to the archive.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// Another mirror does.
+    #[error(
+        "{place} is written by another Firekeep (mirror {instance}, since {since}); stop that one, or, if it is gone \
+         for good, start this one once with --take-over"
+    )]
+    Taken {
+        /// The bucket.
+        place: String,
+        /// Which mirror.
+        instance: String,
+        /// Since when.
+        since: String,
+    },
+    /// Something in the archive is not as it must be.
+    #[error("{name} in {place} is damaged: {detail}; nothing is written while it cannot be read")]
+    Damaged {
+        /// The bucket.
+        place: String,
+        /// The object.
+        name: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The bucket cannot be used.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+}
+
+/// This mirror's right to write, and where its log goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// Where the log goes on.
+    pub log: LogRow,
+    /// How it was come by.
+    pub how: How,
+}
+
+/// How a mirror came to be the writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// It was already.
+    GoesOn,
+    /// It is the first.
+    First,
+    /// From another mirror, because a person said so.
+    TookOver,
+    /// The archive has more of this mirror's log than the mirror itself: the mirror is an older copy.
+    FellBack,
+}
+
+/// Makes this mirror the writer of the archive, or finds that it is. `log` is what the mirror knows of this
+/// archive's log, if it knows the archive.
+///
+/// # Errors
+/// When another mirror is the writer and `take_over` is not said, or the bucket cannot be used.
+pub async fn claim(
+    bucket: &Bucket,
+    instance: &str,
+    log: Option<&LogRow>,
+    take_over: bool,
+    now: Timestamp,
+) -> Result<Claimed, ClaimError> {
+    for _ in 0..TRIES {
+        let newest = newest_claim(bucket).await?;
+        let (generation, how) = match &newest {
+            None => (1, How::First),
+            Some((generation, claim)) if claim.instance == instance => {
+                let known = log.filter(|log| log.generation == *generation);
+                if let Some(log) = known
+                    && !is_ahead(bucket, log).await?
+                {
+                    let (log, how) = (log.clone(), How::GoesOn);
+                    return Ok(Claimed { log, how });
+                }
+                (generation + 1, How::FellBack)
+            }
+            Some((generation, _)) if take_over => (generation + 1, How::TookOver),
+            Some((_, claim)) => {
+                return Err(ClaimError::Taken {
+                    place: bucket.to_string(),
+                    instance: claim.instance.clone(),
+                    since: claim.claimed.clone(),
+                });
+            }
+        };
+        if create(bucket, generation, instance, now).await? {
+            let tail = tail(bucket, generation).await?;
+            let log = LogRow {
+                generation,
+                number: tail.map_or(1, |(number, _)| number + 1),
+                prev: tail.map(|(_, index)| index),
+                cut: None,
+            };
+            return Ok(Claimed { log, how });
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Err(ClaimError::Taken {
+        place: bucket.to_string(),
+        instance: "several at once".to_owned(),
+        since: now.to_string(),
+    })
+}
+
+/// Whether somebody claimed the log after this generation.
+///
+/// # Errors
+/// When the bucket cannot be used.
+pub async fn is_superseded(bucket: &Bucket, generation: u64) -> Result<bool, BucketError> {
+    let next = WriterName {
+        shard: SHARD,
+        generation: generation + 1,
+    };
+    Ok(bucket.head(&next.to_string()).await?.is_some())
+}
+
+/// Whether the archive has segments of this generation that the mirror does not know of. The one that is being
+/// written may be there already.
+async fn is_ahead(bucket: &Bucket, log: &LogRow) -> Result<bool, BucketError> {
+    let name = SegmentName {
+        shard: SHARD,
+        generation: log.generation,
+        number: log.number + u64::from(log.cut.is_some()),
+    };
+    Ok(bucket.head(&name.to_string()).await?.is_some())
+}
+
+async fn create(
+    bucket: &Bucket,
+    generation: u64,
+    instance: &str,
+    now: Timestamp,
+) -> Result<bool, ClaimError> {
+    let writer = WriterName {
+        shard: SHARD,
+        generation,
+    };
+    let name = writer.to_string();
+    let claim = Claim {
+        instance: instance.to_owned(),
+        claimed: now.to_string(),
+    };
+    let mut text = serde_json::to_vec_pretty(&claim).expect("strings have a JSON form");
+    text.push(b'\n');
+    let options = PutOptions::create(ContentType::json());
+    let put = bucket.put(&name, Body::Bytes(text.into()), &options);
+    match put.await? {
+        PutOutcome::Created => Ok(true),
+        // Perhaps ours, from before a connection broke.
+        PutOutcome::AlreadyThere => Ok(read_claim(bucket, &writer).await?.instance == instance),
+    }
+}
+
+async fn newest_claim(bucket: &Bucket) -> Result<Option<(u64, Claim)>, ClaimError> {
+    let mut newest: Option<WriterName> = None;
+    each_name(bucket, &format!("v1/writers/{SHARD}/"), |name| {
+        if let ObjectName::Writer(writer) = name {
+            newest = newest.max(Some(writer));
+        }
+    })
+    .await?;
+    match newest {
+        Some(name) => Ok(Some((name.generation, read_claim(bucket, &name).await?))),
+        None => Ok(None),
+    }
+}
+
+async fn read_claim(bucket: &Bucket, name: &WriterName) -> Result<Claim, ClaimError> {
+    let damaged = |detail: String| ClaimError::Damaged {
+        place: bucket.to_string(),
+        name: name.to_string(),
+        detail,
+    };
+    let body = bucket.get(&name.to_string()).await?;
+    let bytes = match body {
+        Some(body) => body.bytes(CLAIM_BYTES_MAX).await?,
+        None => return Err(damaged("it vanished".to_owned())),
+    };
+    serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))
+}
+
+/// The last segment before a generation: its number and index.
+async fn tail(bucket: &Bucket, before: u64) -> Result<Option<(u64, Cid)>, ClaimError> {
+    let mut last: Option<SegmentName> = None;
+    each_name(bucket, &SegmentName::prefix(SHARD), |name| {
+        if let ObjectName::Segment(segment) = name
+            && segment.generation < before
+        {
+            last = last.max(Some(segment));
+        }
+    })
+    .await?;
+    let Some(name) = last else { return Ok(None) };
+    let file = read_segment(bucket, &name).await?;
+    Ok(Some((name.number, file.root)))
+}
+
+/// A segment of the archive.
+///
+/// # Errors
+/// When it is not there, or damaged, or the bucket cannot be used.
+pub async fn read_segment(bucket: &Bucket, name: &SegmentName) -> Result<LogFile, ClaimError> {
+    let damaged = |detail: String| ClaimError::Damaged {
+        place: bucket.to_string(),
+        name: name.to_string(),
+        detail,
+    };
+    let bytes = match bucket.get(&name.to_string()).await? {
+        // A packed file is no longer than its content, but for a few bytes a block of zstd.
+        Some(body) => body.bytes(PLAIN_BYTES_MAX as usize + (1 << 20)).await?,
+        None => return Err(damaged("it is not there".to_owned())),
+    };
+    let decoder =
+        SnapshotDecoder::new(&*bytes, PLAIN_BYTES_MAX).map_err(|error| damaged(error.to_string()))?;
+    LogFile::decode(decoder).map_err(|error| damaged(error.to_string()))
+}
+
+async fn each_name(
+    bucket: &Bucket,
+    prefix: &str,
+    mut visit: impl FnMut(ObjectName),
+) -> Result<(), BucketError> {
+    debug_assert!(
+        prefix.starts_with(names::ROOT),
+        "all of an archive is below its root"
+    );
+    let mut after = None;
+    loop {
+        let page = bucket.list(prefix, after.as_deref()).await?;
+        page.objects
+            .iter()
+            .filter_map(|object| object.name.parse().ok())
+            .for_each(&mut visit);
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+//! The log: what has still to be shipped to the archive, in the order in which it was applied.
+//!
+//! Each change stands once in the journal, under its DID and rev, and is named by one outbox row, under a log
+//! number; the numbers are dense and never used again. Segments are cut from the outbox. A journal row goes when
+//! its segment stands in the archive and a snapshot covers it: until then a delta may be made of it.
+
+use std::ops::ControlFlow;
+
+use super::super::input::SegmentShipped;
+use super::super::keyspace::{self, META_LOG, META_NEXT_LOG};
+use super::super::reader::Mirror;
+use super::super::rows::{AccountRow, JournalEntry, JournalOp, LogRow, OutboxEntry, Row as _};
+use super::super::store::{Family, KeyRange, Store, StoreError};
+use super::{Applier, Group};
+use crate::types::{Did, Digest, HostName, RepoPath, Rev};
+
+/// A swap that changed more than this is told by a snapshot. Both limits keep its entry within one segment.
+const SWAP_OPS_MAX: usize = 1500;
+const SWAP_BYTES_MAX: usize = 4 << 20;
+/// Paths compared at once.
+const PAGE: usize = 4096;
+
+impl Applier {
+    /// Journals a change of an account and queues it for the log.
+    pub(super) fn log_change(
+        group: &mut Group<'_>,
+        did: &Did,
+        host: &HostName,
+        row: &mut AccountRow,
+        rev: Rev,
+        entry: &JournalEntry,
+    ) {
+        row.journal_bytes += group.stage.put_journal(row.did_number, rev, entry) as u64;
+        row.journal_commits += 1;
+        group.stage.put_outbox(OutboxEntry::Change {
+            did: did.clone(),
+            host: host.clone(),
+            did_number: row.did_number,
+            rev,
+        });
+    }
+
+    /// A segment's entries are fixed, before its upload.
+    pub(super) fn on_segment_cut(group: &mut Group<'_>, first: u64, last: u64) -> Result<(), StoreError> {
+        let mut log = read_log(group.stage.store())?;
+        if log.cut.is_none() {
+            log.cut = Some((first, last));
+            group.stage.batch().put(Family::Meta, META_LOG, log.encode());
+        }
+        Ok(())
+    }
+
+    /// A segment stands in the archive.
+    pub(super) fn on_segment_shipped(
+        &mut self,
+        group: &mut Group<'_>,
+        shipped: &SegmentShipped,
+    ) -> Result<(), StoreError> {
+        let mut log = read_log(group.stage.store())?;
+        if log.number != shipped.number || log.cut != Some((shipped.first, shipped.last)) {
+            return Ok(());
+        }
+        log.number += 1;
+        log.prev = Some(shipped.index);
+        log.cut = None;
+        group.stage.batch().put(Family::Meta, META_LOG, log.encode());
+
+        let count = usize::try_from(shipped.last - shipped.first + 1).unwrap_or(usize::MAX);
+        let entries = Mirror::new(group.stage.store()).outbox(shipped.first, count)?;
+        for (number, entry) in entries {
+            if number > shipped.last {
+                break;
+            }
+            group.stage.take_outbox(number);
+            let OutboxEntry::Change {
+                did, did_number, rev, ..
+            } = entry
+            else {
+                continue;
+            };
+            let Some(mut row) = self.account(group, &did)? else {
+                continue;
+            };
+            row.shipped = row.shipped.max(Some(rev));
+            if row.snapshot.is_some_and(|snapshot| rev <= snapshot.rev) {
+                let key = keyspace::encode_journal(did_number, rev);
+                group.stage.batch().delete(Family::Journal, key.to_vec());
+            }
+            group.stage.put_account(&did, row);
+        }
+        Ok(())
+    }
+
+    /// This mirror is the writer of the archive's log, from this place on.
+    pub(super) fn on_log_claimed(group: &mut Group<'_>, log: &LogRow) {
+        group.stage.batch().put(Family::Meta, META_LOG, log.encode());
+    }
+
+    /// The log of before belongs to another archive: nothing of it is shipped to this one.
+    pub(super) fn forget_log(group: &mut Group<'_>) -> Result<(), StoreError> {
+        let mut waiting = Vec::new();
+        let outbox = KeyRange::all();
+        group.stage.store().scan(Family::Outbox, &outbox, &mut |key, _| {
+            waiting.push(key.to_vec());
+            ControlFlow::Continue(())
+        })?;
+        for key in waiting {
+            let number = keyspace::decode_outbox(&key)
+                .map_err(|error| StoreError::bad_row(Family::Outbox, &key, error))?;
+            group.stage.take_outbox(number);
+        }
+        group.stage.batch().delete(Family::Meta, META_LOG);
+        Ok(())
+    }
+
+    /// How a fetched generation differs from the one before it, as operations; none when that is too much for the
+    /// log.
+    pub(super) fn swap_ops(
+        group: &Group<'_>,
+        old: u64,
+        new: u64,
+    ) -> Result<Option<Vec<JournalOp>>, StoreError> {
+        let mirror = Mirror::new(group.stage.store());
+        let (mut ops, mut bytes) = (Vec::new(), 0);
+        let mut bad = None;
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            // A page of old paths, then the same stretch of the new generation; behind the last page, all the rest.
+            let page = page_of(&mirror, old, after.as_deref())?;
+            let end = (page.len() == PAGE).then(|| page[PAGE - 1].0.clone());
+            let mut pending = page.into_iter().peekable();
+            let mut push = |path: &[u8], record: Option<(crate::types::Cid, &[u8])>| {
+                bytes += path.len() + record.map_or(0, |(_, bytes)| bytes.len());
+                match RepoPath::from_bytes(path) {
+                    Ok(path) => ops.push(JournalOp {
+                        path,
+                        cid: record.map(|(cid, _)| cid),
+                        bytes: record.map(|(_, bytes)| bytes.to_vec()),
+                    }),
+                    // A tree may hold what is no path of AT Protocol; the log cannot name it, a snapshot can.
+                    Err(error) => bad = Some(error),
+                }
+                if bad.is_some() || ops.len() > SWAP_OPS_MAX || bytes > SWAP_BYTES_MAX {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            };
+            let mut full = ControlFlow::Continue(());
+            mirror.scan_records(new, after.as_deref(), &mut |path, record| {
+                if after.as_deref() == Some(path) {
+                    return ControlFlow::Continue(());
+                }
+                if end.as_deref().is_some_and(|end| path > end) {
+                    return ControlFlow::Break(());
+                }
+                while let Some((gone, _)) = pending.next_if(|(old, _)| old.as_slice() < path) {
+                    full = push(&gone, None);
+                    if full.is_break() {
+                        return full;
+                    }
+                }
+                let same = pending
+                    .next_if(|(old, _)| old.as_slice() == path)
+                    .is_some_and(|(_, digest)| digest == record.digest);
+                if !same {
+                    full = push(path, Some((record.cid(), record.bytes)));
+                }
+                full
+            })?;
+            for (gone, _) in pending {
+                if full.is_continue() {
+                    full = push(&gone, None);
+                }
+            }
+            if full.is_break() {
+                return Ok(None);
+            }
+            match end {
+                Some(end) => after = Some(end),
+                None => return Ok(Some(ops)),
+            }
+        }
+    }
+}
+
+/// The next paths of a generation with their digests, behind `after`.
+fn page_of(
+    mirror: &Mirror<'_>,
+    number: u64,
+    after: Option<&[u8]>,
+) -> Result<Vec<(Vec<u8>, Digest)>, StoreError> {
+    let mut page = Vec::new();
+    mirror.scan_records(number, after, &mut |path, record| {
+        if after != Some(path) {
+            page.push((path.to_vec(), record.digest));
+        }
+        if page.len() == PAGE {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    })?;
+    Ok(page)
+}
+
+/// How far the archive's log is.
+pub(super) fn read_log(store: &dyn Store) -> Result<LogRow, StoreError> {
+    Mirror::new(store).log()
+}
+
+/// The next log number to give out.
+pub(super) fn next_log(store: &dyn Store) -> Result<u64, StoreError> {
+    Ok(Mirror::new(store).number(META_NEXT_LOG)?.unwrap_or(1))
+}
