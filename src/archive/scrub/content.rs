@@ -161,6 +161,22 @@ fn check_commit(
     Ok(commit.data)
 }
 
+/// Reads a packed CAR of any kind: the frame, and every block hashed. What the blocks come to is not looked at.
+///
+/// # Errors
+/// When it is damaged.
+pub fn check_packed(file: impl Read) -> Result<Tally, Bad> {
+    let mut tally = Tally::default();
+    let mut decoder = SnapshotDecoder::new(file, SNAPSHOT_BYTES_MAX).map_err(SnapshotFileError::from)?;
+    let mut car = CarReader::new(&mut decoder)?;
+    let mut block = Vec::new();
+    while car.next_block(&mut block)?.is_some() {
+        tally.blocks += 1;
+    }
+    decoder.finish()?;
+    Ok(tally)
+}
+
 /// Reads a segment or delta, every block hashed.
 ///
 /// # Errors
