@@ -2,7 +2,7 @@
 # ~/.cache/firekeep or $FIREKEEP_CACHE.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-full fmt deny clean-cache
+.PHONY: help run build test test-full sim mutants fmt deny clean-cache
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 } /^#   / { sub(/^#   /, ""); print "                      " $$0 }' Makefile
@@ -21,6 +21,13 @@ test: ## Every check and every test; ends with `N passed, N failed`
 
 test-full: ## The same in the long forms; a broken run is taken up; the table goes to docs/test-full.md
 	@exec scripts/test --full $(SUITES)
+
+sim: ## The simulation over SEEDS=10000 seeds (taken up where it stopped; the table goes to docs/sim.md), or one: SEED=123
+	@SEEDS='$(SEEDS)' FIRST='$(FIRST)' SEED='$(SEED)' exec scripts/sim
+
+mutants: ## Known bugs, put in one at a time: the test named for each must fail; the table goes to docs/mutants.md
+#   MUTANTS="skip-cid-hash …"   only these
+	@exec scripts/mutants $(MUTANTS)
 
 fmt: ## Format the source
 	@cargo fmt

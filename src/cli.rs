@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+mod archive_args;
+mod recall;
+
 use crate::daemon::start::Said;
 
-mod archive_args;
-
-pub use self::archive_args::{ArchiveArgs, BucketCommand, ProbeArgs, PruneArgs, VerifyArgs};
+pub use self::archive_args::{BucketCommand, PlaceArgs, ProbeArgs, PruneArgs, VerifyArgs};
+pub use recall::{AtArgs, CatArgs, ExportArgs, ExportFormat, HistoryArgs, JudgeArgs, LsArgs, SourceArgs};
 
 /// Real-time backup of AT Protocol PDSes: every commit verified, every blob kept, all of it readable without us.
 #[derive(Debug, Parser)]
@@ -75,11 +77,48 @@ Examples:
 An alarm stays until it is acknowledged; what it keeps stays longer.")]
     Alarms(AlarmArgs),
 
-    /// How what we hold of an account differs from what its host has now
+    /// How what we hold of an account differs from what its host has now, or from what it was
     #[command(after_help = "\
 Examples:
-  firekeep diff did:plc:ewvi7nxzyoun6zhxrhs64oiz --live")]
-    Diff(DiffArgs),
+  firekeep diff did:plc:ewvi7nxzyoun6zhxrhs64oiz --live
+  firekeep diff did:plc:ewvi7nxzyoun6zhxrhs64oiz --from 2026-01-02 --to 2026-01-03T12:00:00Z
+  firekeep diff did:plc:ewvi7nxzyoun6zhxrhs64oiz --from 1d
+
+Exit code 0 when there is no difference, 1 when there is one.")]
+    Diff(Box<DiffArgs>),
+
+    /// What the archive knows of an account, moment by moment, or of one record
+    #[command(after_help = "\
+Examples:
+  firekeep history did:plc:ewvi7nxzyoun6zhxrhs64oiz
+  firekeep history at://did:plc:ewvi7nxzyoun6zhxrhs64oiz/app.bsky.feed.post/3kabcdefghi2j
+  firekeep history did:plc:… --archive s3://my-bucket/firekeep       on any machine")]
+    History(Box<HistoryArgs>),
+
+    /// The collections of an account, or the records of one, as they are or were
+    #[command(after_help = "\
+Examples:
+  firekeep ls did:plc:ewvi7nxzyoun6zhxrhs64oiz
+  firekeep ls did:plc:ewvi7nxzyoun6zhxrhs64oiz/app.bsky.feed.post --at 2026-01-02T03:04:05Z")]
+    Ls(Box<LsArgs>),
+
+    /// A record as JSON, as it is or was
+    #[command(after_help = "\
+Examples:
+  firekeep cat at://did:plc:ewvi7nxzyoun6zhxrhs64oiz/app.bsky.actor.profile/self --at 2h")]
+    Cat(Box<CatArgs>),
+
+    /// An account's repository and blobs as files, as they are or were, from the archive alone
+    #[command(after_help = "\
+Examples:
+  firekeep export did:plc:ewvi7nxzyoun6zhxrhs64oiz
+  firekeep export did:plc:… --at 2026-01-02T03:04:05Z -o alice.car --blobs alice.tar
+  firekeep export did:plc:… --archive s3://my-bucket/firekeep -o - > alice.car
+  firekeep export did:plc:… --format sqlite -o alice.sqlite
+
+The repository is proven before the file appears: its records build the tree that its commit signs. Exit code 3:
+something is missing, and named; 4: what the archive holds does not prove; 10: it holds no backup of that moment.")]
+    Export(Box<ExportArgs>),
 
     /// Prove an archive from itself alone: every name, block, tree, signature and blob
     #[command(after_help = "\
@@ -144,11 +183,20 @@ pub struct DiffArgs {
     /// The account
     pub did: String,
     /// Compare with what the host has now
-    #[arg(long, required = true)]
+    #[arg(long, required_unless_present = "from", conflicts_with_all = ["from", "to"])]
     pub live: bool,
-    /// Settings that other commands have too
+    /// Compare what the archive holds as of this time or rev …
+    #[arg(long, value_name = "TIME|REV")]
+    pub from: Option<String>,
+    /// … with that of this one. Default: the newest
+    #[arg(long, value_name = "TIME|REV", requires = "from")]
+    pub to: Option<String>,
+    /// How moments are judged
     #[command(flatten)]
-    pub common: SettingArgs,
+    pub judge: JudgeArgs,
+    /// Which archive
+    #[command(flatten)]
+    pub source: SourceArgs,
 }
 
 /// `firekeep config …`
@@ -166,52 +214,19 @@ pub enum ConfigCommand {
 #[derive(Debug, Clone, Default, Args)]
 pub struct SettingArgs {
     /// Where the mirror lives
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     pub data_dir: Option<String>,
     /// Address of metrics, health and administration
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, global = true, value_name = "ADDRESS:PORT")]
     pub admin_listen: Option<String>,
 }
 
-/// Every setting as a flag.
+/// Where the archive is, and how to reach it.
 #[derive(Debug, Clone, Default, Args)]
-pub struct RunArgs {
-    /// A PDS to follow; may be given several times
-    #[arg(long = "host", value_name = "URL")]
-    pub hosts: Vec<String>,
+pub struct ArchiveArgs {
     /// Where the archive is: file:///folder or s3://bucket/prefix
     #[arg(long, value_name = "URL")]
     pub archive: Option<String>,
-    /// Settings that other commands have too
-    #[command(flatten)]
-    pub common: SettingArgs,
-    /// The PLC directory that resolves did:plc
-    #[arg(long, value_name = "URL")]
-    pub plc_url: Option<String>,
-    /// Address of XRPC and the status page
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    pub listen: Option<String>,
-    /// How the public reaches that address
-    #[arg(long, value_name = "URL")]
-    pub public_url: Option<String>,
-    /// How often changes are shipped to the archive
-    #[arg(long, value_name = "DURATION")]
-    pub flush_interval: Option<String>,
-    /// An account is snapshotted at most this often
-    #[arg(long, value_name = "DURATION")]
-    pub snapshot_interval: Option<String>,
-    /// The largest blob that is fetched
-    #[arg(long, value_name = "SIZE")]
-    pub blob_bytes_max: Option<String>,
-    /// Allow plain http, loopback and private addresses
-    #[arg(long)]
-    pub dev_mode: bool,
-    /// Log lines as text or json
-    #[arg(long, value_name = "auto|text|json")]
-    pub log_format: Option<String>,
-    /// Which log lines: error, warn, info, debug, trace, or a filter
-    #[arg(long, value_name = "LEVEL")]
-    pub log_level: Option<String>,
     /// URL of an S3 store that is not AWS
     #[arg(long, value_name = "URL")]
     pub s3_endpoint: Option<String>,
@@ -230,6 +245,81 @@ pub struct RunArgs {
     /// File with the secret access key
     #[arg(long, value_name = "FILE")]
     pub s3_secret_access_key_file: Option<String>,
+}
+
+impl ArchiveArgs {
+    /// The flags that were given: key and value.
+    #[must_use]
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        given([
+            ("archive", &self.archive),
+            ("s3.endpoint", &self.s3_endpoint),
+            ("s3.region", &self.s3_region),
+            ("s3.path_style", &self.s3_path_style),
+            ("s3.checksum", &self.s3_checksum),
+            ("s3.access_key_id_file", &self.s3_access_key_id_file),
+            ("s3.secret_access_key_file", &self.s3_secret_access_key_file),
+        ])
+    }
+}
+
+/// Every setting as a flag.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RunArgs {
+    /// A PDS to follow; may be given several times
+    #[arg(long = "host", value_name = "URL")]
+    pub hosts: Vec<String>,
+    /// Where the archive is
+    #[command(flatten)]
+    pub archive: ArchiveArgs,
+    /// Settings that other commands have too
+    #[command(flatten)]
+    pub common: SettingArgs,
+    /// The PLC directory that resolves did:plc
+    #[arg(long, value_name = "URL")]
+    pub plc_url: Option<String>,
+    /// Address of XRPC and the status page
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<String>,
+    /// How the public reaches that address
+    #[arg(long, value_name = "URL")]
+    pub public_url: Option<String>,
+    /// How often changes are shipped to the archive
+    #[arg(long, value_name = "DURATION")]
+    pub flush_interval: Option<String>,
+    /// An account is snapshotted at most this often
+    #[arg(long, value_name = "DURATION")]
+    pub snapshot_interval: Option<String>,
+    /// How often each account is compared with its host
+    #[arg(long, value_name = "DURATION")]
+    pub audit_interval: Option<String>,
+    /// How often it is looked at whether the archive is still there, and the same
+    #[arg(long, value_name = "DURATION")]
+    pub archive_check_interval: Option<String>,
+    /// The largest blob that is fetched
+    #[arg(long, value_name = "SIZE")]
+    pub blob_bytes_max: Option<String>,
+    /// How often each PDS is asked, at most; 0: as often as its own rate limits allow
+    #[arg(long, value_name = "NUMBER")]
+    pub requests_per_second: Option<String>,
+    /// Files with the keys that lift a PDS's rate limits, as pds.example.com=/path; separated by commas
+    #[arg(long, value_name = "HOST=FILE")]
+    pub bypass_key_files: Option<String>,
+    /// Within this time a PDS is asked again for every blob, to hide what it took down
+    #[arg(long, value_name = "DURATION")]
+    pub blob_sweep_interval: Option<String>,
+    /// An alarm is raised when this share of a PDS's accounts goes off or vanishes within a day
+    #[arg(long, value_name = "PERCENT")]
+    pub accounts_gone_percent: Option<String>,
+    /// Allow plain http, loopback and private addresses
+    #[arg(long)]
+    pub dev_mode: bool,
+    /// Log lines as text or json
+    #[arg(long, value_name = "auto|text|json")]
+    pub log_format: Option<String>,
+    /// Which log lines: error, warn, info, debug, trace, or a filter
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
     /// Archive everything again, though this is not the archive that the mirror was archived to before
     #[arg(long)]
     pub new_archive: bool,
@@ -260,6 +350,7 @@ impl RunArgs {
     #[must_use]
     pub fn settings(&self) -> Vec<(&'static str, String)> {
         let mut settings = self.common.settings();
+        settings.extend(self.archive.settings());
         if !self.hosts.is_empty() {
             settings.push(("hosts", self.hosts.join(",")));
         }
@@ -267,21 +358,20 @@ impl RunArgs {
             settings.push(("dev_mode", "true".to_owned()));
         }
         settings.extend(given([
-            ("archive", &self.archive),
             ("plc_url", &self.plc_url),
             ("listen", &self.listen),
             ("public_url", &self.public_url),
             ("flush_interval", &self.flush_interval),
             ("snapshot_interval", &self.snapshot_interval),
+            ("audit_interval", &self.audit_interval),
+            ("archive_check_interval", &self.archive_check_interval),
             ("blob_bytes_max", &self.blob_bytes_max),
+            ("requests_per_second", &self.requests_per_second),
+            ("bypass_key_files", &self.bypass_key_files),
+            ("blob_sweep_interval", &self.blob_sweep_interval),
+            ("accounts_gone_percent", &self.accounts_gone_percent),
             ("log_format", &self.log_format),
             ("log_level", &self.log_level),
-            ("s3.endpoint", &self.s3_endpoint),
-            ("s3.region", &self.s3_region),
-            ("s3.path_style", &self.s3_path_style),
-            ("s3.checksum", &self.s3_checksum),
-            ("s3.access_key_id_file", &self.s3_access_key_id_file),
-            ("s3.secret_access_key_file", &self.s3_secret_access_key_file),
         ]));
         settings
     }
@@ -303,6 +393,26 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_daemon_can_be_named_after_the_last_word() {
+        let words = [
+            "firekeep",
+            "alarms",
+            "ack",
+            "rollback",
+            "--admin-listen",
+            "127.0.0.1:1",
+        ];
+        let Ok(Cli {
+            command: Command::Alarms(args),
+            ..
+        }) = Cli::try_parse_from(words)
+        else {
+            panic!("parses")
+        };
+        assert_eq!(args.common.admin_listen.as_deref(), Some("127.0.0.1:1"));
     }
 
     #[test]

@@ -57,6 +57,12 @@ impl Clock {
         }
     }
 
+    /// When a wait from now on is over, and up to a quarter of it later.
+    #[must_use]
+    pub fn later(&self, wait: Duration) -> Timestamp {
+        self.now().plus(wait).plus(self.jitter(wait / 4))
+    }
+
     /// 64 random bits, for jitter and names; not for keys.
     #[must_use]
     pub fn random(&self) -> u64 {

@@ -5,6 +5,8 @@ pub mod bucket;
 pub mod prune;
 pub mod verify;
 
+pub mod recall;
+
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -343,6 +345,12 @@ fn status_text(report: &Value) -> String {
         number(&accounts["records"]),
         size(number(&accounts["record_bytes"])),
     ));
+    match number(&by_sync["quarantined"]) {
+        0 => {}
+        n => out.push_str(&format!(
+            "             {n} QUARANTINED: they do not rebuild, and are kept as they came; see `firekeep accounts`\n"
+        )),
+    }
     let blobs = &report["blobs"]["by_state"];
     out.push_str(&format!(
         "  blobs      {} archived, {} held here only, {} to come, {} missing; {}\n",

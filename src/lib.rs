@@ -26,7 +26,7 @@
 //! | [`verify`] | the only place that makes a `Verified…` value |
 //! | [`mirror`] | rows, the applier that owns them, and what fetches for it |
 //! | [`metrics`] | every metric, declared once |
-//! | [`archive`] | objects in a folder or a bucket |
+//! | [`archive`] | objects in a folder or a bucket, and what they give back |
 //! | [`serve`] | XRPC, health, and the daemon's own commands |
 //! | [`config`], [`cli`], [`daemon`], [`commands`] | settings, the command line, every task, and what asks a daemon |
 //!
@@ -52,7 +52,8 @@
 //! *host*: a PDS that we follow. *seq, cursor, epoch*: its numbers, the last one applied, one unbroken numbering.
 //! *head*: the commit, rev and data root that we hold of an account. *generation*: one loaded repository, by
 //! account number. *parked*: waits for a key or a fetch. *wanted, live, diverged*: to be fetched; follows; the
-//! host is behind us. *snapshot*: an object in the archive. *read view*: a consistent look at the store.
+//! host is behind us. *quarantined*: signed and all there, but it does not rebuild; its CAR is kept. *snapshot*: an
+//! object in the archive. *read view*: a consistent look at the store.
 
 pub mod types;
 #[cfg(feature = "daemon")]

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use firekeep::cli::{BucketCommand, Cli, Command, ConfigCommand, RunArgs};
-use firekeep::commands;
+use firekeep::commands::{self, recall};
 use firekeep::config::{Config, ConfigError, Layers, LogFormat};
 use firekeep::daemon::{self, DaemonError, exit};
 
@@ -52,8 +52,30 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
             block_on(commands::alarms(&config, args.command, json))
         }
         Command::Diff(args) => {
-            let config = load(file, &args.common.settings())?.0;
-            block_on(commands::diff(&config, &args.did, json))
+            let config = load(file, &args.source.settings())?.0;
+            if args.live {
+                return block_on(commands::diff(&config, &args.did, json));
+            }
+            block_on(recall::diff(&config, &args))?.print(json)
+        }
+        Command::History(args) => {
+            let config = load(file, &args.source.settings())?.0;
+            block_on(recall::history(&config, &args))?.print(json)
+        }
+        Command::Ls(args) => {
+            let config = load(file, &args.source.settings())?.0;
+            block_on(recall::ls(&config, &args))?.print(json)
+        }
+        Command::Cat(args) => {
+            let config = load(file, &args.source.settings())?.0;
+            // Bytes are bytes, whatever else is asked for.
+            block_on(recall::cat(&config, &args))?.print(json && !args.raw)
+        }
+        Command::Export(args) => {
+            let config = load(file, &args.source.settings())?.0;
+            let answer = block_on(recall::export(&config, &args, &mut std::io::stdout()))?;
+            // Where stdout has the repository, it has nothing else.
+            answer.print(json && args.output.as_deref() != Some("-"))
         }
         Command::Health(args) => {
             let config = load(file, &args.settings())?.0;

@@ -21,9 +21,9 @@ use prometheus::{
 
 use crate::types::HostName;
 use labels::{
-    AccountLabel, AlarmKind, BlobLabel, By, By2, CloseReason, Direction, Endpoint, EventKind, ExportResult,
-    FetchResult, FrameReason, HttpMethod, Label, Outcome, ReconnectReason, RejectReason, ResyncReason,
-    ResyncResult, SeqStage, SkipReason, StoreOp, SyncLabel,
+    AccountLabel, AlarmKind, BlobLabel, By, By2, CatchUpResult, CloseReason, Direction, Endpoint, EventKind,
+    ExportResult, FetchResult, FrameReason, HttpMethod, Label, Outcome, ReconnectReason, RejectReason,
+    RepoPart, ResyncReason, ResyncResult, SeqStage, SkipReason, StoreOp, SyncLabel,
 };
 
 /// The media type of the exposition.
@@ -54,8 +54,14 @@ pub struct Metrics {
     pub account_sync: By<IntGauge, SyncLabel>,
     /// Blobs by where their bytes are.
     pub blobs: By<IntGauge, BlobLabel>,
+    /// Blobs that are held, and that their hosts give no longer.
+    pub blobs_withheld: IntGauge,
     /// Look-ups of DID documents that went to the network.
     pub identity_fetches: By<IntCounter, Outcome>,
+    /// Fetches of only what is newer than what is held.
+    pub catch_ups: By<IntCounter, CatchUpResult>,
+    /// Bytes of repositories that hosts sent.
+    pub repo_bytes: By<IntCounter, RepoPart>,
     /// Snapshots of accounts that were tried.
     pub snapshots: By<IntCounter, Outcome>,
     /// How long a snapshot took, proof and upload included.
@@ -70,6 +76,8 @@ pub struct Metrics {
     pub log_oldest: Gauge,
     /// From the arrival of a change to its segment in the archive.
     pub log_age: Histogram,
+    /// 1 while the archive answers and is the mirror's.
+    pub archive_up: IntGauge,
     /// Requests to the archive's store.
     pub store_requests: By2<IntCounter, StoreOp, Outcome>,
     /// How long they took.
@@ -126,6 +134,8 @@ pub struct HostMetrics {
     pub resyncs: By2<IntCounter, ResyncReason, ResyncResult>,
     /// Blobs fetched.
     pub blob_fetches: By<IntCounter, FetchResult>,
+    /// When the last round of asking again for every blob ended.
+    pub blob_sweep: Gauge,
     /// Alarms raised.
     pub alarms: By<IntCounter, AlarmKind>,
 }
@@ -147,6 +157,7 @@ struct HostFamilies {
     reconnects: IntCounterVec,
     resyncs: IntCounterVec,
     blob_fetches: IntCounterVec,
+    blob_sweep: GaugeVec,
     alarms: IntCounterVec,
 }
 
@@ -181,7 +192,14 @@ impl Metrics {
             accounts: make.gauges_by("accounts", "Accounts by status upstream", "status"),
             account_sync: make.gauges_by("account_sync", "Accounts by how well they are mirrored", "state"),
             blobs: make.gauges_by("blobs", "Blobs by where their bytes are", "state"),
+            blobs_withheld: make.int_gauge("blobs_withheld", "Blobs held that their hosts give no longer"),
             identity_fetches: make.counters_by("identity_fetches_total", "DID documents asked for", "result"),
+            catch_ups: make.counters_by("catch_ups_total", "Fetches of what is newer than ours", "result"),
+            repo_bytes: make.counters_by(
+                "repo_received_bytes_total",
+                "Bytes of repositories received",
+                "part",
+            ),
             snapshots: make.counters_by("snapshots_total", "Snapshots tried", "result"),
             snapshot_duration: make.histogram(
                 "snapshot_duration_seconds",
@@ -197,6 +215,7 @@ impl Metrics {
                 "From arrival to the archive",
                 SNAPSHOT_SECONDS,
             ),
+            archive_up: make.int_gauge("archive_up", "1 while the archive answers and is the mirror's"),
             store_requests: make.store_requests(),
             store_duration: make.requests_by("object_store_request_duration_seconds", "To the archive", "op"),
             store_bytes: make.counters_by("object_store_bytes_total", "To and from the archive", "direction"),
@@ -291,6 +310,11 @@ impl HostFamilies {
                 &["host", "reason", "result"],
             ),
             blob_fetches: by("blob_fetches_total", "Blobs fetched", "result"),
+            blob_sweep: make.gauges(
+                "blob_sweep_timestamp_seconds",
+                "When every blob had been asked for again",
+                &["host"],
+            ),
             alarms: by("alarms_raised_total", "Alarms raised", "kind"),
         }
     }
@@ -315,6 +339,7 @@ impl HostMetrics {
             reconnects: By::new(&families.reconnects, host),
             resyncs: By2::new(&families.resyncs, host),
             blob_fetches: By::new(&families.blob_fetches, host),
+            blob_sweep: families.blob_sweep.with_label_values(host),
             alarms: By::new(&families.alarms, host),
         }
     }

@@ -14,13 +14,29 @@
 
 mod support;
 
+#[path = "e2e/accounts.rs"]
+mod accounts;
 #[path = "e2e/archives.rs"]
 mod archives;
+#[path = "e2e/arroba.rs"]
+mod arroba;
 #[path = "e2e/bad_input.rs"]
 mod bad_input;
 #[path = "e2e/kill_nine.rs"]
 mod kill_nine;
 #[path = "e2e/main_job.rs"]
 mod main_job;
+#[path = "e2e/migration.rs"]
+mod migration;
+#[path = "e2e/old_pds.rs"]
+mod old_pds;
 #[path = "e2e/outages.rs"]
 mod outages;
+#[path = "e2e/recall.rs"]
+mod recall;
+#[path = "e2e/rollback.rs"]
+mod rollback;
+#[path = "e2e/takedowns.rs"]
+mod takedowns;
+#[path = "e2e/window.rs"]
+mod window;

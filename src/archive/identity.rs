@@ -148,10 +148,7 @@ pub async fn open_or_create(
         Some(info) => info,
         None => create(bucket, new_id, now).await?,
     };
-    if info.format > FORMAT {
-        let (place, format) = (bucket.to_string(), info.format);
-        return Err(IdentityError::ReadOnly { place, format });
-    }
+    must_be_known(bucket, &info)?;
     Ok(info.id)
 }
 
@@ -175,7 +172,26 @@ pub async fn read(bucket: &Bucket) -> Result<Option<ArchiveInfo>, IdentityError>
     Ok(Some(info))
 }
 
-async fn create(bucket: &Bucket, id: ArchiveId, created: Timestamp) -> Result<ArchiveInfo, IdentityError> {
+/// Whether a bucket holds an archive, or nothing: then it can become one. Writes nothing.
+///
+/// # Errors
+/// As [`open_or_create`].
+pub async fn check(bucket: &Bucket) -> Result<(), IdentityError> {
+    match read(bucket).await? {
+        Some(info) => must_be_known(bucket, &info),
+        None => must_be_empty(bucket).await,
+    }
+}
+
+fn must_be_known(bucket: &Bucket, info: &ArchiveInfo) -> Result<(), IdentityError> {
+    if info.format > FORMAT {
+        let (place, format) = (bucket.to_string(), info.format);
+        return Err(IdentityError::ReadOnly { place, format });
+    }
+    Ok(())
+}
+
+async fn must_be_empty(bucket: &Bucket) -> Result<(), IdentityError> {
     let mut listed = bucket.list("", None).await?.objects.into_iter();
     // A probe that was cut off leaves nothing of anybody's.
     if let Some(found) = listed.find(|object| !object.name.starts_with(names::PROBE))
@@ -184,6 +200,11 @@ async fn create(bucket: &Bucket, id: ArchiveId, created: Timestamp) -> Result<Ar
         let (place, found) = (bucket.to_string(), found.name);
         return Err(IdentityError::NotAnArchive { place, found });
     }
+    Ok(())
+}
+
+async fn create(bucket: &Bucket, id: ArchiveId, created: Timestamp) -> Result<ArchiveInfo, IdentityError> {
+    must_be_empty(bucket).await?;
     let (format, least_reader) = (FORMAT, LEAST_READER);
     let info = ArchiveInfo {
         id,

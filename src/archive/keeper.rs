@@ -464,5 +464,6 @@ fn unproven(error: ExportError<StoreError>) -> Failed {
     }
 }
 
+mod quarantined;
 #[cfg(test)]
 mod tests;

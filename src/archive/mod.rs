@@ -4,13 +4,17 @@
 //! database to be read again. [`bucket`] is the one door to the store, and both kinds of store pass the same
 //! contract tests. A bucket belongs to one archive, told by its `v1/archive.json` ([`identity`]).
 //!
-//! Pure: [`names`], [`content_type`], [`settings`], [`snapshot_file`], [`log_file`], [`log_cut`], [`sealed`], [`identity_file`],
-//! [`retention`].
-//! Shell: [`bucket`], [`folder`], [`s3`], [`identity`], [`writer`], [`shipper`], [`keeper`],
-//! [`probe`]; [`scrub`] has both.
+//! [`log_cut`] makes segments and deltas, [`shipper`] and [`keeper`] put what there is, [`writer`] says who may.
+//! [`reader`] and [`rebuild`] read it again, without a mirror: [`log_chain`] puts the segments in order, [`timeline`]
+//! tells an account's moments and how each is put together. [`scrub`] proves it, [`retention`] plans what may go.
+//!
+//! Pure: [`names`], [`content_type`], [`settings`], [`snapshot_file`], [`log_file`], [`log_cut`], [`log_chain`],
+//! [`timeline`], [`sealed`], [`identity_file`], [`retention`]. Shell: [`bucket`], [`folder`], [`s3`], [`identity`],
+//! [`writer`], [`shipper`], [`keeper`], [`reader`], [`rebuild`], [`block_file`], [`probe`]; [`scrub`] has both.
 
 pub mod content_type;
 pub mod identity_file;
+pub mod log_chain;
 pub mod log_cut;
 pub mod log_file;
 pub mod names;
@@ -19,7 +23,10 @@ pub mod scrub;
 pub mod sealed;
 pub mod settings;
 pub mod snapshot_file;
+pub mod timeline;
 
+#[cfg(feature = "daemon")]
+pub mod block_file;
 #[cfg(feature = "daemon")]
 pub mod bucket;
 #[cfg(feature = "daemon")]
@@ -31,8 +38,15 @@ pub mod keeper;
 #[cfg(feature = "daemon")]
 pub mod probe;
 #[cfg(feature = "daemon")]
+pub mod reader;
+#[cfg(feature = "daemon")]
+pub mod rebuild;
+#[cfg(feature = "daemon")]
 pub mod s3;
 #[cfg(feature = "daemon")]
 pub mod shipper;
 #[cfg(feature = "daemon")]
 pub mod writer;
+
+#[cfg(all(test, feature = "daemon"))]
+pub(crate) mod test_archive;

@@ -213,6 +213,19 @@ impl SnapshotName {
     }
 }
 
+/// A repository that does not rebuild to its signed root, as its host sent it:
+/// `v1/repos/<did>/<rev>-<commit CID>.car.quarantined.zst`. Its ending is none of a snapshot's, for programs that
+/// look for `*.car.zst` as much as for us: it is proven to be signed and all there, and no more.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QuarantinedName {
+    /// Whose repository.
+    pub did: DidFolder,
+    /// The rev of the head commit.
+    pub rev: Rev,
+    /// The digest of the commit block.
+    pub commit: Digest,
+}
+
 /// Every commit between two snapshots: `v1/repos/<did>/<from>..<to>-<commit CID>.delta.car.zst`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeltaName {
@@ -400,6 +413,8 @@ pub enum ObjectName {
     Writer(WriterName),
     /// A whole repository.
     Snapshot(SnapshotName),
+    /// A repository that does not rebuild, as it came.
+    Quarantined(QuarantinedName),
     /// The commits between two snapshots.
     Delta(DeltaName),
     /// A piece of the log.

@@ -11,7 +11,7 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -51,6 +51,8 @@ pub struct Shipper {
     pub flush_interval: Duration,
     /// Tries that failed since one went well.
     pub failures: AtomicU32,
+    /// Set while what stands in the archive's place is not the mirror's archive.
+    pub paused: AtomicBool,
 }
 
 /// Why shipping ended.
@@ -145,6 +147,9 @@ impl Shipper {
     }
 
     async fn ship_next(self: &Arc<Self>) -> Result<Step, ShipError> {
+        if self.paused.load(Ordering::Relaxed) {
+            return Ok(Step::Failed("another archive stands in its place".to_owned()));
+        }
         if self.applier.totals().unshipped == 0 {
             self.metrics.log_oldest.set(0.0);
             return Ok(Step::Nothing);

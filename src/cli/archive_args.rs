@@ -2,51 +2,26 @@
 
 use clap::{Args, Subcommand};
 
-use super::given;
+use super::{ArchiveArgs, given};
 
 /// Where the archive is, and how to reach it. Everything else of the configuration is not needed.
 #[derive(Debug, Clone, Default, Args)]
-pub struct ArchiveArgs {
-    /// Where the archive is: file:///folder or s3://bucket/prefix
-    #[arg(long, value_name = "URL")]
-    pub archive: Option<String>,
+pub struct PlaceArgs {
+    /// Where the archive is
+    #[command(flatten)]
+    pub archive: ArchiveArgs,
     /// Where the mirror lives: names the default archive
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<String>,
-    /// URL of an S3 store that is not AWS
-    #[arg(long, value_name = "URL")]
-    pub s3_endpoint: Option<String>,
-    /// Region of the bucket
-    #[arg(long, value_name = "REGION")]
-    pub s3_region: Option<String>,
-    /// The bucket in the path, not in the host name
-    #[arg(long, value_name = "true|false")]
-    pub s3_path_style: Option<String>,
-    /// The client's own checksums: when_required or when_supported
-    #[arg(long, value_name = "MODE")]
-    pub s3_checksum: Option<String>,
-    /// File with the access key's id
-    #[arg(long, value_name = "FILE")]
-    pub s3_access_key_id_file: Option<String>,
-    /// File with the secret access key
-    #[arg(long, value_name = "FILE")]
-    pub s3_secret_access_key_file: Option<String>,
 }
 
-impl ArchiveArgs {
+impl PlaceArgs {
     /// The flags that were given: key and value.
     #[must_use]
     pub fn settings(&self) -> Vec<(&'static str, String)> {
-        given([
-            ("archive", &self.archive),
-            ("data_dir", &self.data_dir),
-            ("s3.endpoint", &self.s3_endpoint),
-            ("s3.region", &self.s3_region),
-            ("s3.path_style", &self.s3_path_style),
-            ("s3.checksum", &self.s3_checksum),
-            ("s3.access_key_id_file", &self.s3_access_key_id_file),
-            ("s3.secret_access_key_file", &self.s3_secret_access_key_file),
-        ])
+        let mut settings = self.archive.settings();
+        settings.extend(given([("data_dir", &self.data_dir)]));
+        settings
     }
 }
 
@@ -55,7 +30,7 @@ impl ArchiveArgs {
 pub struct VerifyArgs {
     /// Where the archive is
     #[command(flatten)]
-    pub common: ArchiveArgs,
+    pub common: PlaceArgs,
     /// Read only so many of the objects, such as 5%. Names are always all checked
     #[arg(long, value_name = "PERCENT")]
     pub sample: Option<String>,
@@ -92,7 +67,7 @@ pub struct ProbeArgs {
     pub url: Option<String>,
     /// How to reach it
     #[command(flatten)]
-    pub common: ArchiveArgs,
+    pub common: PlaceArgs,
 }
 
 impl ProbeArgs {
@@ -113,5 +88,5 @@ pub struct PruneArgs {
     pub dry_run: bool,
     /// Where the archive is
     #[command(flatten)]
-    pub common: ArchiveArgs,
+    pub common: PlaceArgs,
 }

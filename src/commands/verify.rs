@@ -232,7 +232,7 @@ mod tests {
 
     fn args(sample: &str) -> VerifyArgs {
         VerifyArgs {
-            common: crate::cli::ArchiveArgs::default(),
+            common: crate::cli::PlaceArgs::default(),
             sample: Some(sample.to_owned()),
             seed: Some(3),
             rate: None,

@@ -8,6 +8,8 @@ pub enum Kind {
     Text,
     /// `true` or `false`.
     Boolean,
+    /// A whole number.
+    Number,
     /// Texts; in the environment separated by commas.
     List,
 }
@@ -35,7 +37,7 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'stat
 }
 
 /// Every key, in the order in which a reader wants them.
-pub const KEYS: [Key; 31] = [
+pub const KEYS: [Key; 37] = [
     key(
         "hosts",
         Kind::List,
@@ -81,10 +83,46 @@ pub const KEYS: [Key; 31] = [
         "An account is snapshotted at most this often.",
     ),
     key(
+        "audit_interval",
+        Kind::Text,
+        "1d",
+        "How often each account is compared with its host, for what no event told.",
+    ),
+    key(
+        "archive_check_interval",
+        Kind::Text,
+        "1h",
+        "How often it is looked at whether the archive is still there, and the same.",
+    ),
+    key(
         "blob_bytes_max",
         Kind::Text,
         "300MiB",
         "The largest blob that is fetched.",
+    ),
+    key(
+        "requests_per_second",
+        Kind::Number,
+        "20",
+        "How often each PDS is asked, at most; 0: as often as its own rate limits allow.",
+    ),
+    key(
+        "bypass_key_files",
+        Kind::List,
+        "[]",
+        "Files with the keys that lift a PDS's rate limits, as \"pds.example.com=/path\".",
+    ),
+    key(
+        "blob_sweep_interval",
+        Kind::Text,
+        "1d",
+        "Within this time a PDS is asked again for every blob, to hide what it took down.",
+    ),
+    key(
+        "accounts_gone_percent",
+        Kind::Text,
+        "10",
+        "An alarm is raised when this share of a PDS's accounts (at least 10) goes off or vanishes within a day.",
     ),
     key(
         "dev_mode",
@@ -235,7 +273,7 @@ pub fn example() -> String {
         let value = match key.kind {
             Kind::Text => format!("{:?}", key.default),
             Kind::Boolean if key.default.is_empty() => "true".to_owned(),
-            Kind::Boolean | Kind::List => key.default.to_owned(),
+            Kind::Boolean | Kind::Number | Kind::List => key.default.to_owned(),
         };
         text.push_str(&format!("\n# {}\n# {name} = {value}\n", key.help));
     }

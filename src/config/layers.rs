@@ -120,6 +120,10 @@ impl Layers {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                 toml::Value::Array(items.map(|item| toml::Value::String(item.to_owned())).collect())
             }
+            Kind::Number => match text.trim().parse() {
+                Ok(number) => toml::Value::Integer(number),
+                Err(_) => toml::Value::String(text.to_owned()),
+            },
             Kind::Boolean => match text {
                 "true" | "1" => toml::Value::Boolean(true),
                 "false" | "0" => toml::Value::Boolean(false),
@@ -141,6 +145,7 @@ impl Layers {
         };
         let fits = match (key.kind, &value) {
             (Kind::Text, toml::Value::String(_)) | (Kind::Boolean, toml::Value::Boolean(_)) => true,
+            (Kind::Number, toml::Value::Integer(_)) => true,
             (Kind::List, toml::Value::Array(items)) => items.iter().all(toml::Value::is_str),
             _ => false,
         };
@@ -149,6 +154,7 @@ impl Layers {
             let remedy = match key.kind {
                 Kind::Text => "must be a text in quotes",
                 Kind::Boolean => "must be true or false",
+                Kind::Number => "must be a whole number",
                 Kind::List => "must be a list of texts, such as [\"https://pds.example.com\"]",
             };
             let shown = setting.value.to_string().replace('\n', " ");
@@ -171,6 +177,14 @@ impl Layers {
         self.settings
             .get(name)
             .and_then(|setting| setting.value.as_bool())
+    }
+
+    /// A whole number, if it is set.
+    #[must_use]
+    pub fn number(&self, name: &'static str) -> Option<i64> {
+        self.settings
+            .get(name)
+            .and_then(|setting| setting.value.as_integer())
     }
 
     /// A list; empty if it is not set.

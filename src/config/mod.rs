@@ -52,8 +52,18 @@ pub struct Config {
     pub flush_interval: Duration,
     /// An account is snapshotted at most this often.
     pub snapshot_interval: Duration,
+    /// How often each account is compared with its host.
+    pub audit_interval: Duration,
+    /// How often the archive is looked at.
+    pub archive_check_interval: Duration,
     /// The largest blob that is fetched, in bytes.
     pub blob_bytes_max: u64,
+    /// Requests a second to each host, at most; zero: no limit of ours.
+    pub requests_per_second: u32,
+    /// Within this time a host is asked again for every blob.
+    pub blob_sweep_interval: Duration,
+    /// Which share of a host's accounts may go within a day before an alarm is raised.
+    pub accounts_gone_percent: u64,
     /// What stays in the archive, and how long.
     pub keep: Keep,
     /// Whether plain http, loopback and private addresses are allowed.
@@ -71,6 +81,8 @@ pub struct HostConfig {
     pub name: HostName,
     /// Its base URL: scheme, host and port, without a trailing slash.
     pub url: String,
+    /// Where the key that lifts its rate limits stands. Absolute.
+    pub bypass_key_file: Option<PathBuf>,
 }
 
 /// How log lines look.
@@ -88,8 +100,17 @@ pub enum LogFormat {
 const FLUSH_INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
 /// Bounds of `snapshot_interval`.
 const SNAPSHOT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
+/// Bounds of `audit_interval`. It costs three requests an account.
+const AUDIT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
+/// Bounds of `archive_check_interval`.
+const ARCHIVE_CHECK_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
+/// Bounds of `blob_sweep_interval`.
+const BLOB_SWEEP_INTERVAL: (Duration, Duration) =
+    (Duration::from_secs(10), Duration::from_secs(30 * 24 * 3600));
 /// Bounds of `blob_bytes_max`: 1 MiB to 5 GiB, the largest object of a single S3 copy.
 const BLOB_BYTES: (u64, u64) = (1 << 20, 5 << 30);
+/// Default and greatest value of `requests_per_second`.
+const REQUESTS_PER_SECOND: (u32, u32) = (20, 10_000);
 /// Bounds of the spans below `keep`: up to a hundred years.
 const KEEP_SPAN: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(36_500 * 24 * 3600));
 /// Most snapshots that one rule may ask for.
@@ -109,7 +130,7 @@ impl Config {
             return Err(layers.error("admin_listen", "must not be the address of listen"));
         }
         Ok(Self {
-            hosts: hosts(layers, dev_mode)?,
+            hosts: hosts(layers, dev_mode, cwd)?,
             plc_url: base_url(
                 layers,
                 "plc_url",
@@ -129,7 +150,12 @@ impl Config {
                 .transpose()?,
             flush_interval: duration(layers, "flush_interval", "1s", FLUSH_INTERVAL)?,
             snapshot_interval: duration(layers, "snapshot_interval", "1h", SNAPSHOT_INTERVAL)?,
+            audit_interval: duration(layers, "audit_interval", "1d", AUDIT_INTERVAL)?,
+            archive_check_interval: duration(layers, "archive_check_interval", "1h", ARCHIVE_CHECK_INTERVAL)?,
             blob_bytes_max: size(layers, "blob_bytes_max", "300MiB", BLOB_BYTES)?,
+            requests_per_second: requests_per_second(layers)?,
+            blob_sweep_interval: duration(layers, "blob_sweep_interval", "1d", BLOB_SWEEP_INTERVAL)?,
+            accounts_gone_percent: percent(layers, "accounts_gone_percent", "10")?,
             keep: keep(layers)?,
             dev_mode,
             log_format: log_format(layers)?,
@@ -156,7 +182,7 @@ fn keep(layers: &Layers) -> Result<Keep, ConfigError> {
     })
 }
 
-fn hosts(layers: &Layers, dev_mode: bool) -> Result<Vec<HostConfig>, ConfigError> {
+fn hosts(layers: &Layers, dev_mode: bool, cwd: &Path) -> Result<Vec<HostConfig>, ConfigError> {
     let mut hosts: Vec<HostConfig> = Vec::new();
     for text in layers.list("hosts") {
         let url = base_url(layers, "hosts", &text, dev_mode)?;
@@ -167,9 +193,39 @@ fn hosts(layers: &Layers, dev_mode: bool) -> Result<Vec<HostConfig>, ConfigError
         if hosts.iter().any(|other| other.name == name) {
             return Err(layers.error_for("hosts", &text, "is named twice; leave one of the two out"));
         }
-        hosts.push(HostConfig { name, url });
+        hosts.push(HostConfig {
+            name,
+            url,
+            bypass_key_file: None,
+        });
+    }
+    for text in layers.list("bypass_key_files") {
+        let bad = |remedy: &str| layers.error_for("bypass_key_files", &text, remedy);
+        let (name, path) = text
+            .split_once('=')
+            .map(|(name, path)| (name.trim().to_ascii_lowercase(), path.trim()))
+            .filter(|(_, path)| !path.is_empty())
+            .ok_or_else(|| {
+                bad("must be a followed PDS and a file, such as \"pds.example.com=/etc/firekeep/pds.key\"")
+            })?;
+        let host = hosts.iter_mut().find(|host| host.name.as_str() == name);
+        let host = host.ok_or_else(|| bad("names no PDS that `hosts` names"))?;
+        if host.bypass_key_file.replace(cwd.join(path)).is_some() {
+            return Err(bad("names a second file for the same PDS"));
+        }
     }
     Ok(hosts)
+}
+
+fn requests_per_second(layers: &Layers) -> Result<u32, ConfigError> {
+    let (default, most) = REQUESTS_PER_SECOND;
+    let Some(number) = layers.number("requests_per_second") else {
+        return Ok(default);
+    };
+    u32::try_from(number)
+        .ok()
+        .filter(|number| *number <= most)
+        .ok_or_else(|| layers.error("requests_per_second", &format!("must be from 0 to {most}")))
 }
 
 /// Checks a URL that is only scheme, host and port; returns it in lower case without its trailing slash.
@@ -312,6 +368,19 @@ pub fn show_duration(duration: Duration) -> String {
         }
     }
     format!("{milliseconds}ms")
+}
+
+fn percent(layers: &Layers, key: &'static str, default: &str) -> Result<u64, ConfigError> {
+    let text = layers.text(key).unwrap_or_else(|| default.to_owned());
+    let value = text
+        .strip_suffix('%')
+        .unwrap_or(&text)
+        .trim_end()
+        .parse::<u64>()
+        .ok();
+    value
+        .filter(|value| (1..=100).contains(value))
+        .ok_or_else(|| layers.error_for(key, &text, "must be a whole number from 1 to 100, such as \"10\""))
 }
 
 fn size(

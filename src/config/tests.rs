@@ -33,6 +33,10 @@ fn defaults_hold_together() {
     assert_eq!(config.listen.to_string(), "127.0.0.1:2585");
     assert_eq!(config.plc_url, "https://plc.directory");
     assert_eq!(config.snapshot_interval, Duration::from_secs(3600));
+    assert_eq!(config.audit_interval, Duration::from_secs(24 * 3600));
+    assert_eq!(config.blob_sweep_interval, Duration::from_secs(24 * 3600));
+    assert_eq!(config.accounts_gone_percent, 10);
+    assert_eq!(config.archive_check_interval, Duration::from_secs(3600));
     assert!(config.hosts.is_empty() && !config.dev_mode);
 }
 
@@ -67,6 +71,27 @@ fn hosts_are_normalised() {
             ("b.test:8443", "https://b.test:8443")
         ]
     );
+}
+
+#[test]
+fn each_host_has_its_own_bypass_key_file() {
+    let file = "hosts = [\"https://a.test\", \"https://b.test:8443\", \"https://c.test\"]\n\
+                bypass_key_files = [\"b.test:8443 = /etc/b.key\", \"A.test=keys/a\"]";
+    let config = config(file, &[("FIREKEEP_REQUESTS_PER_SECOND", "0")], &[]).expect("valid");
+    let files: Vec<_> = config
+        .hosts
+        .iter()
+        .map(|host| host.bypass_key_file.as_deref())
+        .collect();
+    assert_eq!(
+        files,
+        [
+            Some(Path::new("/srv/x/keys/a")),
+            Some(Path::new("/etc/b.key")),
+            None
+        ]
+    );
+    assert_eq!(config.requests_per_second, 0);
 }
 
 #[test]
@@ -113,11 +138,45 @@ fn each_mistake_names_key_value_and_remedy() {
             "must be a whole number with ms, s, m, h or d",
         ),
         ("snapshot_interval = \"8d\"", "must be from 1s to 7d"),
+        ("audit_interval = \"8d\"", "must be from 1s to 7d"),
+        ("blob_sweep_interval = \"9s\"", "must be from 10s to 30d"),
+        ("archive_check_interval = \"2d\"", "must be from 1s to 1d"),
+        (
+            "accounts_gone_percent = \"0\"",
+            "must be a whole number from 1 to 100",
+        ),
+        (
+            "accounts_gone_percent = \"101\"",
+            "must be a whole number from 1 to 100",
+        ),
+        (
+            "accounts_gone_percent = \"few\"",
+            "must be a whole number from 1 to 100",
+        ),
         (
             "blob_bytes_max = \"5\"",
             "must be a whole number with B, KiB, MiB or GiB",
         ),
         ("dev_mode = \"yes\"", "must be true or false"),
+        ("requests_per_second = \"20\"", "must be a whole number"),
+        ("requests_per_second = -1", "must be from 0 to 10000"),
+        ("requests_per_second = 10001", "must be from 0 to 10000"),
+        (
+            "bypass_key_files = [\"/etc/key\"]",
+            "must be a followed PDS and a file",
+        ),
+        (
+            "bypass_key_files = [\"a.test=\"]",
+            "must be a followed PDS and a file",
+        ),
+        (
+            "bypass_key_files = [\"a.test=/etc/key\"]",
+            "names no PDS that `hosts` names",
+        ),
+        (
+            "hosts = [\"https://a.test\"]\nbypass_key_files = [\"a.test=x\", \"A.test=y\"]",
+            "names a second file",
+        ),
         ("archive = \"/srv/archive\"", "write \"file:///srv/archive\""),
         ("archive = \"s3://x\"", "a bucket's name is 3 to 63"),
         ("log_format = \"xml\"", "must be \"auto\", \"text\" or \"json\""),

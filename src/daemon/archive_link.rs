@@ -3,10 +3,11 @@
 //!
 //! A mirror remembers the id of the archive that its "archived" marks belong to. An archive that cannot be
 //! reached stops nothing but archiving, and is tried again. Another archive, or one that was emptied, is a
-//! question for a person: an unmounted disk looks just like it.
+//! question for a person: an unmounted disk looks just like it. That it is still the mirror's is looked at from
+//! time to time: a daemon that has nothing to archive would not notice.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{DaemonError, exit};
 use crate::archive::bucket::{Bucket, BucketErrorKind};
-use crate::archive::identity::{self, ArchiveId, IdentityError};
+use crate::archive::identity::{self, ArchiveId, ArchiveInfo, IdentityError};
 use crate::archive::keeper::Keeper;
-use crate::archive::settings::ArchiveConfig;
+use crate::archive::settings::{ArchiveConfig, ArchiveUrl};
 use crate::archive::shipper::Shipper;
 use crate::archive::writer::{self, ClaimError, How};
 use crate::clock::Clock;
@@ -27,11 +28,41 @@ use crate::mirror::input::Input;
 use crate::mirror::keyspace::{META_ARCHIVE_ID, META_INSTANCE};
 use crate::mirror::reader::Mirror;
 use crate::mirror::store::{Batch, Family, Store, StoreError};
+use crate::serve::Health;
 use crate::serve::blob::{BlobArchive, OpenBlob};
 use crate::types::{Cid, Did};
 
 /// Between two tries to reach the archive.
 const RETRY: Duration = Duration::from_secs(10);
+/// Between two looks at an archive that was not as it should be, at most.
+const RECHECK: Duration = Duration::from_secs(60);
+/// A look takes no longer.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(60);
+/// What the health endpoints say while the archive must not be used.
+const GONE: &str = "the archive is gone, refuses, or is another one";
+
+/// What the newest look at the archive found.
+#[derive(Debug, Default)]
+pub struct ArchiveWatch(AtomicU8);
+
+const NOT_SEEN: u8 = 0;
+const GOOD: u8 = 1;
+const AWAY: u8 = 2;
+const REFUSED: u8 = 3;
+
+impl ArchiveWatch {
+    /// Whether it answered, and is the mirror's.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == GOOD
+    }
+
+    /// Whether something may be put there: not into another archive, or into an unmounted disk's place.
+    #[must_use]
+    pub fn may_write(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != REFUSED
+    }
+}
 
 /// An archive that was opened, and whose id is known to be the mirror's, or is to become it.
 pub struct Opened {
@@ -65,6 +96,12 @@ pub struct ArchiveLink {
     pub new_archive: bool,
     /// Whether a person said that this mirror becomes the writer in another one's place.
     pub take_over: bool,
+    /// How often it is looked at.
+    pub check_interval: Duration,
+    /// What was seen last.
+    pub watch: Arc<ArchiveWatch>,
+    /// What the health endpoints say.
+    pub health: Arc<Health>,
 }
 
 /// Why an archive is not linked.
@@ -97,13 +134,30 @@ pub async fn open_archive(
     }
 }
 
-async fn try_open(
-    config: &ArchiveConfig,
-    store: &dyn Store,
-    new_archive: bool,
-    clock: &Clock,
-) -> Result<Opened, Unlinked> {
-    let judge = |error: IdentityError| match &error {
+/// Looks at the archive of a mirror that is not there yet: a mistake should not leave a mirror behind.
+///
+/// # Errors
+/// When it must not be used: exit code 78.
+pub async fn check_archive(config: &Config) -> Result<(), DaemonError> {
+    if let ArchiveUrl::Folder(path) = &config.archive.url
+        && path.starts_with(&config.data_dir)
+    {
+        // It is not there yet either.
+        return Ok(());
+    }
+    let checked = match Bucket::open(&config.archive).await {
+        Ok(bucket) => identity::check(&bucket).await,
+        Err(error) => Err(error.into()),
+    };
+    match checked.map_err(|error| judge(&config.archive, &error)) {
+        // One that cannot be reached is told when it is opened.
+        Ok(()) | Err(Unlinked::Unreachable(_)) => Ok(()),
+        Err(Unlinked::Refused(text)) => Err(DaemonError::config(text)),
+    }
+}
+
+fn judge(config: &ArchiveConfig, error: &IdentityError) -> Unlinked {
+    match error {
         IdentityError::Bucket(bucket)
             if bucket.is_transient()
                 || matches!(bucket.kind, BucketErrorKind::Full | BucketErrorKind::ClockSkew) =>
@@ -111,7 +165,16 @@ async fn try_open(
             Unlinked::Unreachable(error.to_string())
         }
         _ => Unlinked::Refused(format!("archive = \"{}\": {error}", config.url)),
-    };
+    }
+}
+
+async fn try_open(
+    config: &ArchiveConfig,
+    store: &dyn Store,
+    new_archive: bool,
+    clock: &Clock,
+) -> Result<Opened, Unlinked> {
+    let judge = |error: IdentityError| judge(config, &error);
     let bucket = Bucket::open(config).await.map_err(|error| judge(error.into()))?;
     let known = store
         .get(Family::Meta, META_ARCHIVE_ID)
@@ -156,6 +219,13 @@ pub enum NotAdopted {
     /// The applier is gone.
     #[error(transparent)]
     Stopped(#[from] Stopped),
+}
+
+impl NotAdopted {
+    /// Whether it may go well later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Claim(ClaimError::Bucket(error)) if error.is_transient())
+    }
 }
 
 impl From<NotAdopted> for DaemonError {
@@ -241,7 +311,9 @@ impl ArchiveLink {
             metrics: Arc::clone(&self.metrics),
             flush_interval: self.flush_interval,
             failures: AtomicU32::new(0),
+            paused: AtomicBool::new(false),
         };
+        self.show(Ok(()));
         // All are set once: an archive is linked once.
         let _first = self.bucket.set(opened.bucket).is_ok()
             && self.keeper.set(Arc::new(keeper)).is_ok()
@@ -250,21 +322,36 @@ impl ArchiveLink {
         Ok(())
     }
 
-    /// Tries to reach the archive until it is linked, or `cancel`.
+    /// Tries to reach the archive until it is linked; from then on looks whether it is still there, until `cancel`.
     ///
     /// # Errors
     /// When another mirror writes there: exit code 11.
     pub async fn run(self, cancel: CancellationToken) -> Result<(), DaemonError> {
+        let mut wait = if self.keeper.get().is_some() {
+            self.check_interval
+        } else {
+            RETRY
+        };
         loop {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Ok(()),
-                () = tokio::time::sleep(RETRY) => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+            if self.keeper.get().is_some() {
+                let found = self.look().await;
+                self.show(found);
+                wait = if self.watch.is_good() {
+                    self.check_interval
+                } else {
+                    self.check_interval.min(RECHECK)
+                };
+                continue;
             }
             match try_open(&self.config, &*self.store, self.new_archive, &self.clock).await {
                 Ok(opened) => match self.adopt(opened).await {
-                    Ok(()) => return Ok(()),
-                    Err(NotAdopted::Claim(ClaimError::Bucket(error))) if error.is_transient() => {
+                    Ok(()) => wait = self.check_interval,
+                    Err(error) if error.is_transient() => {
                         tracing::debug!("the archive cannot be reached yet: {error}");
                     }
                     Err(error) => return Err(error.into()),
@@ -276,6 +363,66 @@ impl ArchiveLink {
                     tracing::error!("{text}");
                 }
             }
+        }
+    }
+
+    /// Whether what stands there now is the mirror's archive.
+    async fn look(&self) -> Result<(), Unlinked> {
+        let refused = |what: String| {
+            Unlinked::Refused(format!(
+                "archive = \"{}\": it {what}; nothing is archived until it is back",
+                self.config.url
+            ))
+        };
+        let known = self
+            .store
+            .get(Family::Meta, META_ARCHIVE_ID)
+            .map_err(|error| Unlinked::Unreachable(error.to_string()))?;
+        let known = known.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let found = match tokio::time::timeout(LOOK_TIMEOUT, self.read_identity()).await {
+            Ok(found) => found.map_err(|error| judge(&self.config, &error))?,
+            Err(_) => return Err(Unlinked::Unreachable("it does not answer in time".to_owned())),
+        };
+        match found.map(|info| info.id.to_string()) {
+            None => Err(refused("holds no archive any more".to_owned())),
+            found if found == known => Ok(()),
+            Some(found) => Err(refused(format!("holds another archive now, {found}"))),
+        }
+    }
+
+    /// A folder is opened anew, by its name: what was mounted there may be gone.
+    async fn read_identity(&self) -> Result<Option<ArchiveInfo>, IdentityError> {
+        match (&self.config.url, self.bucket.get()) {
+            (ArchiveUrl::Folder(path), _) if !path.exists() => Ok(None),
+            (ArchiveUrl::S3 { .. }, Some(bucket)) => identity::read(bucket).await,
+            _ => identity::read(&Bucket::open(&self.config).await?).await,
+        }
+    }
+
+    fn show(&self, found: Result<(), Unlinked>) {
+        let seen = match &found {
+            Ok(()) => GOOD,
+            Err(Unlinked::Unreachable(_)) => AWAY,
+            Err(Unlinked::Refused(_)) => REFUSED,
+        };
+        let before = self.watch.0.swap(seen, Ordering::Relaxed);
+        self.metrics.archive_up.set(i64::from(seen == GOOD));
+        match &found {
+            Ok(()) => self.health.recovered(),
+            Err(Unlinked::Unreachable(text)) if before != seen => {
+                tracing::warn!("the archive cannot be reached ({text}); it is tried again");
+            }
+            Err(Unlinked::Refused(text)) if before != seen => tracing::error!("{text}"),
+            Err(_) => {}
+        }
+        if let Some(shipper) = self.shipper.get() {
+            shipper.paused.store(seen == REFUSED, Ordering::Relaxed);
+        }
+        if seen == REFUSED {
+            self.health.failed(GONE);
+        }
+        if seen == GOOD && !matches!(before, GOOD | NOT_SEEN) {
+            tracing::info!("the archive is there again");
         }
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::archive_link::ArchiveWatch;
 use super::inspect::parse_alarm;
 use super::standing::{Standing, Surroundings};
 
@@ -18,7 +19,7 @@ use crate::archive::shipper::Shipper;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::metrics::labels::{Outcome, SeqStage};
+use crate::metrics::labels::{CatchUpResult, Outcome, RepoPart, SeqStage};
 use crate::mirror::applier::Totals;
 use crate::mirror::handle::ApplierHandle;
 use crate::mirror::input::Input;
@@ -50,6 +51,8 @@ pub struct DaemonControl {
     pub keeper: Arc<OnceLock<Arc<Keeper>>>,
     /// There while the archive is open.
     pub shipper: Arc<OnceLock<Arc<Shipper>>>,
+    /// What the newest look at the archive found.
+    pub archive: Arc<ArchiveWatch>,
     /// The configuration in force.
     pub config: Config,
     /// Where XRPC listens.
@@ -75,7 +78,9 @@ impl DaemonControl {
     /// Whether the archive is open, and took what was last put there.
     fn archive_works(&self) -> bool {
         let (keeper, shipper) = (self.keeper.get(), self.shipper.get());
-        keeper.is_some_and(|keeper| !keeper.is_failing()) && shipper.is_some_and(|ship| !ship.is_failing())
+        keeper.is_some_and(|keeper| !keeper.is_failing())
+            && shipper.is_some_and(|shipper| !shipper.is_failing())
+            && self.archive.is_good()
     }
 
     fn hosts_listed(&self) -> Result<bool, StoreError> {
@@ -130,6 +135,21 @@ impl DaemonControl {
             let shown = self.metrics.identity_fetches.of(outcome);
             shown.inc_by(total.saturating_sub(shown.get()));
         }
+        let fetched = &self.fetcher.counts;
+        for (shown, total) in [
+            (
+                self.metrics.catch_ups.of(CatchUpResult::CaughtUp),
+                &fetched.caught_up,
+            ),
+            (
+                self.metrics.catch_ups.of(CatchUpResult::FellBack),
+                &fetched.fell_back,
+            ),
+            (self.metrics.repo_bytes.of(RepoPart::Newer), &fetched.since_bytes),
+            (self.metrics.repo_bytes.of(RepoPart::Whole), &fetched.whole_bytes),
+        ] {
+            shown.inc_by(count(total).saturating_sub(shown.get()));
+        }
         for (name, row) in Mirror::new(&*self.store).hosts()? {
             let host = self.metrics.host(&name);
             let cursor = row.cursor.unwrap_or(0);
@@ -143,6 +163,9 @@ impl DaemonControl {
                 .filter(|_| behind)
                 .map_or(0.0, |at| now.since(at).as_secs_f64());
             host.replication_lag.set(lag);
+            if let Some(at) = row.sweep.and_then(|mark| mark.finished) {
+                host.blob_sweep.set(at.seconds_f64());
+            }
             if let Some(at) = row.last_event {
                 host.last_event.set(at.seconds_f64());
             }
@@ -187,7 +210,11 @@ impl DaemonControl {
                 "record_bytes": totals.record_bytes,
                 "parked_events": totals.parked,
             },
-            "blobs": { "by_state": totals.blobs, "stored_bytes": totals.blob_bytes },
+            "blobs": {
+                "by_state": totals.blobs,
+                "stored_bytes": totals.blob_bytes,
+                "withheld": totals.blobs_withheld,
+            },
             "archive": {
                 "url": self.config.archive.url.to_string(),
                 "on_this_machine": self.config.archive.url.is_folder(),
@@ -247,6 +274,9 @@ impl DaemonControl {
     pub async fn ship(&self) -> Result<u64, String> {
         if self.keeper.get().is_none() {
             return Err("the archive is not open".to_owned());
+        }
+        if !self.archive.may_write() {
+            return Err("the archive is gone, refuses, or is another one; the log says which".to_owned());
         }
         let failed = |error: &dyn std::fmt::Display| error.to_string();
         self.applier

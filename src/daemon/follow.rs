@@ -229,7 +229,7 @@ const fn reconnect_label(loss: &Loss) -> ReconnectReason {
         | Loss::HandshakeTimeout => ReconnectReason::Connect,
         Loss::Closed { .. } => ReconnectReason::Closed,
         Loss::Broken(_) => ReconnectReason::Broken,
-        Loss::Silent => ReconnectReason::Silent,
+        Loss::Silent | Loss::NotRepeated(_) => ReconnectReason::Silent,
         Loss::ErrorFrame { .. } => ReconnectReason::ErrorFrame,
         Loss::FrameTooLong | Loss::TextFrame | Loss::BadFrame(_) | Loss::Seq(_) => ReconnectReason::Protocol,
     }

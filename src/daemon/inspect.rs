@@ -141,7 +141,7 @@ fn first(mut paths: Vec<String>) -> Vec<String> {
 fn account_json(did: &Did, row: &AccountRow) -> Value {
     let (reason, tries) = match &row.sync {
         SyncState::Wanted { reason, tries, .. } => (Some(reason.as_str().to_owned()), *tries),
-        SyncState::Quarantined { reason, .. } => (Some(reason.clone()), 0),
+        SyncState::Quarantined { reason, tries, .. } => (Some(reason.clone()), *tries),
         SyncState::Diverged { theirs, .. } => (Some(format!("the host is at rev {theirs}")), 0),
         SyncState::Moved { to, .. } => (Some(format!("it is at {to} now")), 0),
         SyncState::Live => (None, 0),
@@ -167,6 +167,14 @@ fn account_json(did: &Did, row: &AccountRow) -> Value {
         "snapshot_rev": row.snapshot.map(|mark| mark.rev.to_string()),
         "snapshot_at": row.snapshot.map(|mark| mark.at.to_string()),
         "kept_beside": row.pins.len(),
+        "deletion_confirmed_at": row.deletion_confirmed_at.map(|at| at.to_string()),
+        "kept_car": row.kept_car.as_ref().map(|car| json!({
+            "rev": car.rev.to_string(),
+            "commit": car.commit.to_string(),
+            "bytes": car.bytes,
+            "since": car.since.to_string(),
+            "archived": car.archived,
+        })),
     })
 }
 

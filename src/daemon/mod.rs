@@ -16,6 +16,7 @@ pub mod observe;
 pub mod progress;
 pub mod standing;
 pub mod start;
+pub mod upstream;
 pub mod work;
 
 use std::sync::{Arc, OnceLock};
@@ -49,7 +50,13 @@ const GAUGE_INTERVAL: Duration = Duration::from_secs(5);
 pub mod exit {
     /// Something failed.
     pub const FAILED: u8 = 1;
-    /// There is no backup.
+    /// What was asked for makes no sense.
+    pub const USAGE: u8 = 2;
+    /// Done, but something is missing.
+    pub const INCOMPLETE: u8 = 3;
+    /// What is stored does not prove.
+    pub const UNVERIFIED: u8 = 4;
+    /// There is no backup of it.
     pub const NO_BACKUP: u8 = 10;
     /// Another process owns what is needed.
     pub const OWNED: u8 = 11;
@@ -155,9 +162,9 @@ impl Running {
 
         for host in daemon.take_hosts() {
             let cancel = stop_reading.clone();
-            let (subscriber, queue, cursor) = (host.subscriber, host.queue, host.cursor);
+            let (subscriber, queue, start) = (host.subscriber, host.queue, host.start);
             followers.spawn(async move {
-                subscriber.run(cursor, cancel).await;
+                subscriber.run(start, cancel).await;
                 Ok(())
             });
             // Ends when the subscriber's queue does, so that what was read is handed over.

@@ -70,13 +70,14 @@ impl Standing {
         let open_blobs = count(&totals.blobs, "wanted") + count(&totals.blobs, "held");
         if !around.listed || (wanted > 0 && totals.archived == 0) {
             Self::Filling
-        } else if around.archive_is_folder {
-            Self::NotOffMachine
         } else if !around.archive_works {
             Self::ArchiveAway
+        } else if around.archive_is_folder {
+            Self::NotOffMachine
         } else if totals.archived < totals.with_head
             || totals.unshipped > 0
             || open_blobs > 0
+            || totals.open_cars > 0
             || totals.parked > 0
             || wanted > 0
         {
@@ -111,7 +112,7 @@ mod tests {
     fn whatever_is_open_is_not_off_this_machine() {
         type Spoil = (fn(&mut Totals, &mut Surroundings), Standing);
         assert_eq!(Standing::judge(&archived(), &SAFE), Standing::OffMachine);
-        let spoils: [Spoil; 10] = [
+        let spoils: [Spoil; 12] = [
             (|_, around| around.listed = false, Standing::Filling),
             (
                 |_, around| around.archive_is_folder = true,
@@ -120,7 +121,12 @@ mod tests {
             (|_, around| around.archive_works = false, Standing::ArchiveAway),
             (|totals, _| totals.archived = 2, Standing::Archiving),
             (|totals, _| totals.unshipped = 1, Standing::Archiving),
+            (
+                |_, around| (around.archive_is_folder, around.archive_works) = (true, false),
+                Standing::ArchiveAway,
+            ),
             (|totals, _| totals.parked = 1, Standing::Archiving),
+            (|totals, _| totals.open_cars = 1, Standing::Archiving),
             (
                 |totals, _| totals.blobs = BTreeMap::from([("wanted", 1)]),
                 Standing::Archiving,

@@ -9,9 +9,10 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
-use super::archive_link::{ArchiveLink, open_archive};
+use super::archive_link::{ArchiveLink, ArchiveWatch, check_archive, open_archive};
 use super::control::DaemonControl;
 use super::follow::{Follow, KeyCache};
+use super::upstream::upstream;
 use super::work::Workshop;
 use super::{DaemonError, exit, observe};
 use crate::archive::bucket::Bucket;
@@ -19,7 +20,6 @@ use crate::archive::keeper::Keeper;
 use crate::archive::shipper::Shipper;
 use crate::clock::Clock;
 use crate::config::{Config, HostConfig};
-use crate::http::address::AddressPolicy;
 use crate::http::client::Upstream;
 use crate::http::request::{FetchError, Limits};
 use crate::identity::document::PdsEndpoint;
@@ -32,11 +32,12 @@ use crate::mirror::handle::{self, ApplierHandle};
 use crate::mirror::numbers::Numbers;
 use crate::mirror::reader::Mirror;
 use crate::mirror::resync::Fetcher;
+use crate::mirror::resync::quarantine::KEPT_CAR_BYTES_MAX;
 use crate::mirror::rocks::{RocksOptions, RocksStore};
 use crate::mirror::store::{Store, StoreError};
 use crate::serve::{self, Health, ServeLimits, Service};
+use crate::stream::session::Start;
 use crate::stream::subscriber::{Subscriber, SubscriberEvent, SubscriberLimits};
-use crate::types::HostName;
 
 /// A host's answer to the first question may take this long.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,7 +49,7 @@ pub struct HostParts {
     /// What it read.
     pub queue: mpsc::Receiver<SubscriberEvent>,
     /// Where the stream is taken up.
-    pub cursor: Box<dyn Fn() -> Option<u64> + Send>,
+    pub start: Box<dyn Fn() -> Option<Start> + Send>,
     /// Verifies and hands over.
     pub follow: Follow,
 }
@@ -69,7 +70,7 @@ pub struct Daemon {
     pub resolver: Resolver,
     /// Persisted work.
     pub workshop: Arc<Workshop>,
-    /// Opens the archive later, if it could not be reached.
+    /// Opens the archive later, if it could not be reached, and looks after it.
     pub archive_link: Option<ArchiveLink>,
     /// Ships the log; empty while the archive cannot be reached.
     pub shipper: Arc<OnceLock<Arc<Shipper>>>,
@@ -156,6 +157,8 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
     let keeper: Arc<OnceLock<Arc<Keeper>>> = Arc::default();
     let bucket: Arc<OnceLock<Bucket>> = Arc::default();
     let shipper: Arc<OnceLock<Arc<Shipper>>> = Arc::default();
+    let watch: Arc<ArchiveWatch> = Arc::default();
+    let health = Arc::new(Health::default());
     let link = ArchiveLink {
         config: config.archive.clone(),
         store: Arc::clone(&store),
@@ -169,14 +172,18 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         temp_dir: temp_dir.clone(),
         new_archive: said.new_archive,
         take_over: said.take_over,
+        check_interval: config.archive_check_interval,
+        watch: Arc::clone(&watch),
+        health: Arc::clone(&health),
     };
-    let archive_link = match archive {
-        Some(opened) => {
-            link.adopt(opened).await?;
-            None
+    if let Some(opened) = archive {
+        match link.adopt(opened).await {
+            Err(error) if error.is_transient() => {
+                tracing::warn!("{error}; following goes on, archiving begins when it can");
+            }
+            adopted => adopted?,
         }
-        None => Some(link),
-    };
+    }
     let fetcher = Fetcher {
         store: Arc::clone(&store),
         numbers,
@@ -184,8 +191,10 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         resolver: resolver.clone(),
         clock: clock.clone(),
         spool_dir: temp_dir,
+        counts: Arc::default(),
+        kept_car_bytes_max: KEPT_CAR_BYTES_MAX,
     };
-    let workshop = Arc::new(workshop(&config, &fetcher, &applier, &keeper, &metrics));
+    let workshop = Arc::new(workshop(&config, &fetcher, &applier, (&keeper, &watch), &metrics));
     let control = Arc::new(DaemonControl {
         store: Arc::clone(&store),
         applier: applier.clone(),
@@ -194,11 +203,11 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         clock: clock.clone(),
         keeper,
         shipper: Arc::clone(&shipper),
+        archive: watch,
         config: config.clone(),
         listen: xrpc.local_addr().unwrap_or(config.listen),
         admin_listen: admin.local_addr().unwrap_or(config.admin_listen),
     });
-    let health = Arc::new(Health::default());
     let service = Service {
         store: Arc::clone(&store),
         blobs: Arc::new(super::archive_link::LateBucket(bucket)),
@@ -212,7 +221,7 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         hosts,
         resolver,
         workshop,
-        archive_link,
+        archive_link: Some(link),
         shipper,
         service: Some((service, xrpc, admin)),
         control,
@@ -226,7 +235,7 @@ fn workshop(
     config: &Config,
     fetcher: &Fetcher,
     applier: &ApplierHandle,
-    keeper: &Arc<OnceLock<Arc<Keeper>>>,
+    (keeper, archive): (&Arc<OnceLock<Arc<Keeper>>>, &Arc<ArchiveWatch>),
     metrics: &Arc<Metrics>,
 ) -> Workshop {
     let urls = config
@@ -245,6 +254,8 @@ fn workshop(
         },
         resolver: fetcher.resolver.clone(),
         keeper: Arc::clone(keeper),
+        archive: Arc::clone(archive),
+        sweep_interval: config.blob_sweep_interval,
         urls: urls.collect(),
         clock: fetcher.clock.clone(),
         metrics: Arc::clone(metrics),
@@ -263,17 +274,24 @@ struct Base {
 async fn open_base(config: &Config, clock: &Clock) -> Result<Base, DaemonError> {
     let upstream = upstream(config, clock)?;
     let temp_dir = config.data_dir.join("tmp");
+    let listeners = || {
+        Ok::<_, DaemonError>((
+            bind(config.listen, "listen")?,
+            bind(config.admin_listen, "admin_listen")?,
+        ))
+    };
     // A mirror that is not there yet knows no host, and is not made for a mistake.
-    let fresh = !config.data_dir.exists();
-    if fresh {
-        probe_hosts(config, &upstream, None).await?;
-    }
-    let store = open_store(&config.data_dir, &temp_dir)?;
-    let xrpc = bind(config.listen, "listen")?;
-    let admin = bind(config.admin_listen, "admin_listen")?;
-    if !fresh {
+    let (store, (xrpc, admin)) = if config.data_dir.exists() {
+        let store = open_store(&config.data_dir, &temp_dir)?;
+        let listeners = listeners()?;
         probe_hosts(config, &upstream, Some(&*store)).await?;
-    }
+        (store, listeners)
+    } else {
+        probe_hosts(config, &upstream, None).await?;
+        let listeners = listeners()?;
+        check_archive(config).await?;
+        (open_store(&config.data_dir, &temp_dir)?, listeners)
+    };
     Ok(Base {
         upstream,
         store,
@@ -287,6 +305,8 @@ fn open_applier(config: &Config, store: &Arc<dyn Store>) -> Result<(Applier, Arc
     let numbers = Arc::new(Numbers::open(Arc::clone(store)).map_err(store_error)?);
     let limits = ApplierLimits {
         snapshot_interval: config.snapshot_interval,
+        audit_interval: config.audit_interval,
+        gone_percent: config.accounts_gone_percent,
         ..ApplierLimits::default()
     };
     let mut applier = Applier::open(Arc::clone(store), Arc::clone(&numbers), limits).map_err(store_error)?;
@@ -298,17 +318,6 @@ fn open_applier(config: &Config, store: &Arc<dyn Store>) -> Result<(Applier, Arc
         applier.ensure_host(&host.name, &host.url).map_err(store_error)?;
     }
     Ok((applier, numbers))
-}
-
-fn upstream(config: &Config, clock: &Clock) -> Result<Upstream, DaemonError> {
-    // What the admin wrote himself may be anywhere; what hosts and DID documents name may not.
-    let plc = config
-        .plc_url
-        .split_once("://")
-        .and_then(|(_, rest)| rest.parse::<HostName>().ok());
-    let trusted = config.hosts.iter().map(|host| host.name.clone()).chain(plc);
-    let policy = AddressPolicy::new(config.dev_mode, trusted);
-    Upstream::new(policy, clock.clone()).map_err(|error| DaemonError::failed(error.to_string()))
 }
 
 fn open_store(data_dir: &Path, temp_dir: &Path) -> Result<Arc<dyn Store>, DaemonError> {
@@ -425,8 +434,8 @@ fn start_applier(
 ) -> Result<StartedApplier, DaemonError> {
     let failed = |error: std::io::Error| DaemonError::failed(format!("cannot start a thread: {error}"));
     let (said, result) = watch::channel(None);
-    let seen = Arc::clone(metrics);
-    let watching = move |notes: &[_], totals: &_| observe::observe(&seen, notes, totals);
+    let mut observer = observe::Observer::new(Arc::clone(metrics));
+    let watching = move |notes: &[_], totals: &_| observer.observe(notes, totals);
     let (handle, thread) = handle::start(applier, clock.clone(), watching).map_err(failed)?;
     let waiter = std::thread::Builder::new().name("applier-end".to_owned());
     let thread = waiter.spawn(move || {
@@ -461,9 +470,12 @@ fn host_parts(
             SubscriberLimits::default(),
         );
         let (reader, name, now) = (Arc::clone(store), host.name.clone(), clock.clone());
-        let cursor = move || {
+        let start = move || {
             let row = Mirror::new(&*reader).host(&name).ok().flatten();
-            Some(resume_cursor(row.as_ref(), now.now()))
+            Some(Start {
+                cursor: resume_cursor(row.as_ref(), now.now()),
+                applied: row.and_then(|row| row.cursor).unwrap_or(0),
+            })
         };
         let follow = Follow {
             host: host.name.clone(),
@@ -476,7 +488,7 @@ fn host_parts(
         Ok(HostParts {
             subscriber,
             queue,
-            cursor: Box::new(cursor),
+            start: Box::new(start),
             follow,
         })
     };

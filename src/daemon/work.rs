@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::archive_link::ArchiveWatch;
 use crate::archive::keeper::Keeper;
 use crate::clock::Clock;
 use crate::http::request::FetchError;
@@ -29,18 +30,23 @@ use crate::mirror::reader::Mirror;
 use crate::mirror::resync::{Fetcher, stored_identity};
 use crate::mirror::rows::{BlobFailure, Listing, SyncState};
 use crate::mirror::store::{Family, Store, StoreError};
+use crate::mirror::sweep;
 use crate::types::{Did, HostName};
 
 /// How many pieces of each kind of work run at once.
-const LIMITS: [(TaskKind, usize); 7] = [
+const LIMITS: [(TaskKind, usize); 9] = [
     (TaskKind::FetchRepo, 4),
     (TaskKind::FetchBlob, 6),
     (TaskKind::ResolveIdentity, 8),
     (TaskKind::ListRepos, 2),
     (TaskKind::AuditAccount, 2),
+    (TaskKind::SweepBlobs, 4),
     (TaskKind::ArchiveBlob, 4),
     (TaskKind::Snapshot, 2),
+    (TaskKind::ArchiveCar, 1),
 ];
+/// The kinds that need the archive, and only what is here.
+const ARCHIVING: [TaskKind; 3] = [TaskKind::ArchiveBlob, TaskKind::Snapshot, TaskKind::ArchiveCar];
 /// Due tasks that one look passes over at most, so that a long queue of one kind cannot hide the others for good.
 const SCAN_MAX: usize = 20_000;
 /// Between two looks at least this long passes, so that many small results share one look.
@@ -68,6 +74,10 @@ pub struct Workshop {
     pub resolver: Resolver,
     /// Writes the archive; empty while it cannot be reached.
     pub keeper: Arc<OnceLock<Arc<Keeper>>>,
+    /// What the newest look at the archive found.
+    pub archive: Arc<ArchiveWatch>,
+    /// Within this time a host is asked again for every blob.
+    pub sweep_interval: Duration,
     /// Base URLs of the followed hosts.
     pub urls: BTreeMap<HostName, String>,
     /// The clock.
@@ -134,11 +144,10 @@ fn due(shop: &Workshop, busy: &HashSet<Task>, draining: bool) -> Result<Vec<(Vec
     let mut free: BTreeMap<TaskKind, usize> = LIMITS.into_iter().collect();
     if draining {
         // What is open is shipped; nothing new is fetched.
-        free.retain(|kind, _| matches!(kind, TaskKind::ArchiveBlob | TaskKind::Snapshot));
+        free.retain(|kind, _| ARCHIVING.contains(kind));
     }
-    if shop.keeper.get().is_none() {
-        free.remove(&TaskKind::ArchiveBlob);
-        free.remove(&TaskKind::Snapshot);
+    if shop.keeper.get().is_none() || !shop.archive.may_write() {
+        free.retain(|kind, _| !ARCHIVING.contains(kind));
     }
     for task in busy {
         if let Some(free) = free.get_mut(&task.kind()) {
@@ -187,11 +196,11 @@ impl Workshop {
                 Some(url) => self.fetcher.fetch(did, key, &url).await?,
                 None => self.unfollowed(key, Task::FetchRepo(did)),
             },
-            Task::FetchBlob(did, digest) => match (self.url_of(&did)?, self.blob_key(&did, digest)?) {
+            Task::FetchBlob(did, digest) => match (self.host_of(&did)?, self.blob_key(&did, digest)?) {
                 (_, None) => Input::TaskDone { task: key },
                 (None, _) => self.unfollowed(key, Task::FetchBlob(did, digest)),
-                (Some(url), Some(blob)) => {
-                    let fetched = self.blobs.fetch(blob, key, &url).await?;
+                (Some((host, url)), Some(blob)) => {
+                    let fetched = self.blobs.fetch(&host, blob, key, &url).await?;
                     self.count_blob(&did, &fetched)?;
                     fetched
                 }
@@ -199,12 +208,17 @@ impl Workshop {
             Task::ResolveIdentity(did) => self.resolve(did, key).await,
             Task::ListRepos(host) => return self.list(host, key).await,
             Task::AuditAccount(did) => return self.audit(did, key).await,
+            Task::SweepBlobs(host) => self.sweep(host, key).await?,
             Task::ArchiveBlob(did, digest) => match (self.keeper.get(), self.blob_key(&did, digest)?) {
                 (Some(keeper), Some(blob)) => keeper.blob(blob, key).await?,
                 _ => Input::TaskDone { task: key },
             },
             Task::Snapshot(did) => match self.keeper.get() {
                 Some(keeper) => keeper.snapshot(did, key).await?,
+                None => return Ok(()),
+            },
+            Task::ArchiveCar(did) => match self.keeper.get() {
+                Some(keeper) => keeper.quarantined(did, key).await?,
                 None => return Ok(()),
             },
             // The applier drops generations in the batch that replaces them.
@@ -260,6 +274,36 @@ impl Workshop {
         }
     }
 
+    /// Asks a host again for some of the blobs that we hold of it.
+    async fn sweep(&self, host: HostName, key: Vec<u8>) -> Result<Input, WorkError> {
+        let row = Mirror::new(&*self.store).host(&host)?;
+        let Some(mark) = row.and_then(|row| row.sweep) else {
+            return Ok(Input::TaskDone { task: key });
+        };
+        let Some(url) = self.urls.get(&host) else {
+            return Ok(self.unfollowed(key, Task::SweepBlobs(host)));
+        };
+        let (store, name) = (Arc::clone(&self.store), host.clone());
+        let (now, interval) = (self.clock.now(), self.sweep_interval);
+        let batch = tokio::task::spawn_blocking(move || {
+            sweep::Batch::next(&Mirror::new(&*store), &name, mark, now, interval)
+        });
+        let mut batch = batch
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        while let Some(blob) = batch.ask() {
+            let answer = self.blobs.ask(blob, url).await;
+            batch.take(answer);
+        }
+        let (verdicts, mark) = batch.finish(self.clock.now());
+        Ok(Input::BlobsSwept {
+            host,
+            verdicts,
+            mark,
+            task: key,
+        })
+    }
+
     async fn resolve(&self, did: Did, task: Vec<u8>) -> Input {
         let retry_at = self
             .clock
@@ -312,12 +356,14 @@ impl Workshop {
                 .apply(self.unfollowed(key, Task::AuditAccount(did)))
                 .await?);
         };
+        let asked_at = self.clock.now();
         let audited = match self.fetcher.standing(&did, &url).await {
             Ok((status, head)) => Input::Audited {
                 did: did.clone(),
                 host,
                 status,
                 head,
+                asked_at,
                 task: key.clone(),
             },
             Err(error) => {

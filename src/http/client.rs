@@ -14,7 +14,7 @@ use futures_util::Stream;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::{Request, Uri};
+use hyper::{Method, Request, Uri};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use super::address::AddressPolicy;
 use super::advice::{self, XrpcError};
 use super::connect::{self, ConnectError, Connector, TlsSetupError, authority, default_port};
+use super::pace::{self, Pacing};
 use super::request::{FetchError, Limits, Stage};
 use super::text::printable;
 
@@ -48,6 +49,7 @@ struct Inner {
     connector: Connector,
     tls: Arc<rustls::ClientConfig>,
     clock: Clock,
+    pacing: Pacing,
 }
 
 impl std::fmt::Debug for Upstream {
@@ -75,14 +77,14 @@ impl Upstream {
     /// # Errors
     /// When the system has no root certificates.
     pub fn new(policy: AddressPolicy, clock: Clock) -> Result<Self, TlsSetupError> {
-        Self::with_connector(Connector::new(policy), clock)
+        Self::with_pacing(Connector::new(policy), clock, Pacing::default())
     }
 
-    /// A client with its own way to connect.
+    /// A client with its own way to connect, which keeps to these paces.
     ///
     /// # Errors
     /// When the system has no root certificates.
-    pub fn with_connector(connector: Connector, clock: Clock) -> Result<Self, TlsSetupError> {
+    pub fn with_pacing(connector: Connector, clock: Clock, pacing: Pacing) -> Result<Self, TlsSetupError> {
         let tls = connect::tls_config(connector.policy().dev_mode())?;
         let https = hyper_rustls::HttpsConnectorBuilder::new()
             .with_tls_config(tls.clone())
@@ -99,6 +101,7 @@ impl Upstream {
             connector,
             tls: Arc::new(tls),
             clock,
+            pacing,
         })))
     }
 
@@ -145,11 +148,23 @@ impl Upstream {
     /// # Errors
     /// As [`FetchError`] lists them; any status but 2xx is one.
     pub async fn get(&self, url: &str, limits: &Limits) -> Result<Answer, FetchError> {
+        self.ask(Method::GET, url, limits).await
+    }
+
+    /// Asks for the head of an answer alone. A refusal has no words then.
+    ///
+    /// # Errors
+    /// As [`FetchError`] lists them; any status but 2xx is one.
+    pub async fn head(&self, url: &str, limits: &Limits) -> Result<(), FetchError> {
+        self.ask(Method::HEAD, url, limits).await.map(drop)
+    }
+
+    async fn ask(&self, method: Method, url: &str, limits: &Limits) -> Result<Answer, FetchError> {
         let deadline = Instant::now() + limits.total;
         let mut target = Target::parse(url)?;
         let mut redirects_left = limits.redirects_max;
         loop {
-            let answer = self.get_once(&target, limits, deadline).await?;
+            let answer = self.ask_once(&method, &target, limits, deadline).await?;
             if !matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
                 return self.judge(answer).await;
             }
@@ -169,8 +184,9 @@ impl Upstream {
         }
     }
 
-    async fn get_once(
+    async fn ask_once(
         &self,
+        method: &Method,
         target: &Target,
         limits: &Limits,
         deadline: Instant,
@@ -181,11 +197,29 @@ impl Upstream {
             .policy()
             .check_host(&target.authority, target.https)
             .map_err(FetchError::Refused)?;
-        let request = Request::get(target.uri.clone())
+        let inner = &self.0;
+        let turn = inner.pacing.turn(&target.authority, inner.clock.now());
+        let wait = turn.map_err(|wait| FetchError::Paced {
+            host: target.authority.clone(),
+            wait,
+        })?;
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        let mut request = Request::builder()
+            .method(method.clone())
+            .uri(target.uri.clone())
             .header(header::USER_AGENT, USER_AGENT)
             .header(header::ACCEPT, HeaderValue::from_static("*/*"))
             .body(Empty::new())
             .expect("a parsed URI and fixed headers make a request");
+        // Each hop of a redirect comes by here: the key goes to its own host alone, and never in the clear.
+        let may_carry = target.https || inner.connector.policy().dev_mode();
+        if let Some(key) = inner.pacing.bypass_key(&target.authority).filter(|_| may_carry) {
+            let mut value = HeaderValue::from_str(key.secret()).expect("visible ASCII");
+            value.set_sensitive(true);
+            request.headers_mut().insert(pace::BYPASS_HEADER, value);
+        }
         let limit = deadline.min(Instant::now() + limits.first_byte);
         let response = timeout_at(limit, self.0.client.request(request))
             .await
@@ -195,6 +229,9 @@ impl Upstream {
             })?
             .map_err(|error| client_error(&target.authority, &error))?;
         let (parts, incoming) = response.into_parts();
+        let said = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
+        let (status, now) = (parts.status.as_u16(), inner.clock.now());
+        inner.pacing.heard(&target.authority, status, said, now);
         let body = Body {
             incoming,
             host: target.authority.clone(),

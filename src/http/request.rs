@@ -135,6 +135,14 @@ pub enum FetchError {
         /// The limit.
         bytes_per_second_min: u64,
     },
+    /// It was not sent: the host is left alone for a while, as it asks or as our own budget says.
+    #[error("{host} is left alone for {} s more, as it asks or as requests_per_second says", wait.as_secs())]
+    Paced {
+        /// Host and port.
+        host: String,
+        /// How long.
+        wait: Duration,
+    },
     /// The host answered with an error.
     #[error("{host} answered {status}{}{}", with_space(error), with_colon(message))]
     Status {
@@ -221,6 +229,7 @@ impl FetchError {
             | Self::Tls { .. }
             | Self::Timeout { .. }
             | Self::TooSlow { .. }
+            | Self::Paced { .. }
             | Self::Body { .. } => true,
             Self::BadUrl { .. }
             | Self::Refused(_)
@@ -235,6 +244,7 @@ impl FetchError {
     #[must_use]
     pub const fn wait(&self) -> Option<Duration> {
         match self {
+            Self::Paced { wait, .. } => Some(*wait),
             Self::Status {
                 retry_after: Some(wait),
                 ..
@@ -267,6 +277,7 @@ impl FetchError {
             Self::Tls { .. } => "tls",
             Self::Timeout { .. } => "timeout",
             Self::TooSlow { .. } => "too_slow",
+            Self::Paced { .. } => "paced",
             Self::Status { status: 429, .. } => "rate_limited",
             Self::Status { .. } => "http_status",
             Self::Redirected { .. } => "redirected",

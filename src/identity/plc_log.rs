@@ -18,7 +18,7 @@ use self::operation::{Kind, Operation};
 use crate::repo::signing_key::SigningKey;
 use crate::types::{Cid, Did, DidMethod, Timestamp};
 
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 pub(crate) mod fixtures;
 mod operation;
 #[cfg(test)]

@@ -77,6 +77,8 @@ labels! {
         Replayed = "replayed",
         /// The account is not active at this host.
         Inactive = "inactive",
+        /// The account is quarantined: its repository is fetched again instead.
+        Quarantined = "quarantined",
         /// The account lives at another host.
         ForeignHost = "foreign_host",
         /// The repository is what it was before.
@@ -125,10 +127,28 @@ labels! {
         Unchanged = "unchanged",
         /// Fetched, but it does not prove.
         Refused = "refused",
+        /// Fetched; it does not rebuild to its signed root, and its CAR is kept as it came.
+        Quarantined = "quarantined",
         /// Not fetched: will be tried again.
         Failed = "failed",
         /// The host does not have it or does not give it.
         Gone = "gone",
+    }
+
+    /// How a fetch of what is newer than our copy ended.
+    CatchUpResult {
+        /// It proves together with what is held.
+        CaughtUp = "caught_up",
+        /// It does not: the repository was fetched whole.
+        FellBack = "fell_back",
+    }
+
+    /// What of a repository was received.
+    RepoPart {
+        /// What is newer than what is held.
+        Newer = "newer",
+        /// All of it.
+        Whole = "whole",
     }
 
     /// How a fetch of a blob ended.

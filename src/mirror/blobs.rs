@@ -7,15 +7,16 @@ use std::time::Duration;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::input::{BlobKey, Input};
-use super::keyspace;
+use super::input::{BlobKey, BlobVerdict, Input};
+use super::keyspace::{self, Task};
 use super::reader::{BLOB_CHUNK_BYTES, Mirror};
-use super::rows::BlobFailure;
+use super::rows::{BlobFailure, BlobState};
 use super::store::{Batch, Family, Store, StoreError};
+use super::sweep::Answer;
 use crate::clock::Clock;
 use crate::http::client::Upstream;
 use crate::http::request::{FetchError, Limits};
-use crate::types::{Cid, Codec, Did, Digest, Timestamp};
+use crate::types::{Cid, Codec, Did, Digest, HostName, Timestamp};
 
 /// Waits between tries; the last one repeats.
 const RETRIES: [Duration; 7] = [
@@ -31,6 +32,8 @@ const RETRIES: [Duration; 7] = [
 const LIST_LIMIT: usize = 1000;
 /// Pages of one account's `listBlobs` that are read: a million blobs.
 pub const LIST_PAGES_MAX: usize = 1000;
+/// A host that is asked whether it still gives a blob must answer within this time.
+const ASK_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest MIME type that is kept.
 const MIME_BYTES_MAX: usize = 255;
 
@@ -53,14 +56,38 @@ struct Received {
     mime: Option<String>,
 }
 
+/// How long a host wants to be left alone.
+struct Wait {
+    least: Duration,
+    /// Nothing was asked: it is not the turn of this host.
+    paced: bool,
+}
+
+impl Wait {
+    fn of(error: &FetchError) -> Option<Self> {
+        let paced = matches!(error, FetchError::Paced { .. });
+        error.wait().map(|least| Self { least, paced })
+    }
+}
+
 impl BlobFetcher {
     /// Fetches a blob that is wanted. `url` is the base URL of the account's host.
     ///
     /// # Errors
     /// When our own store fails.
-    pub async fn fetch(&self, blob: BlobKey, task: Vec<u8>, url: &str) -> Result<Input, StoreError> {
-        let row = match Mirror::new(&*self.store).blob(blob.did_number, &blob.digest)? {
-            Some(row) if !row.state.is_stored() => row,
+    pub async fn fetch(
+        &self,
+        host: &HostName,
+        blob: BlobKey,
+        task: Vec<u8>,
+        url: &str,
+    ) -> Result<Input, StoreError> {
+        let row = Mirror::new(&*self.store).blob(blob.did_number, &blob.digest)?;
+        let row = match row {
+            Some(row) if row.state.is_stored() && row.withheld_since.is_some() => {
+                return Ok(self.ask_again(host, blob, task, url).await);
+            }
+            Some(row) if !row.state.is_stored() && row.state != BlobState::Withdrawn => row,
             _ => return Ok(Input::TaskDone { task }),
         };
         Ok(match self.receive(&blob, url).await? {
@@ -70,7 +97,14 @@ impl BlobFetcher {
                 mime,
                 task,
             },
+            // No try of its own: it is moved to when the host may be asked.
+            Err((_, Some(wait))) if wait.paced => Input::TaskDelayed {
+                key: task,
+                task: Task::FetchBlob(blob.did, blob.digest),
+                retry_at: self.clock.later(wait.least),
+            },
             Err((failure, wait)) => {
+                let wait = wait.map(|wait| wait.least);
                 let retry_at = self.retry_at(row.tries, wait);
                 Input::BlobFailed {
                     blob,
@@ -80,6 +114,55 @@ impl BlobFetcher {
                 }
             }
         })
+    }
+
+    /// Asks for a blob that is held, to know whether the host still gives it.
+    pub async fn ask(&self, blob: &BlobKey, url: &str) -> Answer {
+        let url = blob_url(blob, url);
+        let limits = Limits {
+            first_byte: ASK_TIMEOUT,
+            redirects_max: 3,
+            ..Limits::json(u64::MAX)
+        };
+        let refused = match self.upstream.head(&url, &limits).await {
+            Ok(()) => return Answer::Served,
+            Err(error) => error,
+        };
+        if let away @ Answer::Away(_) = Answer::of(&refused) {
+            return away;
+        }
+        // The answer to HEAD has no words, and not every host knows it. Of what GET brings, the head is enough.
+        match self.upstream.get(&url, &limits).await {
+            Ok(_) => Answer::Served,
+            Err(error) => Answer::of(&error),
+        }
+    }
+
+    async fn ask_again(&self, host: &HostName, blob: BlobKey, task: Vec<u8>, url: &str) -> Input {
+        let verdict = |served| Input::BlobAsked {
+            host: host.clone(),
+            verdict: BlobVerdict {
+                blob: blob.clone(),
+                served,
+            },
+            task: task.clone(),
+        };
+        match self.ask(&blob, url).await {
+            Answer::Served => verdict(true),
+            Answer::Withheld => verdict(false),
+            Answer::AccountOff => Input::TaskDone { task },
+            Answer::Unclear => self.delayed(blob, task, None),
+            Answer::Away(wait) => self.delayed(blob, task, wait),
+        }
+    }
+
+    fn delayed(&self, blob: BlobKey, key: Vec<u8>, wait: Option<Duration>) -> Input {
+        let wait = wait.unwrap_or_default().clamp(RETRIES[2], RETRIES[4]);
+        Input::TaskDelayed {
+            key,
+            task: Task::FetchBlob(blob.did, blob.digest),
+            retry_at: self.clock.now().plus(wait),
+        }
     }
 
     fn retry_at(&self, tries: u32, wait: Option<Duration>) -> Timestamp {
@@ -92,19 +175,15 @@ impl BlobFetcher {
         &self,
         blob: &BlobKey,
         url: &str,
-    ) -> Result<Result<Received, (BlobFailure, Option<Duration>)>, StoreError> {
-        let url = format!(
-            "{url}/xrpc/com.atproto.sync.getBlob?did={}&cid={}",
-            blob.did,
-            blob.cid()
-        );
+    ) -> Result<Result<Received, (BlobFailure, Option<Wait>)>, StoreError> {
+        let url = blob_url(blob, url);
         let limits = Limits {
             redirects_max: 3,
             ..Limits::download(self.bytes_max)
         };
         let answer = match self.upstream.get(&url, &limits).await {
             Ok(answer) => answer,
-            Err(error) => return Ok(Err((failure_of(&error), error.wait()))),
+            Err(error) => return Ok(Err((failure_of(&error), Wait::of(&error)))),
         };
         let mime = answer
             .headers
@@ -130,7 +209,7 @@ impl BlobFetcher {
                     }
                 }
                 Ok(None) => break None,
-                Err(error) => break Some((failure_of(&error), error.wait())),
+                Err(error) => break Some((failure_of(&error), Wait::of(&error))),
             }
         };
         if failed.is_none() && <[u8; 32]>::from(hasher.finalize()) == blob.digest {
@@ -194,6 +273,14 @@ impl BlobFetcher {
     }
 }
 
+fn blob_url(blob: &BlobKey, url: &str) -> String {
+    format!(
+        "{url}/xrpc/com.atproto.sync.getBlob?did={}&cid={}",
+        blob.did,
+        blob.cid()
+    )
+}
+
 #[derive(Deserialize)]
 struct BlobPage {
     cids: Vec<String>,
@@ -236,3 +323,6 @@ fn failure_of(error: &FetchError) -> BlobFailure {
         _ => BlobFailure::Unreachable,
     }
 }
+
+#[cfg(test)]
+mod tests;

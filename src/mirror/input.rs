@@ -3,9 +3,9 @@
 use bytes::Bytes;
 
 use super::keyspace::{AlarmId, Task};
-use super::rows::{BlobFailure, Listing, LogRow, StoredIdentity};
+use super::rows::{BlobFailure, KeptCar, Listing, LogRow, StoredIdentity, SweepMark};
 use crate::types::{AccountStatus, Cid, Did, Digest, HostName, Rev, Timestamp};
-use crate::verify::{CheckedEvent, VerifiedRepo};
+use crate::verify::{CheckedEvent, LaxRepo, VerifiedRepo};
 
 /// One thing for the applier to do. Inputs are applied in the order in which they come.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub enum Input {
         host: HostName,
         /// Why.
         failure: FetchFailure,
+        /// When the host was asked.
+        asked_at: Timestamp,
         /// The key of the task row that asked for it.
         task: Vec<u8>,
         /// Not before this time again.
@@ -92,6 +94,26 @@ pub enum Input {
         /// After the last page: the key of the task row that asked for it.
         task: Option<Vec<u8>>,
     },
+    /// A host was asked again for some of the blobs that we hold of it.
+    BlobsSwept {
+        /// Which host.
+        host: HostName,
+        /// What it said, blob by blob.
+        verdicts: Vec<BlobVerdict>,
+        /// How far the round is now.
+        mark: SweepMark,
+        /// The key of the task row that asked for it.
+        task: Vec<u8>,
+    },
+    /// A host was asked again for one blob that it withheld.
+    BlobAsked {
+        /// Which host.
+        host: HostName,
+        /// What it said.
+        verdict: BlobVerdict,
+        /// The key of the task row that asked for it.
+        task: Vec<u8>,
+    },
     /// A host's stream is open: if its listing is not finished, it is (again) due.
     Connected {
         /// Which host.
@@ -112,6 +134,8 @@ pub enum Input {
         status: Option<AccountStatus>,
         /// The commit that the host says is its head; none if it gives none.
         head: Option<Cid>,
+        /// When the host was asked.
+        asked_at: Timestamp,
         /// The key of the task row that asked for it.
         task: Vec<u8>,
     },
@@ -121,6 +145,15 @@ pub enum Input {
         alarm: AlarmId,
         /// Who.
         by: String,
+    },
+    /// A CAR that is kept as it came stands in the archive.
+    CarArchived {
+        /// Whose.
+        did: Did,
+        /// Its number.
+        number: u64,
+        /// The key of the task row that asked for it.
+        task: Vec<u8>,
     },
     /// A snapshot stands in the archive.
     SnapshotStored(SnapshotStored),
@@ -204,6 +237,8 @@ pub struct ListedPage {
     pub host: HostName,
     /// Its accounts.
     pub repos: Vec<ListedRepo>,
+    /// When the host was asked.
+    pub asked_at: Timestamp,
     /// How the listing stands after this page.
     pub listing: Listing,
     /// After the last page: the key of the task row that asked for it.
@@ -255,7 +290,6 @@ pub struct Fetched {
 
 /// What a fetch brought.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "one a fetch, and boxed as a whole")]
 pub enum FetchedContent {
     /// The host's head is the one that we hold.
     Unchanged {
@@ -268,6 +302,17 @@ pub enum FetchedContent {
         account_number: u64,
         /// The proof.
         repo: VerifiedRepo,
+        /// Every blob that its records refer to.
+        blobs: Vec<BlobMention>,
+    },
+    /// A repository that does not rebuild to its signed root, but is signed and all there: its CAR is kept.
+    Kept {
+        /// Its CAR, which stands in `blob_data`.
+        car: KeptCar,
+        /// What was checked of it.
+        repo: LaxRepo,
+        /// What is wrong with it, for people.
+        reason: String,
         /// Every blob that its records refer to.
         blobs: Vec<BlobMention>,
     },
@@ -301,6 +346,15 @@ impl BlobKey {
     pub const fn cid(&self) -> Cid {
         Cid::raw(self.digest)
     }
+}
+
+/// Whether a host still gives a blob that we hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobVerdict {
+    /// Whose and which.
+    pub blob: BlobKey,
+    /// Whether it does. A host that failed to say has given no verdict.
+    pub served: bool,
 }
 
 /// Why a repository could not be fetched: the metric label and what `accounts` shows.

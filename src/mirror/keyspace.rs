@@ -304,7 +304,8 @@ pub fn decode_blob(key: &[u8]) -> Result<(u64, Digest), SyntaxError> {
     }
 }
 
-// blob_data: DID number ‖ digest ‖ chunk
+// blob_data: DID number ‖ digest ‖ chunk. A CAR that is kept as it came stands here too, under a number of its own
+// and the digest of its commit.
 
 /// The key of a chunk of a blob, counted from 0.
 #[must_use]

@@ -70,6 +70,7 @@ pub async fn list_host(
             first_byte: PAGE_TIMEOUT,
             ..Limits::json(4 << 20)
         };
+        let asked_at = clock.now();
         let page: RepoPage = match upstream.get_json_within(&page_url, &limits).await {
             Ok(page) => page,
             Err(error) => {
@@ -104,6 +105,7 @@ pub async fn list_host(
         let page = ListedPage {
             host: host.clone(),
             repos: repos.collect(),
+            asked_at,
             listing,
             task: finished.then(|| task.clone()),
         };

@@ -24,7 +24,7 @@ impl Fetcher {
     /// One line for a person.
     pub async fn live_paths(&self, did: &Did, url: &str) -> Result<LivePaths, String> {
         let spool = self
-            .download(did, url)
+            .download(did, url, None)
             .await
             .map_err(|failed| failed.failure.to_string())?;
         let read = tokio::task::spawn_blocking(move || {

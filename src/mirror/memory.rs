@@ -1,8 +1,10 @@
 //! The model: a store in memory, a sorted map a family. It says what RocksDB has to do, and it is what the
-//! simulation runs on, for it can crash: [`MemoryStore::crash`] forgets batches that were not synced.
+//! simulation runs on, for it can crash: [`MemoryStore::crash`] forgets batches that were not synced, and
+//! [`MemoryStore::lose_power_after`] chooses the batch at which the power goes.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::store::{Batch, Durable, Family, KeyRange, Op, Store, StoreError, StoreStats, View, Visit};
@@ -20,6 +22,25 @@ struct State {
     rows: Families,
     /// What undoes each batch that is not synced, oldest first.
     unsynced: Vec<Undo>,
+    /// How many more batches are written before the power goes.
+    power: Option<u64>,
+}
+
+impl State {
+    /// Writes a batch, or fails because the power is gone.
+    fn apply(&mut self, batch: Batch) -> Result<Undo, StoreError> {
+        match &mut self.power {
+            Some(0) => {
+                return Err(StoreError::Failed {
+                    path: PathBuf::from("memory"),
+                    detail: "the power is gone".to_owned(),
+                });
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        Ok(self.rows.apply(batch))
+    }
 }
 
 /// The rows of every family. Shared with views, and copied by a write while one is open.
@@ -52,7 +73,19 @@ impl MemoryStore {
             state.rows.set(*family, key.clone(), before.clone());
         }
         state.unsynced.clear();
+        state.power = None;
         lost.len()
+    }
+
+    /// The power goes after this many more batches: each later one fails, until [`MemoryStore::crash`].
+    pub fn lose_power_after(&self, batches: u64) {
+        self.lock().power = Some(batches);
+    }
+
+    /// Whether the power is gone.
+    #[must_use]
+    pub fn is_without_power(&self) -> bool {
+        self.lock().power == Some(0)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -165,14 +198,14 @@ impl View for MemoryStore {
 impl Store for MemoryStore {
     fn write(&self, batch: Batch) -> Result<(), StoreError> {
         let mut state = self.lock();
-        let undo = state.rows.apply(batch);
+        let undo = state.apply(batch)?;
         state.unsynced.push(undo);
         Ok(())
     }
 
     fn write_durable(&self, batch: Batch) -> Result<Durable<()>, StoreError> {
         let mut state = self.lock();
-        state.rows.apply(batch);
+        state.apply(batch)?;
         state.unsynced.clear();
         Ok(Durable::synced())
     }
@@ -267,6 +300,22 @@ mod tests {
                 "what survived is on disk"
             );
         }
+    }
+
+    #[test]
+    fn the_power_goes_at_the_batch_that_was_chosen() {
+        let store = MemoryStore::new();
+        store.lose_power_after(2);
+        store.write_durable(put("first")).expect("power");
+        assert!(!store.is_without_power());
+        store.write(put("second")).expect("power");
+        assert!(store.is_without_power());
+        store.write(put("third")).expect_err("no power");
+        store.write_durable(put("fourth")).expect_err("no power");
+        assert_eq!(get(&store).as_deref(), Some("second"));
+        store.crash(0);
+        assert_eq!(get(&store).as_deref(), Some("first"));
+        store.write(put("fifth")).expect("power again");
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub mod rows;
 #[cfg(feature = "daemon")]
 pub mod spool;
 pub mod store;
+pub mod sweep;
 
 pub use reader::Mirror;
 pub use store::{Batch, Durable, Family, KeyRange, Store, StoreError, StoreStats, View};

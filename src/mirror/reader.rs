@@ -10,8 +10,8 @@ use crate::types::{Did, Digest, HostName, RepoPath, SyntaxError};
 
 use super::keyspace::{self, AlarmId, Task};
 use super::rows::{
-    AccountRow, AlarmRow, BlobRow, HostRow, JournalEntry, LogRow, OutboxEntry, ParkedFrame, RecordValue, Row,
-    TaskRow,
+    AccountRow, AlarmRow, BlobRow, HostRow, JournalEntry, KeptCar, LogRow, OutboxEntry, ParkedFrame,
+    RecordValue, Row, TaskRow,
 };
 use super::store::{Family, KeyRange, StoreError, View};
 
@@ -102,6 +102,22 @@ impl<'v> Mirror<'v> {
         self.each(Family::Blobs, &KeyRange::all(), |key, value| {
             Ok(visit(decode_row(Family::Blobs, key, value)?))
         })
+    }
+
+    /// Visits the rows of an account's blobs.
+    ///
+    /// # Errors
+    /// As [`Mirror::number`].
+    pub fn each_blob_of(
+        &self,
+        did_number: u64,
+        mut visit: impl FnMut(BlobRow) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.each(
+            Family::Blobs,
+            &keyspace::number_range(did_number),
+            |key, value| Ok(visit(decode_row(Family::Blobs, key, value)?)),
+        )
     }
 
     /// One record. `path` as in [`keyspace::encode_record`].
@@ -264,6 +280,18 @@ impl<'v> Mirror<'v> {
             Ok(visit(value))
         })?;
         Ok(bytes)
+    }
+
+    /// Visits the chunks of a CAR that is kept as it came; as [`Mirror::blob_chunks`].
+    ///
+    /// # Errors
+    /// As [`Mirror::blob_chunks`].
+    pub fn car_chunks(
+        &self,
+        car: &KeptCar,
+        visit: impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<u64, StoreError> {
+        self.blob_chunks(car.number, car.commit.digest(), visit)
     }
 
     /// A host's row.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::input::{BlobMention, FetchFailure, Fetched, FetchedContent, Input};
-use super::keyspace::{self, NO_NUMBER};
+use super::keyspace::{self, NO_NUMBER, Task};
 use super::numbers::Numbers;
 use super::reader::Mirror;
 use super::rows::{AccountRow, DesyncReason, RecordValue, StoredIdentity, SyncState};
@@ -24,16 +24,20 @@ use crate::identity::document::Identity;
 use crate::identity::plc_log::LoggedKey;
 use crate::identity::resolver::{ResolveError, Resolver};
 use crate::repo::commit::Commit;
-use crate::repo::mst::BlockSource as _;
+use crate::repo::mst::BlockSource;
 use crate::repo::record::scan_record;
 use crate::repo::signing_key::SigningKey;
-use crate::types::{AccountStatus, Cid, Did, DidMethod, HostName, Timestamp};
+use crate::types::{AccountStatus, Cid, Did, DidMethod, HostName, Rev, Timestamp};
 use crate::verify::{HeadKey, RejectReason, RepoFault, VerifiedRepo, check_repo};
+
+use self::catch_up::FetchCounts;
+
+pub mod catch_up;
+mod load;
+pub mod quarantine;
 
 /// Largest repository that is fetched, in bytes.
 pub const REPO_BYTES_MAX: u64 = 4 << 30;
-/// Rows of a loaded repository are written in batches of this many bytes.
-const LOAD_BATCH_BYTES: usize = 1 << 20;
 /// First wait after a failed fetch; it doubles up to the longest.
 const RETRY_FIRST: Duration = Duration::from_secs(5);
 const RETRY_LONGEST: Duration = Duration::from_secs(3600);
@@ -59,6 +63,10 @@ pub struct Fetcher {
     pub clock: Clock,
     /// Where large repositories are spooled.
     pub spool_dir: PathBuf,
+    /// What it cost.
+    pub counts: Arc<catch_up::FetchCounts>,
+    /// Largest CAR that is kept as it came because it does not rebuild: [`quarantine::KEPT_CAR_BYTES_MAX`].
+    pub kept_car_bytes_max: u64,
 }
 
 #[derive(Deserialize)]
@@ -77,11 +85,17 @@ pub(super) struct Failed {
     pub(super) failure: FetchFailure,
     /// The host's own wish.
     wait: Option<Duration>,
+    /// Nothing was asked: it is not the turn of this host.
+    paced: bool,
 }
 
 impl Failed {
     const fn new(failure: FetchFailure) -> Self {
-        Self { failure, wait: None }
+        Self {
+            failure,
+            wait: None,
+            paced: false,
+        }
     }
 
     const fn unproven(text: String) -> Self {
@@ -91,7 +105,7 @@ impl Failed {
 
 /// A received CAR held against a key.
 enum Judged {
-    /// It is proven, and loaded.
+    /// It is proven and loaded, or all there and kept as it came.
     Proven(Box<FetchedContent>),
     /// The head is not signed by this key; nothing was loaded.
     OtherKey(RejectReason),
@@ -105,11 +119,14 @@ impl Fetcher {
     /// # Errors
     /// When our own store fails.
     pub async fn fetch(&self, did: Did, task: Vec<u8>, url: &str) -> Result<Input, StoreError> {
+        let asked_at = self.clock.now();
         let Some(row) = Mirror::new(&*self.store).account(&did)? else {
             return Ok(Input::TaskDone { task });
         };
-        let SyncState::Wanted { reason, tries, .. } = row.sync else {
-            return Ok(Input::TaskDone { task });
+        let (reason, tries) = match row.sync {
+            SyncState::Wanted { reason, tries, .. } => (reason, tries),
+            SyncState::Quarantined { tries, .. } => (DesyncReason::Quarantined, tries),
+            _ => return Ok(Input::TaskDone { task }),
         };
         if !row.upstream.is_active() {
             let retry_at = self.clock.now().plus(INACTIVE_RETRY);
@@ -117,6 +134,7 @@ impl Fetcher {
                 did,
                 host: row.host,
                 failure: FetchFailure::Inactive(row.upstream),
+                asked_at,
                 task,
                 retry_at,
             });
@@ -129,12 +147,19 @@ impl Fetcher {
                 content,
                 task,
             }))),
+            // No try of its own: it is moved to when it may be asked.
+            Err(failed) if failed.paced => Ok(Input::TaskDelayed {
+                key: task,
+                task: Task::FetchRepo(did),
+                retry_at: self.clock.later(failed.wait.unwrap_or_default()),
+            }),
             Err(failed) => {
                 let retry_at = self.retry_at(&failed, tries);
                 Ok(Input::FetchFailed {
                     did,
                     host: row.host,
                     failure: failed.failure,
+                    asked_at,
                     task,
                     retry_at,
                 })
@@ -182,21 +207,32 @@ impl Fetcher {
         if !stored.speaks_at(&row.host) {
             return Ok(Err(Failed::new(FetchFailure::NotThisHost(stored))));
         }
-        if let Some(head) = &row.head
-            && reason != DesyncReason::CopyDamaged
-        {
+        let kept = match row.sync {
+            SyncState::Quarantined { commit, .. } => commit,
+            _ => None,
+        };
+        let known = [row.head.as_ref().map(|head| head.commit), kept];
+        if known != [None; 2] && reason != DesyncReason::CopyDamaged {
             match self.latest_commit(did, url).await {
-                Ok(commit) if commit == Some(head.commit) => {
-                    return Ok(Ok((stored, FetchedContent::Unchanged { commit: head.commit })));
+                Ok(Some(commit)) if known.contains(&Some(commit)) => {
+                    return Ok(Ok((stored, FetchedContent::Unchanged { commit })));
                 }
                 Ok(_) => {}
                 Err(error) => return Ok(Err(failure_of(&error))),
             }
         }
-        let spool = match self.download(did, url).await {
+        if let Some(head) = Self::base_of(row, reason) {
+            match self.catch_up(did, row, head, &key, url).await? {
+                Ok(Some(content)) => return Ok(Ok((stored, content))),
+                Ok(None) => {}
+                Err(failed) => return Ok(Err(failed)),
+            }
+        }
+        let spool = match self.download(did, url, None).await {
             Ok(spool) => spool,
             Err(failed) => return Ok(Err(failed)),
         };
+        FetchCounts::add(&self.counts.whole_bytes, spool.bytes());
         self.prove(spool, did, &row.host, stored, key).await
     }
 
@@ -312,8 +348,12 @@ impl Fetcher {
         Ok(latest.cid.parse().ok())
     }
 
-    pub(super) async fn download(&self, did: &Did, url: &str) -> Result<Spool, Failed> {
-        let url = format!("{url}/xrpc/com.atproto.sync.getRepo?did={did}");
+    /// Receives a repository, or what of it is newer than a rev.
+    pub(super) async fn download(&self, did: &Did, url: &str, since: Option<Rev>) -> Result<Spool, Failed> {
+        let mut url = format!("{url}/xrpc/com.atproto.sync.getRepo?did={did}");
+        if let Some(since) = since {
+            url.push_str(&format!("&since={since}"));
+        }
         let answer = self.upstream.get(&url, &Limits::download(REPO_BYTES_MAX)).await;
         let mut body = answer.map_err(|error| failure_of(&error))?.body;
         let mut spool = Spool::new();
@@ -331,95 +371,6 @@ impl Fetcher {
                 Err(error) => return Err(failure_of(&error)),
             }
         }
-    }
-
-    /// Proves a received CAR and loads it; what was loaded of one that does not prove is removed again.
-    fn check_and_load(
-        &self,
-        car: &IndexedCar,
-        number: u64,
-        did: &Did,
-        key: HeadKey<'_>,
-        now: Timestamp,
-    ) -> Result<Judged, StoreError> {
-        let Some(root) = car.roots().first().copied() else {
-            return Ok(Judged::Failed(Failed::unproven("the CAR has no root".to_owned())));
-        };
-        match self.load(car, root, number, did, key, now) {
-            Ok((repo, blobs)) => Ok(Judged::Proven(Box::new(FetchedContent::Loaded {
-                account_number: number,
-                repo,
-                blobs,
-            }))),
-            Err(RepoFault::Visit(error)) => Err(error),
-            Err(RepoFault::Head(reason @ (RejectReason::BadSignature | RejectReason::HighS))) => {
-                Ok(Judged::OtherKey(reason))
-            }
-            Err(fault) => {
-                self.unload(number)?;
-                Ok(Judged::Failed(Failed::unproven(fault.to_string())))
-            }
-        }
-    }
-
-    fn load(
-        &self,
-        car: &IndexedCar,
-        root: Cid,
-        number: u64,
-        did: &Did,
-        key: HeadKey<'_>,
-        now: Timestamp,
-    ) -> Result<(VerifiedRepo, Vec<BlobMention>), RepoFault<StoreError>> {
-        // Every row carries the rev of the swap, which is the head's.
-        let block = car.block(&root).map_err(RepoFault::Read)?;
-        let block = block.ok_or(RepoFault::Head(RejectReason::CommitMissing))?;
-        let rev = Commit::decode(&block)
-            .map_err(|_| RepoFault::Head(RejectReason::CommitMalformed))?
-            .rev;
-        let mut batch = Batch::new();
-        let mut blobs = std::collections::BTreeMap::new();
-        let repo = check_repo(car, root, did, key, now, |path, cid, bytes| {
-            let value = RecordValue {
-                rev,
-                digest: *cid.digest(),
-                bytes,
-            };
-            batch.put(
-                Family::Records,
-                keyspace::encode_record(number, path),
-                value.encode(),
-            );
-            for blob in scan_record(bytes).blobs {
-                let digest = *blob.cid.digest();
-                batch.put(
-                    Family::BlobRefs,
-                    keyspace::encode_blob_ref(number, &digest, path),
-                    Vec::new(),
-                );
-                blobs.entry(digest).or_insert(BlobMention {
-                    digest,
-                    mime: blob.mime,
-                    size: blob.size,
-                });
-            }
-            if batch.bytes() >= LOAD_BATCH_BYTES {
-                self.store.write(std::mem::take(&mut batch))?;
-            }
-            Ok(())
-        })?;
-        self.store.write(batch).map_err(RepoFault::Visit)?;
-        Ok((repo, blobs.into_values().collect()))
-    }
-
-    fn unload(&self, number: u64) -> Result<(), StoreError> {
-        debug_assert_ne!(number, NO_NUMBER);
-        let (from, to) = keyspace::number_bounds(number);
-        let mut batch = Batch::new();
-        for family in [Family::Records, Family::BlobRefs] {
-            batch.delete_range(family, from, to);
-        }
-        self.store.write(batch)
     }
 }
 
@@ -451,6 +402,7 @@ fn failure_of(error: &FetchError) -> Failed {
     Failed {
         failure,
         wait: error.wait(),
+        paced: matches!(error, FetchError::Paced { .. }),
     }
 }
 

@@ -85,8 +85,14 @@ pub struct AccountRow {
     pub parked: u64,
     /// Bytes of those frames.
     pub parked_bytes: u64,
-    /// The host's seq of the account event that `upstream` is from: an older one changes nothing.
+    /// The host's seq of the newest account event.
     pub status_seq: u64,
+    /// When that event came: what the host answers to a question of before says nothing.
+    #[serde(default, with = "codec::option")]
+    pub status_at: Option<Timestamp>,
+    /// Since when its host says that it is off, or does not know it.
+    #[serde(default, with = "codec::option")]
+    pub away_since: Option<Timestamp>,
     /// When the whole repository was last proven, by rebuilding its tree.
     #[serde(with = "codec::option")]
     pub verified_at: Option<Timestamp>,
@@ -106,6 +112,9 @@ pub struct AccountRow {
     pub pins: Vec<Pin>,
     /// The host's head was older than ours when this fetch was asked for.
     pub diverged_before_fetch: bool,
+    /// Something came while it was fetched that the fetch need not have seen: then it is compared once more.
+    #[serde(default)]
+    pub fetch_again: bool,
     /// When it is compared with its host again: the time of that task.
     #[serde(with = "codec::option")]
     pub next_audit: Option<Timestamp>,
@@ -114,6 +123,9 @@ pub struct AccountRow {
     /// When its host confirmed that it is deleted: from then on the time of grace runs.
     #[serde(with = "codec::option")]
     pub deletion_confirmed_at: Option<Timestamp>,
+    /// The CAR of a repository that does not rebuild to its signed root, as the host sent it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_car: Option<KeptCar>,
 }
 
 impl AccountRow {
@@ -142,6 +154,8 @@ impl AccountRow {
             parked: 0,
             parked_bytes: 0,
             status_seq: 0,
+            status_at: None,
+            away_since: None,
             verified_at: None,
             identity: None,
             awaiting_identity: false,
@@ -149,10 +163,18 @@ impl AccountRow {
             snapshot_at: None,
             pins: Vec::new(),
             diverged_before_fetch: false,
+            fetch_again: false,
             next_audit: None,
             deletes: None,
             deletion_confirmed_at: None,
+            kept_car: None,
         }
+    }
+
+    /// Whether the host spoke of the account's standing on its stream since it was asked.
+    #[must_use]
+    pub fn is_outdated(&self, asked_at: Timestamp) -> bool {
+        self.status_at.is_some_and(|known| asked_at <= known)
     }
 
     /// Whether the head stands in the archive as a snapshot.
@@ -175,6 +197,31 @@ impl AccountRow {
             _ => false,
         }
     }
+}
+
+/// A CAR that is kept whole, byte for byte, because its tree does not rebuild: never taken for a proven copy.
+/// Its bytes stand in `blob_data` under a number of its own and the digest of its commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptCar {
+    /// Its number, which is no account's and no DID's.
+    pub number: u64,
+    /// The rev of its head.
+    #[serde(with = "codec::value")]
+    pub rev: Rev,
+    /// Its head.
+    #[serde(with = "codec::value")]
+    pub commit: Cid,
+    /// Its length.
+    pub bytes: u64,
+    /// SHA-256 of all of it.
+    #[serde(with = "serde_bytes")]
+    pub sha256: Digest,
+    /// When it came.
+    #[serde(with = "codec::value")]
+    pub since: Timestamp,
+    /// Whether it stands in the archive.
+    pub archived: bool,
 }
 
 /// Something of an account that is kept until a person says otherwise.
@@ -202,6 +249,8 @@ pub enum PinReason {
     Rollback,
     /// A large part was deleted at once.
     MassDelete,
+    /// Many accounts of its host went at once.
+    MassTakedown,
 }
 
 /// Deletions of an account within a day.
@@ -302,6 +351,50 @@ pub struct HostRow {
     /// When it is listed again: the time of that task.
     #[serde(with = "codec::option")]
     pub next_listing: Option<Timestamp>,
+    /// Accounts that went off or vanished in the last day, hour by hour since 1970.
+    #[serde(default)]
+    pub gone: Vec<(u64, u64)>,
+    /// How far its blobs are asked for again; none before the first connection.
+    #[serde(default)]
+    pub sweep: Option<SweepMark>,
+}
+
+/// How far a host was asked again for the blobs that we hold of it: takedowns of blobs are no events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SweepMark {
+    /// When this round began.
+    #[serde(with = "codec::value")]
+    pub began: Timestamp,
+    /// What is settled of it; none: nothing yet.
+    pub after: Option<SweepPoint>,
+    /// Blobs that it passed.
+    pub passed: u64,
+    /// Blobs of the host when they were last counted.
+    pub stored: u64,
+    /// When that was.
+    #[serde(with = "codec::value")]
+    pub counted_at: Timestamp,
+    /// Times in a row that nothing could be settled.
+    pub failures: u32,
+    /// When it goes on: the time of its task.
+    #[serde(with = "codec::value")]
+    pub next: Timestamp,
+    /// When the last round ended.
+    #[serde(with = "codec::option")]
+    pub finished: Option<Timestamp>,
+}
+
+/// A place in the order of accounts and their blobs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SweepPoint {
+    /// The account.
+    #[serde(with = "codec::text")]
+    pub did: Did,
+    /// The last blob of it that is settled; none: all of them are.
+    #[serde(with = "codec::option")]
+    pub digest: Option<Digest>,
 }
 
 impl HostRow {
@@ -319,6 +412,8 @@ impl HostRow {
             rolled_back_at: None,
             listed: 0,
             next_listing: None,
+            gone: Vec::new(),
+            sweep: None,
         }
     }
 }
@@ -358,6 +453,10 @@ pub struct BlobRow {
     pub first_seen: Timestamp,
     /// Fetches tried.
     pub tries: u32,
+    /// Since when its host withholds it, though records refer to it: it was taken down there, or lost. It is kept,
+    /// and not served.
+    #[serde(default, with = "codec::option", skip_serializing_if = "Option::is_none")]
+    pub withheld_since: Option<Timestamp>,
 }
 
 impl BlobRow {
@@ -370,6 +469,7 @@ impl BlobRow {
             mime,
             first_seen: now,
             tries: 0,
+            withheld_since: None,
         }
     }
 }
@@ -434,6 +534,21 @@ pub enum BlobFailure {
     Unreachable,
     /// The host answers with errors.
     HostError,
+}
+
+impl BlobFailure {
+    /// For people.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::NotFound => "the host says that it has no such blob",
+            Self::Refused => "the host refuses it",
+            Self::WrongBytes => "what the host sent does not hash to its CID",
+            Self::TooLarge => "it is larger than `blob_bytes_max`",
+            Self::Unreachable => "the host cannot be reached, or is too slow",
+            Self::HostError => "the host answers with errors",
+        }
+    }
 }
 
 /// Row of `journal`: a commit as it was applied, or what a fetched repository changed.

@@ -79,9 +79,29 @@ impl Spool {
         blocks.dedup_by_key(|block| block.digest);
         Ok(IndexedCar {
             content,
+            bytes: self.bytes,
             roots,
             blocks,
         })
+    }
+}
+
+/// Writes into a spool, for what is made here and not received.
+pub struct SpoolWriter<'d> {
+    /// What was written.
+    pub spool: Spool,
+    /// Where it goes when it outgrows memory.
+    pub dir: &'d Path,
+}
+
+impl io::Write for SpoolWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.spool.write(bytes, self.dir)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -121,6 +141,7 @@ struct Place {
 /// A whole CAR whose every block was hashed.
 pub struct IndexedCar {
     content: Content,
+    bytes: u64,
     roots: Vec<Cid>,
     blocks: Vec<Place>,
 }
@@ -130,6 +151,36 @@ impl IndexedCar {
     #[must_use]
     pub fn roots(&self) -> &[Cid] {
         &self.roots
+    }
+
+    /// Its length in bytes, as it came.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Visits it byte for byte, as it came, in chunks of this size and a rest, until `visit` says no.
+    ///
+    /// # Errors
+    /// When it cannot be read back.
+    pub fn each_chunk(&self, size: usize, mut visit: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
+        let file = match &self.content {
+            Content::Memory(bytes) => {
+                bytes.chunks(size).all(visit);
+                return Ok(());
+            }
+            Content::File(file) => file,
+        };
+        let (mut chunk, mut at) = (vec![0; size], 0);
+        while at < self.bytes {
+            let length = size.min(usize::try_from(self.bytes - at).unwrap_or(size));
+            file.read_exact_at(&mut chunk[..length], at)?;
+            if !visit(&chunk[..length]) {
+                break;
+            }
+            at += length as u64;
+        }
+        Ok(())
     }
 }
 
@@ -195,6 +246,14 @@ mod tests {
             let block = indexed.block(&Cid::of_block(bytes)).expect("reads");
             assert_eq!(block.as_deref(), Some(bytes.as_slice()));
         }
+        let mut again = Vec::new();
+        indexed
+            .each_chunk(1 << 20, |chunk| {
+                again.extend_from_slice(chunk);
+                true
+            })
+            .expect("reads");
+        assert!(again == car, "not what came");
         assert_eq!(indexed.block(&Cid::of_block(b"absent")).expect("reads"), None);
 
         let mut cut = Spool::new();

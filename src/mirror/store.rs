@@ -45,7 +45,7 @@ pub enum Family {
     BlobRefs,
     /// What is known of each blob.
     Blobs,
-    /// Blob bytes, in chunks.
+    /// Blob bytes, and CARs that are kept as they came, in chunks.
     BlobData,
     /// Work that is due at a time.
     Tasks,

@@ -146,6 +146,16 @@ async fn a_blob_is_served_only_while_a_record_of_that_account_refers_to_it() {
         ),
         (&Account::new("nobody", 7), cid, (400, "BlobNotFound")),
         (
+            &with("withheld", 10, BlobState::Held).withheld(),
+            cid,
+            (400, "BlobNotFound"),
+        ),
+        (
+            &with("archived", 11, BlobState::Archived).withheld(),
+            cid,
+            (400, "BlobNotFound"),
+        ),
+        (
             &Account::new("unloaded", 8).unloaded(),
             cid,
             (400, "RepoNotFound"),

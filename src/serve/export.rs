@@ -2,7 +2,8 @@
 //!
 //! The mirror holds records and no tree, so an export first rebuilds the tree from the rows and compares its
 //! root with the one that the account signed. Only then is the answer begun; whatever fails before is a clean
-//! 500, whatever fails after cuts the connection. Both passes read one view, on a thread for blocking work, and
+//! 500, whatever fails after cuts the connection. Where there is no copy that proves, but a CAR that its host gave
+//! and that does not rebuild, that goes out as it came, with a header that says so. Both passes read one view, on a thread for blocking work, and
 //! stop when the caller is gone or the time is up.
 
 #![allow(clippy::disallowed_methods, reason = "shell: blocking reads and timers")]
@@ -11,12 +12,12 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::lookup::{self, Failure};
+use super::lookup::{self, Exported, Failure};
 use super::params::Params;
 use super::response::{self, Body, Piece, XrpcError};
 use super::xrpc::Xrpc;
@@ -31,6 +32,8 @@ use crate::types::{Cid, Did};
 
 /// The media type of a CAR.
 const CAR_TYPE: HeaderValue = HeaderValue::from_static("application/vnd.ipld.car");
+/// Stands on an answer that is the CAR of a quarantined repository, as its host sent it: it does not prove.
+const QUARANTINED_HEADER: &str = "firekeep-quarantined";
 /// Bytes of one piece of the body.
 pub(super) const PIECE_BYTES: usize = 64 * 1024;
 /// Pieces that may wait for the socket.
@@ -50,7 +53,7 @@ pub(super) async fn get_repo(
     params.since()?;
     let wanted = did.clone();
     let commit = xrpc
-        .look_up(move |mirror| Ok(lookup::served(mirror, &wanted)?.head.commit))
+        .look_up(move |mirror| Ok(lookup::exported(mirror, &wanted)?.commit()))
         .await?;
     let etag = response::etag(&commit);
     if response::not_modified(request, &etag) {
@@ -75,11 +78,15 @@ pub(super) async fn get_repo(
     };
     tokio::task::spawn_blocking(move || export.run(begin));
     // Nobody answers only if the export panicked.
-    let (commit, length) = begun.await.map_err(|_| XrpcError::Internal)??;
-    Ok(car_response(
-        Body::pieces(pieces, length),
-        response::etag(&commit),
-    ))
+    let begun = begun.await.map_err(|_| XrpcError::Internal)??;
+    let mut response = car_response(Body::pieces(pieces, begun.length), response::etag(&begun.commit));
+    if begun.as_it_came {
+        let name = HeaderName::from_static(QUARANTINED_HEADER);
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static("true"));
+    }
+    Ok(response)
 }
 
 fn car_response(body: Body, etag: HeaderValue) -> Response<Body> {
@@ -89,8 +96,15 @@ fn car_response(body: Body, etag: HeaderValue) -> Response<Body> {
     response
 }
 
-/// The commit that is sent, and the exact length of its CAR.
-type Begun = (Cid, u64);
+/// An answer that can begin.
+struct Begun {
+    /// The commit that is sent.
+    commit: Cid,
+    /// The exact length of its CAR.
+    length: u64,
+    /// Whether it is the host's own CAR, which does not rebuild.
+    as_it_came: bool,
+}
 
 /// One export, on its own thread. Its place is free again when it is dropped.
 struct Export {
@@ -106,8 +120,9 @@ impl Export {
     fn run(self, begin: oneshot::Sender<Result<Begun, XrpcError>>) {
         let view = self.store.view();
         let mirror = Mirror::new(&*view);
-        let served = match lookup::served(&mirror, &self.did) {
-            Ok(served) => served,
+        let served = match lookup::exported(&mirror, &self.did) {
+            Ok(Exported::Proven(served)) => served,
+            Ok(Exported::AsItCame(car)) => return self.run_as_it_came(&mirror, &car, begin),
             Err(failure) => {
                 // The caller may be gone; then nobody has to be told.
                 begin.send(Err(self.told(failure))).ok();
@@ -128,10 +143,12 @@ impl Export {
         let Head {
             commit, commit_block, ..
         } = &served.head;
-        if begin
-            .send(Ok((*commit, proven.car_bytes(commit_block.len()))))
-            .is_err()
-        {
+        let answer = Begun {
+            commit: *commit,
+            length: proven.car_bytes(commit_block.len()),
+            as_it_came: false,
+        };
+        if begin.send(Ok(answer)).is_err() {
             return self.ended(ExportResult::Aborted);
         }
         let mut out = PieceWriter {
@@ -298,6 +315,7 @@ impl io::Write for PieceWriter<'_> {
     }
 }
 
+mod as_it_came;
 #[cfg(test)]
 #[path = "export_tests.rs"]
 mod tests;

@@ -72,6 +72,85 @@ async fn an_export_is_the_whole_repository_in_streamable_order() {
         .await;
 }
 
+/// Gives an account a CAR that is kept as it came, of two chunks.
+fn keep_car(store: &MemoryStore, account: &Account, sent: &[u8], chunks: &[&[u8]]) -> Cid {
+    let (number, commit) = (77, Cid::of_block(b"the lax head"));
+    let mut row = account.row();
+    row.kept_car = Some(crate::mirror::rows::KeptCar {
+        number,
+        rev: rev(50),
+        commit,
+        bytes: sent.len() as u64,
+        sha256: crate::types::cid::sha256(sent),
+        since: crate::types::Timestamp::default(),
+        archived: false,
+    });
+    let mut batch = Batch::new();
+    batch.put(
+        Family::Accounts,
+        keyspace::encode_account(&account.did),
+        row.encode(),
+    );
+    for (index, chunk) in chunks.iter().enumerate() {
+        let index = u32::try_from(index).expect("few");
+        batch.put(
+            Family::BlobData,
+            keyspace::encode_blob_data(number, commit.digest(), index),
+            *chunk,
+        );
+    }
+    crate::mirror::Store::write(store, batch).expect("writes");
+    commit
+}
+
+#[tokio::test]
+async fn what_does_not_rebuild_is_served_as_it_came_where_nothing_proven_is_held() {
+    let sent: Vec<u8> = (0..200_000u32).map(|n| n.to_le_bytes()[0]).collect();
+    let (first, rest) = sent.split_at(150_000);
+    let (store, account) = (MemoryStore::new(), Account::new("lax", 1).unloaded());
+    account.save(&store);
+    let commit = keep_car(&store, &account, &sent, &[first, rest]);
+    let server = Server::start(&store).await;
+    let answer = server.get(&uri(&account)).await;
+    assert_eq!((answer.status, answer.is_whole()), (200, true));
+    assert!(answer.body == sent, "not what came");
+    assert_eq!(answer.header("content-type"), "application/vnd.ipld.car");
+    assert_eq!(answer.header("etag"), format!("\"{commit}\""));
+    assert_eq!(answer.header("firekeep-quarantined"), "true");
+    // It is no head of ours.
+    let head = format!("/xrpc/com.atproto.sync.getLatestCommit?did={}", account.did);
+    assert_eq!(server.get(&head).await.status, 400);
+
+    // One bit of it went bad, or a part of it is gone.
+    let damaged = [&[first[0] ^ 1], &first[1..]].concat();
+    for chunks in [&[&damaged[..], rest][..], &[first][..]] {
+        let store = MemoryStore::new();
+        keep_car(&store, &account, &sent, chunks);
+        let server = Server::start(&store).await;
+        assert_eq!(server.get(&uri(&account)).await.status, 500);
+        assert_eq!(count(&server, ExportResult::Unproven), 1);
+    }
+    // What is hidden stays hidden.
+    let hidden = Account::new("lax", 1)
+        .unloaded()
+        .status(crate::types::AccountStatus::Takendown);
+    let store = MemoryStore::new();
+    keep_car(&store, &hidden, &sent, &[first, rest]);
+    let answer = Server::start(&store).await.get(&uri(&hidden)).await;
+    assert_eq!(answer.error(), (400, "RepoTakendown".to_owned()));
+
+    // A proven copy goes before it.
+    let (store, account) = (MemoryStore::new(), small());
+    account.save(&store);
+    keep_car(&store, &account, &sent, &[first, rest]);
+    let answer = Server::start(&store).await.get(&uri(&account)).await;
+    assert_eq!(
+        parse_car(&answer.body).expect("a CAR").roots,
+        [account.head().commit]
+    );
+    assert_eq!(answer.header("firekeep-quarantined"), "");
+}
+
 #[tokio::test]
 async fn an_empty_repository_exports() {
     let (store, account) = (MemoryStore::new(), Account::new("empty", 1));

@@ -138,8 +138,17 @@ impl Account {
             mime: Some(mime.to_owned()),
             first_seen: Timestamp::default(),
             tries: 0,
+            withheld_since: None,
         };
         self.blobs.push((cid, row, Vec::new()));
+        self
+    }
+
+    /// The host withholds the blobs that were added so far.
+    pub(super) fn withheld(mut self) -> Self {
+        for (_, row, _) in &mut self.blobs {
+            row.withheld_since = Some(Timestamp::from_micros(1));
+        }
         self
     }
 

@@ -29,6 +29,22 @@ impl Health {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = readiness;
     }
 
+    /// Something that serving needs has failed: until it has [`recovered`](Self::recovered).
+    pub fn failed(&self, why: &'static str) {
+        let mut now = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*now, Readiness::Ready | Readiness::Failed(_)) {
+            *now = Readiness::Failed(why);
+        }
+    }
+
+    /// What had failed works again.
+    pub fn recovered(&self) {
+        let mut now = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Readiness::Failed(_) = *now {
+            *now = Readiness::Ready;
+        }
+    }
+
     /// What is the case.
     #[must_use]
     pub fn get(&self) -> Readiness {
@@ -44,5 +60,28 @@ impl Health {
             Readiness::Failed(why) => Some(why),
             Readiness::Stopping => Some("stopping"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_ends_with_what_failed_and_never_hides_a_start_or_a_stop() {
+        let health = Health::default();
+        health.failed("gone");
+        health.recovered();
+        assert_eq!(health.get(), Readiness::Starting);
+        health.set(Readiness::Ready);
+        health.failed("gone");
+        assert_eq!(health.trouble(), Some("gone"));
+        health.recovered();
+        assert_eq!(health.trouble(), None);
+        health.failed("gone");
+        health.set(Readiness::Stopping);
+        health.failed("gone");
+        health.recovered();
+        assert_eq!(health.get(), Readiness::Stopping);
     }
 }

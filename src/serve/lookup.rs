@@ -2,12 +2,12 @@
 //!
 //! Hidden means hidden: an account that its host reports as taken down, suspended, deactivated or deleted is not
 //! served, whatever is held of it; and a blob is served only while a live record of the very account refers
-//! to it.
+//! to it, and its host does not withhold it.
 
 use std::collections::BinaryHeap;
 
 use crate::mirror::reader::Mirror;
-use crate::mirror::rows::{AccountRow, AccountStatus, BlobRow, BlobState, Head};
+use crate::mirror::rows::{AccountRow, AccountStatus, BlobRow, Head, KeptCar};
 use crate::mirror::{StoreError, keyspace};
 use crate::types::{Cid, Codec, Did, Digest, Rev};
 
@@ -61,6 +61,38 @@ pub(super) fn served(mirror: &Mirror<'_>, did: &Did) -> Result<Served, Failure> 
             head,
         }),
         _ => Err(XrpcError::RepoNotFound(did.clone()).into()),
+    }
+}
+
+/// What `getRepo` gives of an account.
+pub(super) enum Exported {
+    /// A copy that proves.
+    Proven(Served),
+    /// There is none: what its host gave, as it came, though it does not rebuild to its signed root.
+    AsItCame(KeptCar),
+}
+
+impl Exported {
+    /// The commit that it stands at.
+    pub(super) const fn commit(&self) -> Cid {
+        match self {
+            Self::Proven(served) => served.head.commit,
+            Self::AsItCame(car) => car.commit,
+        }
+    }
+}
+
+/// The repository, if the account is served. A proven copy goes before a newer one that does not rebuild.
+pub(super) fn exported(mirror: &Mirror<'_>, did: &Did) -> Result<Exported, Failure> {
+    let row = mirror
+        .account(did)?
+        .ok_or_else(|| XrpcError::RepoNotFound(did.clone()))?;
+    match (row.head.is_none(), row.kept_car) {
+        (true, Some(car)) => {
+            check_visible(&row.upstream, did)?;
+            Ok(Exported::AsItCame(car))
+        }
+        _ => served(mirror, did).map(Exported::Proven),
     }
 }
 
@@ -135,7 +167,7 @@ pub(super) fn served_blob(mirror: &Mirror<'_>, did: &Did, cid: &Cid) -> Result<(
         return Err(XrpcError::BlobNotFound.into());
     }
     match mirror.blob(account.did_number, digest)? {
-        Some(row) if matches!(row.state, BlobState::Held | BlobState::Archived) => Ok((account, row)),
+        Some(row) if row.state.is_stored() && row.withheld_since.is_none() => Ok((account, row)),
         _ => Err(XrpcError::BlobNotFound.into()),
     }
 }

@@ -214,6 +214,38 @@ impl SimAccount {
         car
     }
 
+    /// The same records as a lax host would sign and send them under this rev: in one node, whatever their layers,
+    /// and without shared prefixes. The head, and the blocks: the node first, the commit last.
+    #[must_use]
+    pub fn lax_blocks(&self, rev: Rev) -> (Cid, Vec<(Cid, Vec<u8>)>) {
+        use crate::repo::cbor::encode;
+
+        let mut node = Vec::new();
+        encode::map(&mut node, 2);
+        encode::text(&mut node, "e");
+        encode::array(&mut node, self.records.len());
+        for (path, bytes) in &self.records {
+            encode::map(&mut node, 4);
+            encode::text(&mut node, "k");
+            encode::bytes(&mut node, path.as_bytes());
+            encode::text(&mut node, "p");
+            encode::integer(&mut node, 0);
+            encode::text(&mut node, "t");
+            encode::null(&mut node);
+            encode::text(&mut node, "v");
+            encode::link(&mut node, &Cid::of_block(bytes));
+        }
+        encode::text(&mut node, "l");
+        encode::null(&mut node);
+        let (data, commit) = (Cid::of_block(&node), self.sign_over(rev, Cid::of_block(&node)));
+        let records = self
+            .records
+            .values()
+            .map(|bytes| (Cid::of_block(bytes), bytes.clone()));
+        let blocks = [(data, node)].into_iter().chain(records);
+        (commit.0, blocks.chain([commit.clone()]).collect())
+    }
+
     /// The blocks of an export, in its order.
     #[must_use]
     pub fn export_blocks(&self) -> Vec<(Cid, Vec<u8>)> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::account::{SimAccount, Write, post, post_with_blob};
 use super::faults::Fault;
 use super::flaws;
+use super::moves;
 use super::oracle::Oracle;
 use super::pds::{BlobGiven, Document, HostAccount, Network, Said, SimBlob};
 use super::world::{Event, World};
@@ -27,7 +28,7 @@ pub fn act(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: usiz
     if count == 0 || (count < ACCOUNTS_MAX && world.host_rng.chance(80)) {
         return add_account(world, net, oracle, host);
     }
-    if world.faulty && world.host_rng.chance(FAULT_PERMILLE) {
+    if world.faulty && net.hosts[host].followed && world.host_rng.chance(FAULT_PERMILLE) {
         let fault = Fault::ALL[world.host_rng.index(Fault::ALL.len())];
         if world.is_enabled(fault) && host_fault(world, net, oracle, host, fault) {
             return;
@@ -43,10 +44,10 @@ pub fn act(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: usiz
 }
 
 /// An active account of a host.
-fn some_account(world: &mut World, net: &Network, host: usize) -> Option<Did> {
+pub(super) fn some_account(world: &mut World, net: &Network, host: usize) -> Option<Did> {
     let accounts = net.hosts[host].books.accounts.iter();
     let active: Vec<_> = accounts
-        .filter(|(_, held)| held.status.is_active() && !held.forgotten)
+        .filter(|(did, held)| held.status.is_active() && !held.forgotten && net.is_home(host, did))
         .map(|(did, _)| did.clone())
         .collect();
     (!active.is_empty()).then(|| active[world.host_rng.index(active.len())].clone())
@@ -55,12 +56,12 @@ fn some_account(world: &mut World, net: &Network, host: usize) -> Option<Did> {
 fn add_account(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: usize) {
     let number = oracle.next_account();
     let account = SimAccount::new(number, world.now);
-    let did = account.did().clone();
-    let name = net.hosts[host].name.clone();
-    let key = account.key().to_did_key();
-    net.plc
-        .documents
-        .insert(did.clone(), Document { key, host: name });
+    let document = Document {
+        key: account.key().to_did_key(),
+        host: net.hosts[host].name.clone(),
+    };
+    let did = net.plc.create(document, world.now);
+    let account = account.with_did(did.clone());
     oracle.committed(&account);
     net.hosts[host].books.accounts.insert(
         did.clone(),
@@ -222,7 +223,13 @@ fn host_fault(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: u
             net.hosts[host].lists_nothing = !net.hosts[host].lists_nothing;
             true
         }
-        Fault::Fork => fork(net, oracle, host, &did),
+        Fault::ListHalf => {
+            net.hosts[host].lists_half = !net.hosts[host].lists_half;
+            true
+        }
+        Fault::Moved | Fault::MovedAway => moves::move_out(world, net, oracle, host, &did, fault),
+        Fault::MovedHere => moves::move_in(world, net, oracle, host),
+        Fault::Fork => fork(world, net, oracle, host, &did),
         Fault::KeyRotated => rotate(world, net, oracle, host, &did),
         Fault::PlcDown => {
             net.plc.down = true;
@@ -314,8 +321,8 @@ fn mass_delete(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: 
     true
 }
 
-/// The head is replaced by another commit of the same rev; nobody is told.
-fn fork(net: &mut Network, oracle: &mut Oracle, host: usize, did: &Did) -> bool {
+/// The head is replaced by another commit of the same rev. Perhaps nobody is told.
+fn fork(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: usize, did: &Did) -> bool {
     let held = net.hosts[host]
         .books
         .accounts
@@ -326,6 +333,9 @@ fn fork(net: &mut Network, oracle: &mut Oracle, host: usize, did: &Did) -> bool 
     held.written += 1;
     held.account.write_as(&[(path, Some(post("fork")))], rev);
     oracle.committed(&held.account);
+    if world.host_rng.chance(500) {
+        net.hosts[host].emit_sync(did, world.now);
+    }
     true
 }
 
@@ -337,7 +347,8 @@ fn rotate(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: usize
         key: held.account.key().to_did_key(),
         host: pds.name.clone(),
     };
-    net.plc.documents.insert(did.clone(), document);
+    let stale_until = moves::stale_until(world);
+    net.plc.change(did, document, world.now, stale_until);
     pds.emit_identity(did, world.now);
     // The head is still signed by the old key; the next write settles that.
     for _ in 0..=world.host_rng.below(10) {
@@ -361,11 +372,12 @@ fn turn_off(world: &mut World, net: &mut Network, host: usize, did: &Did, status
 /// The account becomes active again: what the reference PDS says then.
 pub fn reactivate(world: &mut World, net: &mut Network, host: usize, did: &Did) {
     let now = world.now;
+    let home = net.is_home(host, did);
     let pds = &mut net.hosts[host];
     let Some(held) = pds.books.accounts.get_mut(did) else {
         return;
     };
-    if held.status.is_active() {
+    if held.status.is_active() || !home {
         return;
     }
     held.status = AccountStatus::Active;
@@ -407,18 +419,19 @@ fn go_back(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: usiz
 
 /// Everything outside is whole again. Nobody says what was not said.
 pub fn mend(world: &mut World, net: &mut Network) {
-    net.plc.down = false;
+    net.plc.mend();
     for pds in &mut net.hosts {
         pds.down = false;
-        pds.lists_nothing = false;
+        (pds.lists_nothing, pds.lists_half) = (false, false);
         let mut changed = Vec::new();
         for (did, held) in &mut pds.books.accounts {
             held.forgotten = false;
             // A host that went back signs with the key of that time: the document has to name it.
-            let document = net.plc.documents.get_mut(did).expect("every account has one");
+            let document = net.plc.truth(did);
             let key = held.account.key().to_did_key();
-            if document.key != key {
-                document.key = key;
+            if document.host == pds.name && document.key != key {
+                let host = pds.name.clone();
+                net.plc.change(did, Document { key, host }, world.now, None);
                 changed.push(did.clone());
             }
         }

@@ -12,12 +12,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::bucket::Archive;
 use super::faults::Fault;
 use super::fetch::Cached;
+use super::flaws;
 use super::oracle::{Oracle, PARKED_BYTES_MAX, PARKED_FRAMES_MAX, Verdict};
 use super::pds::{Network, Opening};
 use super::tally;
-use super::work::{Archive, Work};
+use super::work::Work;
 use super::world::{Event, World};
 use crate::mirror::applier::epochs::resume_cursor;
 use crate::mirror::applier::{Applier, ApplierLimits};
@@ -30,7 +32,7 @@ use crate::mirror::store::{Batch, Family, KeyRange, Store, StoreError, View as _
 use crate::repo::signing_key::SigningKey;
 use crate::stream::encode::encode_frame;
 use crate::stream::frame::error::Severity;
-use crate::stream::frame::{ErrorFrame, Frame, FrameError, InfoFrame, UnknownFrame, decode_frame};
+use crate::stream::frame::{ErrorFrame, Frame, FrameError, InfoFrame, decode_frame};
 use crate::stream::session::{Loss, Session};
 use crate::types::{Did, HostName};
 use crate::verify::{FrameContent, KeyLookup, Notice, check_frame};
@@ -103,6 +105,7 @@ fn limits() -> ApplierLimits {
         snapshot_bytes: 16 << 10,
         listing_interval: LISTING_INTERVAL,
         audit_interval: AUDIT_INTERVAL,
+        gone_percent: 10,
         rebuild_records_max: REBUILD_RECORDS_MAX,
         rebuild_records_per_group_max: 3 * REBUILD_RECORDS_MAX,
     }
@@ -139,6 +142,10 @@ impl Daemon {
     fn begin(&mut self, world: &mut World, net: &Network) -> Result<(), StoreError> {
         self.applier.drop_orphans()?;
         for (host, pds) in net.hosts.iter().enumerate() {
+            if !pds.followed {
+                self.links.resize_with(net.hosts.len(), Link::default);
+                continue;
+            }
             self.applier
                 .ensure_host(&pds.name, &format!("https://{}", pds.name))?;
             let number = self.links.get(host).map_or(0, |link| link.number + 1);
@@ -162,7 +169,7 @@ impl Daemon {
         self.send(
             world,
             Input::ArchiveLinked {
-                id: "archive".to_owned(),
+                id: self.archive.id.clone(),
             },
             None,
         );
@@ -170,17 +177,26 @@ impl Daemon {
         Ok(())
     }
 
-    /// The power goes: a prefix of what was not synced survives. Then everything begins again.
+    /// The power goes: a prefix of what was not synced survives. Then everything begins again, with power for so
+    /// many batches if that is said.
     ///
     /// # Errors
-    /// When the core does not open what the crash left.
-    pub fn crash(&mut self, world: &mut World, net: &Network) -> Result<(), StoreError> {
+    /// When the core does not open what the crash left, or the power goes again.
+    pub fn crash(
+        &mut self,
+        world: &mut World,
+        net: &Network,
+        batches: Option<u64>,
+    ) -> Result<(), StoreError> {
         let unsynced = self.store.unsynced();
         let keep = world.daemon_rng.index(unsynced + 1);
         let lost = self.store.crash(keep);
         world
             .trace
             .say(|| format!("crash: {lost} of {unsynced} unsynced batches lost"));
+        if let Some(batches) = batches {
+            self.store.lose_power_after(batches);
+        }
         self.life += 1;
         self.queue.clear();
         self.works.clear();
@@ -312,7 +328,7 @@ impl Daemon {
             let loss = self.receive(world, net, host, half).err();
             return self.lost(world, net, host, &loss.unwrap_or(Loss::Silent));
         }
-        let odd = self.odd_frame(world);
+        let odd = flaws::odd_frame(world);
         let twice = world.strikes(Fault::DuplicateFrame, 15);
         let mut frames: Vec<Vec<u8>> = odd.into_iter().collect();
         let next = net.hosts[host].next_event(event.seq).cloned();
@@ -338,25 +354,6 @@ impl Daemon {
             world.after(Duration::from_millis(1), Event::Deliver { host, link: number });
         }
         self.poke(world, net, host);
-    }
-
-    fn odd_frame(&self, world: &mut World) -> Option<Vec<u8>> {
-        if world.strikes(Fault::GarbageFrame, 10) {
-            return Some((0..20).map(|_| world.net_rng.next().to_le_bytes()[0]).collect());
-        }
-        if world.strikes(Fault::UnknownFrame, 20) {
-            return Some(encode_frame(&Frame::Unknown(UnknownFrame {
-                op: 1,
-                t: Some("#news"),
-                seq: Some(1 << 50),
-            })));
-        }
-        world.strikes(Fault::ConsumerTooSlow, 10).then(|| {
-            encode_frame(&Frame::Error(ErrorFrame {
-                error: "ConsumerTooSlow",
-                message: None,
-            }))
-        })
     }
 
     /// What the subscriber does with a message, then what the verifier does with the frame.
@@ -481,6 +478,7 @@ impl Daemon {
             totals.accounts.retain(|_, count| *count > 0);
             totals.sync.retain(|_, count| *count > 0);
             totals.blobs.retain(|_, count| *count > 0);
+            totals.active.retain(|_, count| *count > 0);
             totals
         };
         let (ours, rows) = (nonzero(self.applier.totals()), nonzero(counted.totals()));

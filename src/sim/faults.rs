@@ -111,11 +111,33 @@ pub enum Fault {
     Burst,
     /// A bit of our own copy rots.
     BitRot,
+    /// The power goes between two writes of one step.
+    CrashMidStep,
+    /// An account moves to another host that is followed.
+    Moved,
+    /// An account moves where nobody follows it.
+    MovedAway,
+    /// An account comes from where nobody followed it.
+    MovedHere,
+    /// The directory gives a DID's document of before for a while.
+    PlcStale,
+    /// A host leaves accounts out of its listing.
+    ListHalf,
+    /// An export with blocks that do not belong there, and some twice.
+    ExportPadded,
+    /// The bucket answers with an error.
+    BucketError,
+    /// The bucket takes minutes.
+    BucketSlow,
+    /// The bucket takes an object, and the answer is lost.
+    BucketAnswerLost,
+    /// Somebody empties the bucket.
+    BucketEmptied,
 }
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 54] = [
+    pub const ALL: [Self; 65] = [
         Self::Crash,
         Self::CutConnection,
         Self::DuplicateFrame,
@@ -170,6 +192,17 @@ impl Fault {
         Self::Burst,
         Self::BitRot,
         Self::BlobLate,
+        Self::CrashMidStep,
+        Self::Moved,
+        Self::MovedAway,
+        Self::MovedHere,
+        Self::PlcStale,
+        Self::ListHalf,
+        Self::ExportPadded,
+        Self::BucketError,
+        Self::BucketSlow,
+        Self::BucketAnswerLost,
+        Self::BucketEmptied,
     ];
 
     /// The name, for tables.
@@ -230,6 +263,17 @@ impl Fault {
             Self::Burst => "burst",
             Self::BitRot => "bit_rot",
             Self::BlobLate => "blob_late",
+            Self::CrashMidStep => "crash_mid_step",
+            Self::Moved => "moved",
+            Self::MovedAway => "moved_away",
+            Self::MovedHere => "moved_here",
+            Self::PlcStale => "plc_stale",
+            Self::ListHalf => "list_half",
+            Self::ExportPadded => "export_padded",
+            Self::BucketError => "bucket_error",
+            Self::BucketSlow => "bucket_slow",
+            Self::BucketAnswerLost => "bucket_answer_lost",
+            Self::BucketEmptied => "bucket_emptied",
         }
     }
 }

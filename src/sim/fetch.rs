@@ -8,6 +8,7 @@ use super::faults::Fault;
 use super::pds::{Network, Refusal};
 use super::work::Work;
 use super::world::World;
+use crate::identity::plc_log::PlcLog;
 use crate::mirror::input::{BlobMention, FetchFailure, Fetched, FetchedContent, Input};
 use crate::mirror::keyspace;
 use crate::mirror::rows::{AccountRow, DesyncReason, RecordValue, StoredIdentity, SyncState};
@@ -17,7 +18,7 @@ use crate::repo::commit::Commit;
 use crate::repo::record::scan_record;
 use crate::repo::signing_key::SigningKey;
 use crate::types::{Did, Digest, HostName, Timestamp};
-use crate::verify::check_repo;
+use crate::verify::{HeadKey, check_repo};
 
 const IDENTITY_RETRY: Duration = Duration::from_secs(10);
 /// As in `mirror/resync.rs`.
@@ -30,6 +31,8 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 const FAILURE_FOR: Duration = Duration::from_secs(15);
 /// How a fault says that nothing but the key is wrong.
 const OTHER_KEY: &str = "bad_signature";
+/// As in `mirror/resync.rs`.
+const EARLIER_KEYS_MAX: usize = 16;
 
 /// What the resolver remembers of a DID.
 #[derive(Debug, Clone, Default)]
@@ -62,6 +65,7 @@ impl Daemon {
                 did,
                 host: row.host.clone(),
                 failure: FetchFailure::Inactive(row.upstream.clone()),
+                asked_at: work.begun,
                 task,
                 retry_at: world.now.plus(INACTIVE_RETRY),
             });
@@ -84,6 +88,7 @@ impl Daemon {
                     did,
                     host: row.host.clone(),
                     failure,
+                    asked_at: work.begun,
                     task,
                     retry_at: world.now.plus(wait).plus(jitter),
                 }
@@ -99,8 +104,8 @@ impl Daemon {
         row: &AccountRow,
         reason: DesyncReason,
     ) -> Result<Result<(StoredIdentity, FetchedContent), FetchFailure>, StoreError> {
-        let refresh =
-            row.identity.is_none() || matches!(reason, DesyncReason::BadSignature | DesyncReason::Moved);
+        let announced = row.identity.is_none() && row.head.is_some();
+        let refresh = announced || matches!(reason, DesyncReason::BadSignature | DesyncReason::Moved);
         let identity = match self.resolve(net, did, refresh, world.now) {
             Err("too soon") => self.resolve(net, did, false, world.now),
             resolved => resolved,
@@ -134,12 +139,27 @@ impl Daemon {
             return Ok(Ok((identity, FetchedContent::Unchanged { commit: head.commit })));
         }
         let car = export(world, &held.account);
-        let loaded = self.check_and_load(&car, did, &key, world.now)?;
-        // The keys of before, from the audit log, are not modelled.
-        let other_key = matches!(&loaded, Err(FetchFailure::Unproven(text)) if text.contains(OTHER_KEY));
-        if other_key && let Some((identity, key)) = self.newer_key(net, did, &row.host, &key, world.now) {
-            let loaded = self.check_and_load(&car, did, &key, world.now)?;
-            return Ok(loaded.map(|content| (identity, content)));
+        let (mut identity, mut key) = (identity, key);
+        let mut loaded = self.check_and_load(&car, did, HeadKey::Current(&key), world.now)?;
+        if is_other_key(&loaded)
+            && let Some(newer) = self.newer_key(net, did, &row.host, &key, world.now)
+        {
+            (identity, key) = newer;
+            loaded = self.check_and_load(&car, did, HeadKey::Current(&key), world.now)?;
+        }
+        if is_other_key(&loaded) {
+            let Some(log) = net.plc.audit_log(did) else {
+                let text = "its key history: the directory does not answer".to_owned();
+                return Ok(Err(FetchFailure::NoIdentity(text)));
+            };
+            let log = PlcLog::parse(did, &log).expect("the directory gives good logs");
+            for earlier in log.earlier_keys(&key, EARLIER_KEYS_MAX) {
+                loaded = self.check_and_load(&car, did, HeadKey::Earlier(&earlier), world.now)?;
+                if !is_other_key(&loaded) {
+                    world.reason("head", "signed by a key of before");
+                    break;
+                }
+            }
         }
         Ok(loaded.map(|content| (identity, content)))
     }
@@ -165,7 +185,7 @@ impl Daemon {
         &self,
         car: &[u8],
         did: &Did,
-        key: &SigningKey,
+        key: HeadKey<'_>,
         now: Timestamp,
     ) -> Result<Result<FetchedContent, FetchFailure>, StoreError> {
         let unproven = |text: &str| Ok(Err(FetchFailure::Unproven(text.to_owned())));
@@ -262,7 +282,7 @@ impl Daemon {
         if refresh {
             cached.refreshed_at = Some(now);
         }
-        let found = if net.plc.down { None } else { read(net, did, now) };
+        let found = read(net, did, now);
         match found {
             Some(identity) => {
                 cached.identity = Some(identity.clone());
@@ -293,12 +313,16 @@ impl Daemon {
 }
 
 fn read(net: &Network, did: &Did, now: Timestamp) -> Option<StoredIdentity> {
-    let document = net.plc.documents.get(did)?;
+    let document = net.plc.read(did, now)?;
     Some(StoredIdentity {
         key: Some(document.key.clone()),
         host: Some(document.host.to_string()),
         read_at: now,
     })
+}
+
+fn is_other_key(loaded: &Result<FetchedContent, FetchFailure>) -> bool {
+    matches!(loaded, Err(FetchFailure::Unproven(text)) if text.contains(OTHER_KEY))
 }
 
 fn failure_of(refusal: Refusal) -> FetchFailure {
@@ -318,6 +342,11 @@ fn export(world: &mut World, account: &super::SimAccount) -> Vec<u8> {
     }
     if world.strikes(Fault::ExportTruncated, 150) {
         blocks.truncate(world.net_rng.index(blocks.len()));
+    }
+    if !blocks.is_empty() && world.strikes(Fault::ExportPadded, 150) {
+        let twice = blocks[world.net_rng.index(blocks.len())].clone();
+        let foreign = super::account::post("of nobody");
+        blocks.extend([twice, (crate::types::Cid::of_block(&foreign), foreign)]);
     }
     if world.strikes(Fault::ExportTorn, 150) {
         // A commit went by while the tree was read: the head is the new one, some of the rest is not there.

@@ -2,8 +2,9 @@
 
 use super::account::{CommitParts, PartOp, SimAccount, post};
 use super::faults::Fault;
-use super::world::Rng;
-use crate::stream::frame::Action;
+use super::world::{Rng, World};
+use crate::stream::encode::encode_frame;
+use crate::stream::frame::{Action, ErrorFrame, Frame, UnknownFrame};
 use crate::types::{Cid, Did, Rev, Timestamp};
 
 /// Flaws of a frame alone: the commit in it is the account's, or could be.
@@ -152,4 +153,24 @@ pub fn forge(flaw: Fault, account: &SimAccount, other: &Did, seq: u64, now: Time
     }
     parts.root = parts.commit.0;
     parts.frame(seq, now)
+}
+
+/// Something on the wire that is no event of the host, sometimes.
+pub(super) fn odd_frame(world: &mut World) -> Option<Vec<u8>> {
+    if world.strikes(Fault::GarbageFrame, 10) {
+        return Some((0..20).map(|_| world.net_rng.next().to_le_bytes()[0]).collect());
+    }
+    if world.strikes(Fault::UnknownFrame, 20) {
+        return Some(encode_frame(&Frame::Unknown(UnknownFrame {
+            op: 1,
+            t: Some("#news"),
+            seq: Some(1 << 50),
+        })));
+    }
+    world.strikes(Fault::ConsumerTooSlow, 10).then(|| {
+        encode_frame(&Frame::Error(ErrorFrame {
+            error: "ConsumerTooSlow",
+            message: None,
+        }))
+    })
 }

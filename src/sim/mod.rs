@@ -3,16 +3,20 @@
 //! Compiled for tests and with the feature `sim`. Shares the encoders with the rest and none of the checks;
 //! what an account should hold is kept as a plain map, never read back from our tree.
 //!
-//! [`run`] plays a seed: hosts and their users ([`act`], [`pds`], [`flaws`]), the daemon around the real
-//! core ([`daemon`], [`work`], [`fetch`]) and the [`oracle`], in one [`world`] with its own time and chance. The same
+//! [`run`] plays a seed: hosts, their users and the directory ([`act`], [`pds`], [`flaws`]), the daemon around the
+//! real core ([`daemon`], [`work`], [`fetch`]), its [`bucket`], and the [`oracle`], in one [`world`] with its own time and chance. The same
 //! seed gives the same trace.
 
 pub mod account;
 pub mod act;
+mod archived;
+mod asked;
+pub mod bucket;
 pub mod daemon;
 pub mod faults;
 pub mod fetch;
 pub mod flaws;
+mod moves;
 pub mod oracle;
 pub mod pds;
 pub mod run;

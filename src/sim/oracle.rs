@@ -10,10 +10,9 @@ use std::rc::Rc;
 use super::account::SimAccount;
 use super::pds::{BlobGiven, Network, Said, SimPds};
 use super::slow_tree;
-use super::work::Archive;
 use crate::mirror::keyspace;
 use crate::mirror::reader::Mirror;
-use crate::mirror::rows::{AccountRow, BlobState, Listing, Row as _, SyncState};
+use crate::mirror::rows::{AccountRow, BlobState, HeadSigner, Listing, Row as _, SyncState};
 use crate::mirror::store::{Family, KeyRange, View};
 use crate::types::{Cid, Did, Digest, HostName, Rev, Timestamp};
 
@@ -23,11 +22,13 @@ pub const PARKED_FRAMES_MAX: u64 = 6;
 pub const PARKED_BYTES_MAX: u64 = 1 << 20;
 
 /// A state that an account really had.
-struct Version {
+pub(super) struct Version {
     rev: Rev,
-    block: Vec<u8>,
+    pub(super) block: Vec<u8>,
     root: Digest,
-    records: Rc<BTreeMap<String, Vec<u8>>>,
+    pub(super) records: Rc<BTreeMap<String, Vec<u8>>>,
+    /// The key that signed it.
+    signer: String,
 }
 
 /// What was seen of an account in the mirror.
@@ -47,6 +48,8 @@ pub struct Oracle {
     rotten: BTreeMap<Did, u64>,
     accounts: u64,
     steps: u64,
+    /// Objects of the archive that were found whole: none is written twice.
+    pub(super) proven_objects: BTreeSet<String>,
 }
 
 /// A broken promise: which, and how.
@@ -70,9 +73,15 @@ impl Oracle {
             block: account.commit_block().to_vec(),
             root: slow_tree::root(&records),
             records,
+            signer: account.key().to_did_key(),
         };
         let versions = self.versions.entry(account.did().clone()).or_default();
         versions.insert(account.head(), version);
+    }
+
+    /// The state of an account under this commit, if it ever had it.
+    pub(super) fn version(&self, did: &Did, commit: &Cid) -> Option<&Version> {
+        self.versions.get(did)?.get(commit)
     }
 
     /// A host's numbers went back while the mirror was in this epoch of it.
@@ -149,8 +158,7 @@ impl Oracle {
                 number => Err(format!("G2: {did} has account number {number} and no head")),
             };
         };
-        let versions = self.versions.get(did);
-        let Some(version) = versions.and_then(|versions| versions.get(&head.commit)) else {
+        let Some(version) = self.version(did, &head.commit) else {
             return Err(format!(
                 "G2: {did} stands at {}, which it never made",
                 head.commit
@@ -158,6 +166,11 @@ impl Oracle {
         };
         if version.rev != head.rev || version.block != head.commit_block {
             return Err(format!("G2: the head of {did} is not what it signed"));
+        }
+        if let HeadSigner::Earlier { key } = &row.head_signed_by
+            && *key != version.signer
+        {
+            return Err(format!("G2: the head of {did} is not signed by {key}"));
         }
         if version.root != *head.data.digest() {
             return Err(format!("G2: the root of {did} is not that of its records"));
@@ -201,7 +214,8 @@ impl Oracle {
             return Err(format!("G3: the cursor passed {seq}, and {did} is unknown"));
         };
         let applied = row.head.as_ref().is_some_and(|head| head.rev >= rev);
-        let flagged = matches!(row.sync, SyncState::Wanted { .. }) || !row.upstream.is_active();
+        let unfollowed = matches!(row.sync, SyncState::Wanted { .. } | SyncState::Moved { .. });
+        let flagged = unfollowed || !row.upstream.is_active();
         if applied || flagged || row.host != pds.name {
             return Ok(());
         }
@@ -221,18 +235,26 @@ impl Oracle {
     ///
     /// # Errors
     /// What is not.
-    pub fn check_converged(
-        &self,
-        view: &dyn View,
-        net: &Network,
-        archive: &Archive,
-        now: Timestamp,
-    ) -> Verdict {
+    pub fn check_converged(&self, view: &dyn View, net: &Network, now: Timestamp) -> Verdict {
         let mirror = Mirror::new(view);
-        for pds in &net.hosts {
+        for (host, pds) in net.hosts.iter().enumerate() {
             for (did, held) in &pds.books.accounts {
+                // The host that an account left holds it still; it counts for nothing.
+                if !net.is_home(host, did) {
+                    continue;
+                }
                 let row = mirror.account(did).map_err(|error| error.to_string())?;
+                if !pds.followed {
+                    check_away(net, did, row.as_ref())?;
+                    continue;
+                }
                 let row = row.ok_or_else(|| format!("G1: {did} is unknown"))?;
+                if row.host != pds.name {
+                    return Err(format!(
+                        "G1: {did} moved to {}, and is followed at {}",
+                        pds.name, row.host
+                    ));
+                }
                 if row.upstream.label() != held.status.label() {
                     return Err(format!(
                         "G1: {did} is {} here and {} there",
@@ -269,19 +291,30 @@ impl Oracle {
                         row.sync, row.awaiting_identity, row.parked
                     ));
                 }
-                check_blobs(
-                    &mirror,
-                    did,
-                    &row,
-                    &held.blobs,
-                    held.account.records(),
-                    archive,
-                    now,
-                )?;
+                if !row.is_snapshotted() {
+                    return Err(format!("G1: {did} is not in the archive as it is"));
+                }
+                check_blobs(&mirror, did, &row, &held.blobs, held.account.records(), now)?;
             }
         }
         Ok(())
     }
+}
+
+/// G1 of an account that is where nobody follows it: it is marked so, unless the host that it left says (wrongly)
+/// that it is still there.
+fn check_away(net: &Network, did: &Did, row: Option<&AccountRow>) -> Verdict {
+    let Some(row) = row else { return Ok(()) };
+    let left = net.hosts.iter().find(|pds| pds.name == row.host);
+    let kept = left.and_then(|pds| pds.books.accounts.get(did));
+    let claimed = kept.is_some_and(|held| held.status.is_active());
+    if claimed || matches!(row.sync, SyncState::Moved { .. }) {
+        return Ok(());
+    }
+    Err(format!(
+        "G1: {did} went where nobody follows it, and is {:?}",
+        row.sync
+    ))
 }
 
 /// G10: the queue is within its bounds, and the row counts it rightly.
@@ -376,7 +409,6 @@ fn check_blobs(
     row: &AccountRow,
     given: &BTreeMap<Digest, super::pds::SimBlob>,
     records: &BTreeMap<String, Vec<u8>>,
-    archive: &Archive,
     now: Timestamp,
 ) -> Verdict {
     let wanted: BTreeSet<Digest> = records.values().flat_map(|bytes| blobs_in(bytes)).collect();
@@ -398,13 +430,10 @@ fn check_blobs(
                 blob.state
             ));
         }
-        if blob.state == BlobState::Archived {
-            let bytes = archive.blobs.get(&(did.clone(), digest));
-            if bytes.is_none_or(|bytes| *Cid::of_blob(bytes).digest() != digest) {
-                return Err(format!(
-                    "G2: an archived blob of {did} is not in the archive, or not whole"
-                ));
-            }
+        if there == BlobGiven::Whole && blob.withheld_since.is_some() {
+            return Err(format!(
+                "G1: a blob that the host of {did} gives counts as withheld"
+            ));
         }
         if blob.state == BlobState::Held {
             let mut bytes = Vec::new();

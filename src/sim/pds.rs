@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::account::SimAccount;
+use crate::identity::plc_log::fixtures::LogMaker;
 use crate::stream::encode::encode_frame;
 use crate::stream::frame::{AccountFrame, Frame, IdentityFrame};
 use crate::types::{AccountStatus, Cid, Did, Digest, HostName, Rev, Timestamp};
@@ -106,6 +107,10 @@ pub struct SimPds {
     pub overtaken: BTreeSet<u64>,
     /// Its numbers went back in this very step.
     pub went_back_now: bool,
+    /// Whether the daemon follows it.
+    pub followed: bool,
+    /// It leaves accounts out of its listing.
+    pub lists_half: bool,
 }
 
 /// Why a host does not give what it was asked for.
@@ -133,6 +138,14 @@ pub enum Opening {
 /// An account of a listing.
 pub type ListedAccount = (Did, Cid, AccountStatus);
 
+impl Network {
+    /// Whether an account is at home at a host: its document names it.
+    #[must_use]
+    pub fn is_home(&self, host: usize, did: &Did) -> bool {
+        self.plc.truth(did).host == self.hosts[host].name
+    }
+}
+
 impl SimPds {
     /// A host without accounts.
     #[must_use]
@@ -151,6 +164,8 @@ impl SimPds {
             went_back: false,
             overtaken: BTreeSet::new(),
             went_back_now: false,
+            followed: true,
+            lists_half: false,
         }
     }
 
@@ -250,7 +265,11 @@ impl SimPds {
         if self.lists_nothing {
             return Ok((Vec::new(), None));
         }
-        let known = self.books.accounts.iter().filter(|(_, held)| !held.forgotten);
+        let shown = |did: &Did| {
+            !self.lists_half || did.as_str().len() % 2 == 1 || did.as_str().ends_with(|last| last > 'm')
+        };
+        let known = self.books.accounts.iter();
+        let known = known.filter(|(did, held)| !held.forgotten && shown(did));
         let mut after = known.filter(|(did, _)| cursor.is_none_or(|cursor| did.as_str() > cursor));
         let page: Vec<_> = after
             .by_ref()
@@ -305,12 +324,92 @@ pub struct Document {
 }
 
 /// The PLC directory.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Plc {
-    /// What it holds.
-    pub documents: BTreeMap<Did, Document>,
+    entries: BTreeMap<Did, PlcEntry>,
     /// It does not answer.
     pub down: bool,
+}
+
+/// A DID of the directory.
+struct PlcEntry {
+    document: Document,
+    log: LogMaker,
+    changed: Timestamp,
+    /// What is still given instead, and until when: a cache before the directory.
+    stale: Option<(Document, Timestamp)>,
+}
+
+/// Which of the fixtures' keys signs every operation.
+const ROTATION_KEY: u8 = 2;
+
+impl Plc {
+    /// A new DID, made by its first operation.
+    pub fn create(&mut self, document: Document, now: Timestamp) -> Did {
+        let mut log = LogMaker::new(now);
+        let host = document.host.to_string();
+        let genesis = LogMaker::operation(&[ROTATION_KEY], &document.key, &host, None);
+        log.push(genesis, ROTATION_KEY);
+        let did = log.did();
+        let entry = PlcEntry {
+            document,
+            log,
+            changed: now,
+            stale: None,
+        };
+        self.entries.insert(did.clone(), entry);
+        did
+    }
+
+    /// An operation changes a DID. Until `stale_until` the document of before is given.
+    pub fn change(&mut self, did: &Did, document: Document, now: Timestamp, stale_until: Option<Timestamp>) {
+        let entry = self.entries.get_mut(did).expect("every account has an entry");
+        entry.log.later(now.since(entry.changed));
+        let (prev, host) = (entry.log.last_cid(), document.host.to_string());
+        let operation = LogMaker::operation(&[ROTATION_KEY], &document.key, &host, Some(&prev));
+        entry.log.push(operation, ROTATION_KEY);
+        let before = std::mem::replace(&mut entry.document, document);
+        entry.stale = stale_until.map(|until| (before, until));
+        entry.changed = now;
+    }
+
+    /// What a DID is now, whatever is given out.
+    ///
+    /// # Panics
+    /// When there is no such DID.
+    #[must_use]
+    pub fn truth(&self, did: &Did) -> &Document {
+        &self
+            .entries
+            .get(did)
+            .expect("every account has an entry")
+            .document
+    }
+
+    /// The document, as it is given out.
+    #[must_use]
+    pub fn read(&self, did: &Did, now: Timestamp) -> Option<&Document> {
+        let entry = self.entries.get(did).filter(|_| !self.down)?;
+        match &entry.stale {
+            Some((before, until)) if now < *until => Some(before),
+            _ => Some(&entry.document),
+        }
+    }
+
+    /// The audit log's JSON.
+    #[must_use]
+    pub fn audit_log(&self, did: &Did) -> Option<Vec<u8>> {
+        let entry = self.entries.get(did).filter(|_| !self.down)?;
+        Some(entry.log.answer())
+    }
+
+    /// The directory answers, and gives what is so.
+    pub fn mend(&mut self) {
+        self.down = false;
+        for entry in self.entries.values_mut() {
+            entry.stale = None;
+        }
+    }
 }
 
 /// Everything outside of the daemon.

@@ -21,7 +21,7 @@ const SETTLE_MAX: Duration = Duration::from_secs(8 * 3600);
 const SETTLE_STEPS_MAX: u64 = 20_000;
 
 /// What came of a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// Its seed.
     pub seed: u64,
@@ -54,9 +54,12 @@ struct Run {
 #[must_use]
 pub fn run(seed: u64, keep_trace: bool) -> Report {
     let mut world = World::new(seed, keep_trace);
-    let hosts = 2 + world.host_rng.index(2);
+    // The last of them is not followed.
+    let hosts = 3 + world.host_rng.index(2);
+    let mut pdses: Vec<SimPds> = (1..=hosts).map(SimPds::new).collect();
+    pdses[hosts - 1].followed = false;
     let net = Network {
-        hosts: (1..=hosts).map(SimPds::new).collect(),
+        hosts: pdses,
         plc: Plc::default(),
     };
     let oracle = Oracle::default();
@@ -96,14 +99,24 @@ fn text(error: StoreError) -> String {
 impl Run {
     fn play(&mut self) -> Verdict {
         while let Some(event) = self.world.next_event() {
-            self.step(event)?;
+            if self.world.strikes(Fault::CrashMidStep, 3) {
+                let batches = self.world.daemon_rng.below(6);
+                self.daemon.store.lose_power_after(batches);
+            }
+            if let Err(why) = self.step(event)
+                && !self.daemon.store.is_without_power()
+            {
+                return Err(why);
+            }
+            if self.daemon.store.is_without_power() {
+                self.crash()?;
+            }
             if self.has_settled()? {
                 return self.daemon.check_totals();
             }
         }
         let view = self.daemon.store.view();
-        self.oracle
-            .check_converged(&*view, &self.net, &self.daemon.archive, self.world.now)
+        self.oracle.check_converged(&*view, &self.net, self.world.now)
     }
 
     fn step(&mut self, event: Event) -> Verdict {
@@ -136,12 +149,9 @@ impl Run {
             Event::Crash => {
                 if world.is_enabled(Fault::Crash) {
                     world.fire(Fault::Crash);
-                    self.daemon.crash(world, net).map_err(text)?;
-                    let view = self.daemon.store.view();
-                    self.oracle.check_all(&*view)?;
-                    self.oracle.check_cursors(&*view, net)?;
                     let wait = world.daemon_rng.millis(1, 120_000);
                     world.after(wait, Event::Crash);
+                    self.crash()?;
                 }
             }
             Event::HostUp { host } => net.hosts[host].down = false,
@@ -160,12 +170,32 @@ impl Run {
         Ok(())
     }
 
+    /// The power goes, and comes back, perhaps for no longer than a few writes.
+    fn crash(&mut self) -> Verdict {
+        let (world, net) = (&mut self.world, &mut self.net);
+        loop {
+            let short = world.is_enabled(Fault::CrashMidStep) && world.daemon_rng.chance(300);
+            let batches = short.then(|| world.daemon_rng.below(4));
+            match self.daemon.crash(world, net, batches) {
+                Err(_) if self.daemon.store.is_without_power() => world.fire(Fault::CrashMidStep),
+                done => break done.map_err(text)?,
+            }
+        }
+        let view = self.daemon.store.view();
+        self.oracle.check_all(&*view)?;
+        self.oracle.check_cursors(&*view, net)?;
+        self.oracle.check_archived(&*view, &self.daemon.archive)
+    }
+
     fn after_act(&mut self, host: usize) -> Verdict {
         let (world, net) = (&mut self.world, &mut self.net);
         if std::mem::take(&mut net.hosts[host].went_back_now) {
             let name = &net.hosts[host].name;
             let row = Mirror::new(&self.daemon.store).host(name).map_err(text)?;
             self.oracle.went_back(name, row.map_or(0, |row| row.epoch));
+        }
+        if !net.hosts[host].followed {
+            net.hosts[host].went_back = false;
         }
         if net.hosts[host].down || net.hosts[host].went_back {
             let loss = Loss::Broken("the host restarts".to_owned());
@@ -179,7 +209,15 @@ impl Run {
                 self.oracle.rots(&did, number);
             }
         }
-        self.daemon.poke(world, net, host);
+        for host in 0..net.hosts.len() {
+            self.daemon.poke(world, net, host);
+        }
+        if self.world.strikes(Fault::BucketEmptied, 6) {
+            // Whoever did it starts the daemon with the new archive; until then it would refuse.
+            let number = self.world.trace.steps();
+            self.daemon.archive.empty(number);
+            self.crash()?;
+        }
         Ok(())
     }
 
@@ -205,12 +243,10 @@ impl Run {
         }
         let view = self.daemon.store.view();
         let waited = self.world.now.since(since);
-        match self
-            .oracle
-            .check_converged(&*view, &self.net, &self.daemon.archive, self.world.now)
-        {
+        match self.oracle.check_converged(&*view, &self.net, self.world.now) {
             Ok(()) => {
                 self.oracle.check_all(&*view)?;
+                self.oracle.check_archived(&*view, &self.daemon.archive)?;
                 self.settled_in = Some(waited.as_secs());
                 Ok(true)
             }

@@ -13,6 +13,18 @@ type Hash = [u8; 32];
 /// The digest of the root node over these records.
 #[must_use]
 pub fn root(records: &BTreeMap<String, Vec<u8>>) -> Hash {
+    build(records, &mut Vec::new())
+}
+
+/// Every node of the tree over these records.
+#[must_use]
+pub fn nodes(records: &BTreeMap<String, Vec<u8>>) -> Vec<Vec<u8>> {
+    let mut nodes = Vec::new();
+    build(records, &mut nodes);
+    nodes
+}
+
+fn build(records: &BTreeMap<String, Vec<u8>>, nodes: &mut Vec<Vec<u8>>) -> Hash {
     let leaves: Vec<Leaf> = records
         .iter()
         .map(|(path, bytes)| Leaf {
@@ -22,7 +34,7 @@ pub fn root(records: &BTreeMap<String, Vec<u8>>) -> Hash {
         })
         .collect();
     let top = leaves.iter().map(|leaf| leaf.layer).max().unwrap_or(0);
-    node(&leaves, top)
+    node(&leaves, top, nodes)
 }
 
 struct Leaf {
@@ -49,7 +61,7 @@ fn layer(path: &[u8]) -> u32 {
 }
 
 /// The node of a layer over these leaves, none of which lies above it.
-fn node(leaves: &[Leaf], layer: u32) -> Hash {
+fn node(leaves: &[Leaf], layer: u32, nodes: &mut Vec<Vec<u8>>) -> Hash {
     let mut entries: Vec<(&Leaf, &[Leaf])> = Vec::new();
     let first = leaves
         .iter()
@@ -65,7 +77,7 @@ fn node(leaves: &[Leaf], layer: u32) -> Hash {
         entries.push((leaf, &after[..next]));
         rest = &after[next..];
     }
-    let below = |leaves: &[Leaf]| (!leaves.is_empty()).then(|| node(leaves, layer - 1));
+    let mut below = |leaves: &[Leaf]| (!leaves.is_empty()).then(|| node(leaves, layer - 1, nodes));
 
     let mut out = vec![0xa2, 0x61, b'e'];
     head(&mut out, 4, entries.len());
@@ -85,7 +97,9 @@ fn node(leaves: &[Leaf], layer: u32) -> Hash {
     }
     out.extend([0x61, b'l']);
     link(&mut out, below(left));
-    hash(&out)
+    let hash = hash(&out);
+    nodes.push(out);
+    hash
 }
 
 fn head(out: &mut Vec<u8>, major: u8, value: usize) {

@@ -10,6 +10,8 @@ pub(super) fn count(world: &mut World, note: &Note) {
         Note::Rejected { reason, .. } => world.reason("reject", reason.label()),
         Note::Desynchronized { reason, .. } => world.reason("desync", reason.as_str()),
         Note::Swapped { reason, .. } => world.reason("swapped", reason.as_str()),
+        Note::Quarantined { reason, .. } => world.reason("quarantined", reason.as_str()),
+        Note::SkippedInQuarantine { .. } => world.reason("note", "skipped_in_quarantine"),
         Note::Unchanged { reason, .. } => world.reason("unchanged", reason.as_str()),
         Note::FetchFailed { failure, .. } => world.reason("fetch failed", failure.label()),
         Note::Applied { .. } => world.reason("note", "applied"),
@@ -23,6 +25,9 @@ pub(super) fn count(world: &mut World, note: &Note) {
         Note::Gap { .. } => world.reason("note", "gap"),
         Note::Noncanonical { .. } => world.reason("note", "noncanonical"),
         Note::Moved { .. } => world.reason("note", "moved"),
+        Note::BlobMissing { .. } => world.reason("note", "blob_missing"),
+        Note::BlobWithheld { withheld: true, .. } => world.reason("note", "blob_withheld"),
+        Note::BlobWithheld { .. } => world.reason("note", "blob_given_again"),
         Note::Alarm { kind, .. } => world.reason("alarm", kind.as_str()),
     }
 }

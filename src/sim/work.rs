@@ -4,10 +4,11 @@
 //! A piece of work looks at its row when it starts, talks to the network some time later, and its result
 //! reaches the applier later still: everything else happens in between.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use super::asked::ask_again;
+use super::bucket::{self, Put};
 use super::daemon::Daemon;
 use super::faults::Fault;
 use super::pds::{Network, Refusal};
@@ -17,16 +18,16 @@ use crate::mirror::keyspace::{self, Task, TaskKind};
 use crate::mirror::reader::{DueTask, Mirror};
 use crate::mirror::rows::{AccountRow, BlobFailure, BlobState, Listing, SyncState};
 use crate::mirror::store::{Batch, Family, Store as _, StoreError};
-use crate::repo::export::prove;
 use crate::types::{Did, Digest, Timestamp};
 
 /// As in `daemon/work.rs`.
-const LIMITS: [(TaskKind, usize); 7] = [
+const LIMITS: [(TaskKind, usize); 8] = [
     (TaskKind::FetchRepo, 4),
     (TaskKind::FetchBlob, 6),
     (TaskKind::ResolveIdentity, 8),
     (TaskKind::ListRepos, 2),
     (TaskKind::AuditAccount, 2),
+    (TaskKind::SweepBlobs, 4),
     (TaskKind::ArchiveBlob, 4),
     (TaskKind::Snapshot, 2),
 ];
@@ -47,19 +48,14 @@ const BLOB_RETRIES: [Duration; 7] = [
     Duration::from_secs(24 * 3600),
 ];
 
-/// The archive: blobs by account.
-#[derive(Debug, Default)]
-pub struct Archive {
-    /// What stands there.
-    pub blobs: BTreeMap<(Did, Digest), Vec<u8>>,
-}
-
 /// A piece of work under way.
 pub struct Work {
     pub(super) key: Vec<u8>,
-    task: Task,
+    pub(super) task: Task,
     /// Its account's row when it began.
     pub(super) row: Option<AccountRow>,
+    /// When it began.
+    pub(super) begun: Timestamp,
     /// Where a listing goes on.
     cursor: Option<String>,
     /// What the network said: for the applier, in this order.
@@ -132,6 +128,7 @@ impl Daemon {
             | Task::ResolveIdentity(did)
             | Task::AuditAccount(did)
             | Task::ArchiveBlob(did, _)
+            | Task::ArchiveCar(did)
             | Task::Snapshot(did) => mirror.account(did)?,
             Task::ListRepos(host) => {
                 cursor = mirror.host(host)?.map(|row| match row.listing {
@@ -140,7 +137,7 @@ impl Daemon {
                 });
                 None
             }
-            Task::DropGeneration(_) => None,
+            Task::DropGeneration(_) | Task::SweepBlobs(_) => None,
         };
         let id = self.next_work;
         self.next_work += 1;
@@ -148,6 +145,7 @@ impl Daemon {
             key,
             task,
             row,
+            begun: world.now,
             cursor,
             results: Vec::new(),
             more: false,
@@ -207,12 +205,17 @@ impl Daemon {
             Task::ResolveIdentity(did) => vec![self.resolve_task(world, net, did, &work)],
             Task::ListRepos(_) => vec![self.list(world, net, &mut work)],
             Task::AuditAccount(did) => audit(net, did, &work, world.now),
-            Task::ArchiveBlob(did, digest) => vec![self.archive_blob(did, digest, &work)?],
-            Task::Snapshot(did) => vec![self.snapshot(did, &work)?],
-            Task::DropGeneration(_) => vec![done],
+            Task::ArchiveBlob(did, digest) => vec![self.archive_blob(world, did, digest, &work)?],
+            Task::Snapshot(did) => vec![self.snapshot(world, did, &work)?],
+            // No simulated host is lax.
+            Task::ArchiveCar(_) | Task::DropGeneration(_) => vec![done],
+            Task::SweepBlobs(host) => vec![self.sweep(world, net, host, &work)?],
+        };
+        let wait = match work.task {
+            Task::ArchiveBlob(..) | Task::Snapshot(_) => bucket::duration(world),
+            _ => world.net_rng.millis(1, 1_500),
         };
         self.works.insert(id, work);
-        let wait = world.net_rng.millis(1, 1_500);
         world.after(
             wait,
             Event::Result {
@@ -285,6 +288,7 @@ impl Daemon {
         Input::Listed(ListedPage {
             host,
             repos: repos.collect(),
+            asked_at: world.now,
             listing: match next {
                 Some(next) => Listing::Unfinished { cursor: Some(next) },
                 None => Listing::Finished { at: world.now },
@@ -317,7 +321,10 @@ impl Daemon {
             return Ok(Input::TaskDone { task });
         };
         let row = match Mirror::new(&self.store).blob(blob.did_number, &digest)? {
-            Some(row) if !row.state.is_stored() => row,
+            Some(row) if row.state.is_stored() && row.withheld_since.is_some() => {
+                return Ok(ask_again(world, net, blob, work));
+            }
+            Some(row) if !row.state.is_stored() && row.state != BlobState::Withdrawn => row,
             _ => return Ok(Input::TaskDone { task }),
         };
         let host = work
@@ -370,7 +377,13 @@ impl Daemon {
         })
     }
 
-    fn archive_blob(&mut self, did: Did, digest: Digest, work: &Work) -> Result<Input, StoreError> {
+    fn archive_blob(
+        &mut self,
+        world: &mut World,
+        did: Did,
+        digest: Digest,
+        work: &Work,
+    ) -> Result<Input, StoreError> {
         let task = work.key.clone();
         let Some(blob) = self.blob_key(&did, digest)? else {
             return Ok(Input::TaskDone { task });
@@ -387,15 +400,19 @@ impl Daemon {
         if *crate::types::Cid::of_blob(&bytes).digest() != digest {
             return Ok(Input::BlobLost { blob, task });
         }
-        self.archive.blobs.insert((did, digest), bytes);
-        Ok(Input::BlobArchived { blob, task })
+        Ok(
+            match self.archive.put(world, bucket::blob_name(&did, digest), bytes) {
+                Put::Stored => Input::BlobArchived { blob, task },
+                Put::Failed(wait) => delayed(world, task, Task::ArchiveBlob(did, digest), wait),
+            },
+        )
     }
 
-    fn snapshot(&self, did: Did, work: &Work) -> Result<Input, StoreError> {
+    fn snapshot(&mut self, world: &mut World, did: Did, work: &Work) -> Result<Input, StoreError> {
         let task = work.key.clone();
-        let view = self.store.view();
-        let mirror = Mirror::new(&*view);
-        let row = mirror.account(&did)?;
+        let store = self.store.clone();
+        let view = store.view();
+        let row = Mirror::new(&*view).account(&did)?;
         let Some((row, head)) = row.and_then(|row| row.head.clone().map(|head| (row, head))) else {
             return Ok(Input::TaskDone { task });
         };
@@ -409,22 +426,33 @@ impl Daemon {
                 task,
             }));
         }
-        Ok(match prove(&mirror.rows(row.account_number), head.data) {
-            Ok(proven) => Input::SnapshotStored(SnapshotStored {
+        let account_number = row.account_number;
+        let Some((name, file)) = bucket::snapshot(&*view, &did, &row, &head) else {
+            return Ok(Input::Damaged {
                 did,
-                account_number: row.account_number,
+                account_number,
+                task,
+            });
+        };
+        let bytes = file.len() as u64;
+        Ok(match self.archive.put(world, name, file) {
+            Put::Stored => Input::SnapshotStored(SnapshotStored {
+                did,
+                account_number,
                 rev: head.rev,
                 commit: head.commit,
-                bytes: proven.record_bytes(),
+                bytes,
                 task,
             }),
-            Err(_) => Input::Damaged {
-                did,
-                account_number: row.account_number,
-                task,
-            },
+            Put::Failed(wait) => delayed(world, task, Task::Snapshot(did), wait),
         })
     }
+}
+
+fn delayed(world: &mut World, key: Vec<u8>, task: Task, wait: Duration) -> Input {
+    let jitter = world.daemon_rng.millis(0, 5_000);
+    let retry_at = world.now.plus(wait).plus(jitter);
+    Input::TaskDelayed { key, task, retry_at }
 }
 
 fn audit(net: &Network, did: Did, work: &Work, now: Timestamp) -> Vec<Input> {
@@ -448,6 +476,7 @@ fn audit(net: &Network, did: Did, work: &Work, now: Timestamp) -> Vec<Input> {
         host: pds.name.clone(),
         status,
         head: shown.map(|held| held.account.head()),
+        asked_at: now,
         task,
     };
     let Some(held) = shown else { return vec![audited] };

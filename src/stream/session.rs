@@ -83,6 +83,11 @@ pub enum Loss {
     /// A sequence number that does not rise.
     #[error("{0}")]
     Seq(SeqFault),
+    /// A connection begins with events that were applied before, and they did not come.
+    #[error(
+        "host did not repeat what it had sent before, up to sequence number {0}: asking for what follows it"
+    )]
+    NotRepeated(u64),
     /// An error frame.
     #[error("host ended the stream: {}{}", name, after_colon(message))]
     ErrorFrame {
@@ -121,6 +126,7 @@ impl Loss {
             Self::TextFrame => "text_frame",
             Self::BadFrame(_) => "bad_frame",
             Self::Seq(_) => "seq_fault",
+            Self::NotRepeated(_) => "not_repeated",
             Self::ErrorFrame { name, .. } if name == "FutureCursor" => "future_cursor",
             Self::ErrorFrame { name, .. } if name == "ConsumerTooSlow" => "consumer_too_slow",
             Self::ErrorFrame { .. } => "error_frame",
@@ -136,6 +142,28 @@ pub struct SeqFault {
     pub previous: u64,
     /// The one that came.
     pub got: u64,
+}
+
+/// Where a connection begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Start {
+    /// The number to ask for: a little before `applied`, so that what comes again shows whether the host's history
+    /// is still the same.
+    pub cursor: u64,
+    /// The last number that is durably applied.
+    pub applied: u64,
+}
+
+impl Start {
+    /// The number to ask for. A host that did not repeat what it had sent may not have it any more: asked for what
+    /// follows `applied` itself, it has to say so.
+    #[must_use]
+    pub const fn after(self, loss: Option<&Loss>) -> u64 {
+        match loss {
+            Some(Loss::NotRepeated(_)) => self.applied,
+            _ => self.cursor,
+        }
+    }
 }
 
 /// How an event's number follows.
@@ -208,6 +236,12 @@ impl Session {
         Ok(Order::Next)
     }
 
+    /// Whether what was applied up to this number has still to come again on this connection.
+    #[must_use]
+    pub fn is_repeating(&self, applied: u64) -> bool {
+        self.previous.is_some_and(|previous| previous < applied)
+    }
+
     /// The connection ended, or could not be made. Answers when to dial again.
     ///
     /// `random` are 64 uniform bits.
@@ -224,6 +258,12 @@ impl Session {
         self.failures = self.failures.saturating_add(1);
         now.plus(match loss {
             Loss::Closed { code: Some(1001), .. } if worked => WAIT_RESTART,
+            // The host is well, and is asked something else: that cannot happen twice in a row.
+            Loss::NotRepeated(_) => WAIT_RESTART,
+            // Its numbering starts over, and so do we: with cursor 0, which it can refuse only once.
+            Loss::ErrorFrame { name, .. } if name == "FutureCursor" && self.previous > Some(0) => {
+                WAIT_RESTART
+            }
             Loss::HttpStatus { status: 501, .. } => WAIT_NOT_IMPLEMENTED + jittered,
             Loss::HttpStatus {
                 retry_after: Some(asked),

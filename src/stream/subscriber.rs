@@ -34,7 +34,7 @@ use crate::identity::document::PdsEndpoint;
 use crate::types::{HostName, Timestamp};
 
 use super::frame::{FRAME_BYTES_MAX, Frame, FrameError, Severity, decode_frame};
-use super::session::{Loss, Said, Session};
+use super::session::{Loss, Said, Session, Start};
 
 /// Characters of a foreign text that are kept.
 const TEXT_CHARS_MAX: usize = 200;
@@ -60,6 +60,8 @@ pub struct SubscriberLimits {
     pub ping_interval: Duration,
     /// The connection is dead after this long without any message, pongs included.
     pub silence_max: Duration,
+    /// What was applied before comes again without such a pause, or not at all.
+    pub repeat_pause_max: Duration,
 }
 
 impl Default for SubscriberLimits {
@@ -71,6 +73,7 @@ impl Default for SubscriberLimits {
             handshake_timeout: Duration::from_secs(30),
             ping_interval: Duration::from_secs(20),
             silence_max: Duration::from_secs(60),
+            repeat_pause_max: Duration::from_secs(10),
         }
     }
 }
@@ -187,16 +190,19 @@ impl Subscriber {
     }
 
     /// Runs until it is cancelled or nobody reads the queue any more; a host that is down is tried again
-    /// and again. `cursor` is asked before each connection for the last number that is durably applied; none
-    /// asks for live events only, 0 for all that the host keeps. Frames that were queued but are not applied yet
-    /// come again after a new connection.
-    pub async fn run(mut self, cursor: impl Fn() -> Option<u64> + Send, cancel: CancellationToken) {
+    /// and again. `start` is asked before each connection where to begin; none asks for live events only, 0 for
+    /// all that the host keeps. Frames that were queued but are not applied yet come again after a new connection.
+    pub async fn run(mut self, start: impl Fn() -> Option<Start> + Send, cancel: CancellationToken) {
+        let mut last = None;
         loop {
-            let cursor = cursor();
+            let start = start();
+            let cursor = start.map(|start| start.after(last.as_ref()));
             self.session.dialing(cursor);
-            let Err(End::Lost(loss)) = self.connect_and_read(cursor, &cancel).await else {
+            let applied = start.map_or(0, |start| start.applied);
+            let Err(End::Lost(loss)) = self.connect_and_read(cursor, applied, &cancel).await else {
                 return;
             };
+            last = Some(loss.clone());
             let at = self.clock.now();
             let retry_at = self.session.lost(&loss, at, self.clock.random());
             self.log_loss(&loss, retry_at.since(at));
@@ -217,6 +223,7 @@ impl Subscriber {
     async fn connect_and_read(
         &mut self,
         cursor: Option<u64>,
+        applied: u64,
         cancel: &CancellationToken,
     ) -> Result<std::convert::Infallible, End> {
         let mut socket = tokio::select! {
@@ -228,7 +235,7 @@ impl Subscriber {
         self.session.connected(at);
         self.log_connected(cursor);
         let ended = match self.send(SubscriberEvent::Connected { cursor, at }, cancel).await {
-            Ok(()) => self.read(&mut socket, cancel).await,
+            Ok(()) => self.read(&mut socket, applied, cancel).await,
             Err(end) => Err(end),
         };
         if let Err(end) = &ended {
@@ -316,9 +323,10 @@ impl Subscriber {
     async fn read(
         &mut self,
         socket: &mut Socket,
+        applied: u64,
         cancel: &CancellationToken,
     ) -> Result<std::convert::Infallible, End> {
-        let mut heard = Instant::now();
+        let (mut heard, mut repeated) = (Instant::now(), Instant::now());
         let mut ping_at = heard + self.limits.ping_interval;
         loop {
             let message = tokio::select! {
@@ -331,11 +339,15 @@ impl Subscriber {
                     continue;
                 }
                 () = sleep_until(heard + self.limits.silence_max) => return Err(Loss::Silent.into()),
+                () = sleep_until(repeated + self.limits.repeat_pause_max), if self.session.is_repeating(applied) => {
+                    return Err(Loss::NotRepeated(applied).into());
+                }
             };
             match message {
                 Some(Ok(Message::Binary(bytes))) => {
                     let frame = self.check(bytes)?;
                     self.enqueue(frame, cancel).await?;
+                    repeated = Instant::now();
                 }
                 Some(Ok(Message::Text(_))) => return Err(Loss::TextFrame.into()),
                 Some(Ok(Message::Close(frame))) => return Err(closed(frame).into()),

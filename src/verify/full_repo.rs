@@ -129,12 +129,27 @@ pub enum RepoFault<E> {
         /// Which record.
         path: String,
     },
+    /// A block that the tree links to as a node is none, in any form.
+    #[error("the block {0} of its tree cannot be read as a node")]
+    NotANode(Cid),
     /// The blocks could not be read back.
     #[error("cannot read it back: {0}")]
     Read(#[source] std::io::Error),
     /// The visitor failed: our store, not the repository.
     #[error(transparent)]
     Visit(E),
+}
+
+impl<E> RepoFault<E> {
+    /// Whether it says that a rule of the tree is broken, and not that anything is missing or forged: what is
+    /// all there all the same may be kept as it is.
+    #[must_use]
+    pub const fn is_lax(&self) -> bool {
+        matches!(
+            self,
+            Self::Tree(MstError::Node { .. }) | Self::RecordTooLarge { .. }
+        )
+    }
 }
 
 /// Walks a whole repository from its root commit, handing every record to `visit` in tree order.
@@ -151,22 +166,11 @@ pub fn check_repo<'k, S: BlockSource, E>(
     now: Timestamp,
     mut visit: impl FnMut(&[u8], Cid, &[u8]) -> Result<(), E>,
 ) -> Result<VerifiedRepo, RepoFault<E>> {
-    let head = RepoFault::Head;
-    let block = source
-        .block(&root)
-        .map_err(RepoFault::Read)?
-        .ok_or(head(RejectReason::CommitMissing))?;
-    let commit = Commit::decode(&block).map_err(|_| head(RejectReason::CommitMalformed))?;
-    if commit.did != *did {
-        return Err(head(RejectReason::DidMismatch));
-    }
-    check_not_future(commit.rev, now).map_err(head)?;
-    let (key, signed_by) = match key.into() {
-        HeadKey::Earlier(logged) if logged.did() != did => return Err(head(RejectReason::DidMismatch)),
-        HeadKey::Current(key) => (key, KeyStanding::Current),
-        HeadKey::Earlier(logged) => (logged.key(), KeyStanding::Earlier(logged.clone())),
-    };
-    check_signature(&commit, key).map_err(head)?;
+    let SignedHead {
+        commit,
+        block,
+        signed_by,
+    } = check_head(source, root, did, key.into(), now)?;
 
     let (mut records, mut record_bytes, mut noncanonical) = (0u64, 0u64, 0u64);
     walk(source, commit.data, &WalkLimits::default(), |path, cid| {
@@ -186,11 +190,96 @@ pub fn check_repo<'k, S: BlockSource, E>(
         did: commit.did,
         rev: commit.rev,
         cid: root,
-        block: Bytes::copy_from_slice(&block),
+        block,
         data: commit.data,
         records,
         record_bytes,
         noncanonical,
         signed_by,
     })
+}
+
+/// A head whose signature is the account's.
+pub(super) struct SignedHead {
+    pub(super) commit: Commit,
+    pub(super) block: Bytes,
+    pub(super) signed_by: KeyStanding,
+}
+
+/// Checks the root commit of a fetched repository: its fields, whose it is, its time and its signature.
+pub(super) fn check_head<S: BlockSource, E>(
+    source: &S,
+    root: Cid,
+    did: &Did,
+    key: HeadKey<'_>,
+    now: Timestamp,
+) -> Result<SignedHead, RepoFault<E>> {
+    let head = RepoFault::Head;
+    let block = source
+        .block(&root)
+        .map_err(RepoFault::Read)?
+        .ok_or(head(RejectReason::CommitMissing))?;
+    let commit = Commit::decode(&block).map_err(|_| head(RejectReason::CommitMalformed))?;
+    if commit.did != *did {
+        return Err(head(RejectReason::DidMismatch));
+    }
+    check_not_future(commit.rev, now).map_err(head)?;
+    let (key, signed_by) = match key {
+        HeadKey::Earlier(logged) if logged.did() != did => return Err(head(RejectReason::DidMismatch)),
+        HeadKey::Current(key) => (key, KeyStanding::Current),
+        HeadKey::Earlier(logged) => (logged.key(), KeyStanding::Earlier(logged.clone())),
+    };
+    check_signature(&commit, key).map_err(head)?;
+    Ok(SignedHead {
+        block: Bytes::copy_from_slice(&block),
+        commit,
+        signed_by,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::convert::Infallible;
+
+    use super::*;
+    use crate::sim::SimAccount;
+    use crate::sim::account::post;
+    use crate::types::Digest;
+
+    const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
+
+    #[test]
+    fn a_repository_that_lacks_any_of_its_blocks_is_refused() {
+        let mut account = SimAccount::new(1, NOW);
+        let writes = (0..40).map(|i| {
+            (
+                format!("app.bsky.feed.post/r{i}"),
+                Some(post(&format!("text {i}"))),
+            )
+        });
+        account.commit(1, &writes.collect::<Vec<_>>(), NOW);
+        let blocks = account.export_blocks();
+        let check = |without: Option<usize>| {
+            let held = blocks.iter().enumerate().filter(|(at, _)| Some(*at) != without);
+            let held: BTreeMap<Digest, &[u8]> = held
+                .map(|(_, (cid, bytes))| (*cid.digest(), bytes.as_slice()))
+                .collect();
+            let key = account.key();
+            check_repo(&held, account.head(), account.did(), &key, NOW, |_, _, _| {
+                Ok::<(), Infallible>(())
+            })
+        };
+        assert_eq!(check(None).expect("whole").records(), 40);
+        let mut faults = [0; 3];
+        for at in 0..blocks.len() {
+            match check(Some(at)) {
+                Err(RepoFault::Head(RejectReason::CommitMissing)) => faults[0] += 1,
+                Err(RepoFault::Tree(MstError::Missing(_))) => faults[1] += 1,
+                Err(RepoFault::RecordMissing { .. }) => faults[2] += 1,
+                other => panic!("without block {at}: {other:?}"),
+            }
+        }
+        assert_eq!(faults, [1, blocks.len() - 41, 40]);
+    }
 }

@@ -10,6 +10,7 @@ pub mod commit;
 pub mod event;
 pub mod evidence;
 pub mod full_repo;
+pub mod lax_repo;
 pub mod reason;
 
 pub use commit::{check_commit, check_sync};
@@ -18,6 +19,7 @@ pub use evidence::{
     CommitProof, LegacyOp, PutRecord, SignedCommit, VerifiedCommit, VerifiedLegacy, VerifiedOp, VerifiedSync,
 };
 pub use full_repo::{HeadKey, KeyStanding, RepoFault, VerifiedRepo, check_repo};
+pub use lax_repo::{LaxRepo, check_lax_repo};
 pub use reason::{RejectReason, Remedy};
 
 #[cfg(test)]

@@ -232,6 +232,7 @@ impl World {
         let page = Input::Listed(ListedPage {
             host: self.host.clone(),
             repos: repos.collect(),
+            asked_at: self.asked_at(),
             listing: Listing::Finished { at: NOW },
             task: None,
         });
@@ -370,6 +371,11 @@ impl World {
         }
     }
 
+    /// After what came last: nothing overtakes an answer here.
+    fn asked_at(&self) -> Timestamp {
+        self.now.plus(Duration::from_millis(1))
+    }
+
     fn listing(&self, task: Vec<u8>) -> Input {
         let repos = self.repos.iter().map(|(did, served)| ListedRepo {
             did: did.clone(),
@@ -379,6 +385,7 @@ impl World {
         Input::Listed(ListedPage {
             host: self.host.clone(),
             repos: repos.collect(),
+            asked_at: self.asked_at(),
             listing: Listing::Finished { at: NOW },
             task: Some(task),
         })
@@ -408,6 +415,7 @@ impl World {
                 did,
                 host: row.host,
                 failure,
+                asked_at: self.asked_at(),
                 task,
                 retry_at,
             },

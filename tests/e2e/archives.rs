@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Instant;
 
-use crate::support::firekeep::Firekeep;
+use crate::support::firekeep::{Firekeep, Running};
 use crate::support::sandbox::{Compared, Sandbox};
-use crate::support::{inventory, report, sized};
+use crate::support::{http, inventory, report, sized, wait_for};
 
 const PREFIX: &str = "some/prefix";
 
@@ -172,6 +172,86 @@ fn another_archive() {
         equal.text()
     );
     report("another_archive", began, &counts);
+}
+
+/// A quiet daemon notices that its archive is gone, or another one, and puts nothing where it was.
+#[test]
+fn an_archive_that_goes_away() {
+    let began = Instant::now();
+    let sandbox = Sandbox::up("pds,plc");
+    sandbox.populate(2, 10, 2);
+    let did = sandbox.dids()[0].clone();
+    let (archive, elsewhere) = (
+        sandbox.folder().join("archive"),
+        sandbox.folder().join("elsewhere"),
+    );
+    let url = format!("file://{}", archive.display());
+    let firekeep =
+        Firekeep::new(&sandbox, "data").args(&["--archive", &url, "--archive-check-interval", "1s"]);
+    let mut running = firekeep.start();
+    running.wait_filled(2);
+    running.snapshot();
+    let admin = format!("http://127.0.0.1:{}", firekeep.admin);
+    let seen = |running: &mut Running, what: &str, up: bool| {
+        let status = running.wait_status(what, |status| status.0["archive"]["open"] == up);
+        let standing = if up { "not_off_machine" } else { "archive_away" };
+        assert_eq!(status.standing(), standing, "{what}: {status:?}");
+        let ready = http::get(&admin, "/readyz").expect("answers");
+        assert_eq!(
+            ready.status,
+            if up { 200 } else { 503 },
+            "{what}: {}",
+            ready.text()
+        );
+        assert!(
+            up || ready.text().contains("the archive is gone"),
+            "{what}: {}",
+            ready.text()
+        );
+        assert_eq!(
+            running.metrics().count("firekeep_archive_up", &[]),
+            u64::from(up),
+            "{what}"
+        );
+    };
+    seen(&mut running, "it is there", true);
+
+    // As a disk that is not mounted any more: its place is there, and empty.
+    std::fs::rename(&archive, &elsewhere).expect("renames");
+    std::fs::create_dir(&archive).expect("a folder");
+    seen(&mut running, "it is gone", false);
+    sandbox.post(&did, "while the archive is gone");
+    running.wait_caught_up(&sandbox);
+    let said = firekeep.ask(&["snapshot"]);
+    assert_eq!(said.code, 1, "{}", said.stderr);
+    assert!(said.stderr.contains("the archive is gone"), "{}", said.stderr);
+    assert_eq!(files(&archive), 0, "nothing is put into its place");
+
+    // Another archive stands there.
+    let text = std::fs::read_to_string(elsewhere.join("v1/archive.json")).expect("its identity");
+    let id = text
+        .split('"')
+        .find(|part| part.len() == 32)
+        .expect("an id")
+        .to_owned();
+    std::fs::create_dir(archive.join("v1")).expect("a folder");
+    let other = text.replace(&id, &"f".repeat(32));
+    std::fs::write(archive.join("v1/archive.json"), other).expect("a file");
+    wait_for("the log tells of it", || {
+        let told = running.log().contains("holds another archive now");
+        if told { Ok(()) } else { Err(running.log()) }
+    });
+    seen(&mut running, "it is another one", false);
+    assert_eq!(files(&archive), 1, "nothing is put into it");
+
+    std::fs::remove_dir_all(&archive).expect("removes");
+    std::fs::rename(&elsewhere, &archive).expect("renames");
+    seen(&mut running, "it is back", true);
+    running.snapshot();
+    let equal = sandbox.compare(&["--url", &firekeep.url(), "--archive", archive.to_str().unwrap()]);
+    assert_eq!((equal.accounts, equal.snapshots), (2, 2));
+    running.stop();
+    report("an_archive_that_goes_away", began, &equal.text());
 }
 
 /// Files below a folder that may not be there.

@@ -144,7 +144,7 @@ fn taken(table: &mut Table<'_>, running: &Firekeep) {
             same_port.listen = running.listen;
             (running.listen, "listen")
         };
-        table.refused(&same_port, CONFIG, &[&port.to_string(), setting, "in use"]);
+        table.refused_early(&same_port, CONFIG, &[&port.to_string(), setting, "in use"]);
     }
 }
 
@@ -277,8 +277,15 @@ fn wrong_folders(table: &mut Table<'_>) {
         let setup = table
             .following()
             .args(&["--archive", &format!("file://{}", archive.display())]);
-        table.refused(&setup, CONFIG, &["archive", archive.to_str().unwrap()]);
+        table.refused_early(&setup, CONFIG, &["archive", archive.to_str().unwrap()]);
     }
+    let full = table.sandbox.folder().join("a-full-folder");
+    std::fs::create_dir(&full).expect("a folder");
+    std::fs::write(full.join("something"), "mine").expect("a file");
+    let setup = table
+        .following()
+        .args(&["--archive", &format!("file://{}", full.display())]);
+    table.refused_early(&setup, CONFIG, &["archive", "is not empty and holds no archive"]);
     assert_eq!(std::fs::read_to_string(&file).expect("the file"), "mine");
     assert!(!Path::new("/sys/firekeep").exists());
 }
@@ -312,7 +319,7 @@ fn wrong_buckets(table: &mut Table<'_>, held: &Firekeep) {
     ] {
         let url = format!("s3://{bucket}/x");
         let fresh = to_bucket(table.following(), bucket, endpoint, table.sandbox);
-        table.refused(&fresh, CONFIG, &["archive", &url, says]);
+        table.refused_early(&fresh, CONFIG, &["archive", &url, says]);
         let mut holding = to_bucket(table.following(), bucket, endpoint, table.sandbox);
         holding.data_dir.clone_from(&held.data_dir);
         table.refused(&holding, CONFIG, &["archive", &url, says]);
@@ -323,7 +330,7 @@ fn wrong_buckets(table: &mut Table<'_>, held: &Firekeep) {
         "--s3-access-key-id-file",
         "/nowhere/id",
     ]);
-    table.refused(&missing, CONFIG, &["/nowhere/id"]);
+    table.refused_early(&missing, CONFIG, &["/nowhere/id"]);
 }
 
 /// A store that does not answer may be down: Firekeep says so and follows all the same.

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::firekeep::{Firekeep, Status};
+use crate::support::firekeep::{Firekeep, Running, Status};
 use crate::support::sandbox::Sandbox;
 use crate::support::stream::Emitted;
-use crate::support::{full, report, sized, wait_for};
+use crate::support::{full, http, report, sized, wait_for};
 
 #[test]
 fn pds_down_and_up() {
@@ -88,41 +88,131 @@ fn pds_down_and_up() {
     report("pds_down_and_up", began, &counts);
 }
 
+/// How long another account's event may take to be durable here while the directory is away: a busy machine, no more.
+const LAG_MAX: Duration = Duration::from_secs(2);
+
+/// Measures for this long, again and again, how long it takes until what the PDS has emitted is durable here, and
+/// meanwhile calls `check`. The longest of it, and how often it was measured.
+fn lag(
+    running: &mut Running,
+    sandbox: &Sandbox,
+    during: Duration,
+    mut check: impl FnMut(&mut Running),
+) -> (Duration, u32) {
+    let (until, mut longest, mut measured) = (Instant::now() + during, Duration::ZERO, 0);
+    while Instant::now() < until {
+        let last = Emitted::read(sandbox).last();
+        let began = Instant::now();
+        running.wait_status("it follows", |status| status.cursor() >= last);
+        longest = longest.max(began.elapsed());
+        measured += 1;
+        check(running);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    (longest, measured)
+}
+
+/// The commit that a PDS says an account is at.
+fn head_at(pds: &str, did: &str) -> String {
+    let answer = http::get(pds, &format!("/xrpc/com.atproto.sync.getLatestCommit?did={did}"));
+    let answer = answer.expect("the PDS answers").json();
+    answer["cid"].as_str().expect("a commit").to_owned()
+}
+
+/// The directory goes away under load. What needs it waits, unproven and unserved; all else goes on as before.
 #[test]
 fn plc_down() {
     let began = Instant::now();
     let sandbox = Sandbox::up("pds,plc");
-    let accounts = 4;
-    sandbox.populate(accounts, 80, 4);
+    let accounts = 6;
+    sandbox.populate(accounts, 120, 6);
     let dids = sandbox.dids();
+    let (waiting, others) = (&dids[0], &dids[1..]);
     let firekeep = Firekeep::new(&sandbox, "data");
     let mut running = firekeep.start();
     running.wait_filled(accounts);
+    let churn = sandbox.churn(15, 3600);
+    let (usual, _) = lag(&mut running, &sandbox, Duration::from_secs(sized(4, 30)), |_| ());
+    let churned = churn.end();
+    churned.assert_taken();
+    running.wait_caught_up(&sandbox);
 
-    // Accounts whose keys are known go on without the directory.
+    // One account's key changes, unannounced, and then nobody can be asked for it.
+    sandbox.account("rotate", waiting, &[]);
+    let proven = running.heads(&dids)[waiting].clone();
     sandbox.stop("plc");
-    let mut written = 0;
-    for did in &dids {
-        for n in 0..sized(1, 5) {
-            let commit = sandbox.post(did, &format!("post {n} while the directory is away"));
-            written += 1;
-            wait_for("the commit is applied", || {
-                let head = running.heads(std::slice::from_ref(did)).remove(did);
-                if head.as_ref().is_some_and(|(_, cid)| *cid == commit) {
-                    Ok(())
-                } else {
-                    Err(head)
-                }
-            });
-        }
+    let unproven = sandbox.post(waiting, "under a key that nobody knows here");
+    running.wait_status("its event waits", |status| status.accounts("parked_events") > 0);
+    let before = Emitted::read(&sandbox).last();
+    let churn = sandbox.churn(15, 3600);
+    let mut looks = 0;
+    let (longest, measured) = lag(
+        &mut running,
+        &sandbox,
+        Duration::from_secs(sized(15, 600)),
+        |running| {
+            // Also a write of its own that comes on top waits, and nothing of it shows.
+            let head = running.heads(std::slice::from_ref(waiting)).remove(waiting);
+            assert_eq!(head.as_ref(), Some(&proven), "nothing unproven is served");
+            looks += 1;
+        },
+    );
+    let under_load = check_fresh(&sandbox, &dids);
+    let churn = churn.end();
+    churn.assert_taken();
+    assert!(
+        longest <= LAG_MAX,
+        "the others' lag moved: {longest:?} at most, {usual:?} with the directory"
+    );
+    running.wait_status("the stream is read to its end", |status| {
+        status.cursor() >= Emitted::read(&sandbox).last()
+    });
+    let pds = sandbox.pds_url();
+    for did in others {
+        assert_eq!(
+            running.heads(&dids)[did].1,
+            head_at(&pds, did),
+            "{did} went on without the directory"
+        );
     }
+    let stuck = running.status();
+    assert_eq!(running.heads(&dids)[waiting], proven);
+    assert!(stuck.accounts("parked_events") > 0, "{stuck:?}");
+    let commits = Emitted::read(&sandbox).commits_after(before);
     let metrics = running.metrics();
     let loaded = metrics.count("firekeep_resyncs_total", &[("result", "loaded")]);
     assert_eq!(loaded, accounts, "fetched at first, and not again");
-    running.stop();
 
-    // One that knows no key yet can prove nothing: it keeps asking, and serves nothing.
-    let fresh = Firekeep::new(&sandbox, "fresh");
+    // It is back: what waited is proven, in order, and nothing was lost.
+    sandbox.start("plc");
+    running.wait_status("nothing waits any more", Status::settled);
+    running.wait_head(waiting, &head_at(&pds, waiting));
+    assert_ne!(head_at(&pds, waiting), unproven, "and more had come on top");
+    let last = sandbox.post(waiting, "under a key that is known now");
+    running.wait_head(waiting, &last);
+    assert_eq!(running.alarms(), Vec::new());
+    running.wait_caught_up(&sandbox);
+    running.snapshot();
+    let archive = firekeep.archive();
+    let equal = sandbox.compare(&["--url", &firekeep.url(), "--archive", archive.to_str().unwrap()]);
+    assert_eq!((equal.accounts, equal.snapshots), (accounts, accounts));
+    running.stop();
+    let counts = format!(
+        "{commits} commits without the directory, lag {} ms at most in {measured} looks ({} ms with it), {} events waited \
+         and {looks} looks saw nothing of them; {under_load}; then {}, {}",
+        longest.as_millis(),
+        usual.as_millis(),
+        stuck.accounts("parked_events"),
+        churn.text(),
+        equal.text()
+    );
+    report("plc_down", began, &counts);
+}
+
+/// A mirror that knows no key yet can prove nothing while the directory is away: it keeps asking, and serves nothing.
+fn check_fresh(sandbox: &Sandbox, dids: &[String]) -> String {
+    let accounts = dids.len() as u64;
+    let fresh = Firekeep::new(sandbox, "fresh");
     let mut running = fresh.start();
     let waiting = running.wait_status("every account is known and was tried", |status| {
         status.host()["listed"] == true
@@ -137,7 +227,7 @@ fn plc_down() {
     assert_eq!(waiting.accounts("held"), 0, "{waiting:?}");
     assert_eq!(waiting.accounts("records"), 0, "{waiting:?}");
     assert_eq!(waiting.standing(), "filling", "{waiting:?}");
-    for did in &dids {
+    for did in dids {
         for method in ["getRepo", "getLatestCommit", "listBlobs"] {
             let answer = running.get(&format!("/xrpc/com.atproto.sync.{method}?did={did}"));
             assert_eq!(
@@ -151,19 +241,6 @@ fn plc_down() {
     }
     let listed = running.get("/xrpc/com.atproto.sync.listRepos").json();
     assert_eq!(listed["repos"].as_array().map(Vec::len), Some(0), "{listed}");
-
-    sandbox.start("plc");
-    running.wait_filled(accounts);
-    running.wait_caught_up(&sandbox);
-    running.snapshot();
-    let archive = fresh.archive();
-    let equal = sandbox.compare(&["--url", &fresh.url(), "--archive", archive.to_str().unwrap()]);
-    assert_eq!((equal.accounts, equal.snapshots), (accounts, accounts));
     running.stop();
-    let counts = format!(
-        "{written} commits applied without the directory; a fresh mirror knew {accounts} accounts and served none \
-         without it, then all: {}",
-        equal.text()
-    );
-    report("plc_down", began, &counts);
+    format!("a fresh mirror knew {accounts} accounts and served none")
 }

@@ -47,6 +47,14 @@ impl Firekeep {
         Self::bare(sandbox, name).args(&["--host", &pds, "--plc-url", &plc, "--dev-mode"])
     }
 
+    /// One that follows these of its PDSes: `0` is `pds1`.
+    pub fn following(sandbox: &Sandbox, name: &str, pdses: &[usize]) -> Self {
+        let plc = sandbox.plc_url();
+        let bare = Self::bare(sandbox, name).args(&["--plc-url", &plc, "--dev-mode"]);
+        let with = |setup: Self, pds: &usize| setup.args(&["--host", &sandbox.url_of(*pds)]);
+        pdses.iter().fold(bare, with)
+    }
+
     /// One that follows nothing yet.
     pub fn bare(sandbox: &Sandbox, name: &str) -> Self {
         let home = sandbox.folder().join("home");
@@ -290,6 +298,73 @@ impl Running {
     /// is asked for once more, some seconds later.
     pub fn wait_none_missing(&mut self) -> Status {
         self.wait_status("no blob is missing", |status| status.blobs("missing") == 0)
+    }
+
+    /// Runs a command that prints JSON; its exit code and what it printed.
+    fn told(&self, arguments: &[&str]) -> (i32, Value) {
+        let said = self.setup.ask(arguments);
+        let what = arguments.join(" ");
+        let printed = serde_json::from_str(&said.stdout);
+        let printed = printed.unwrap_or_else(|_| panic!("firekeep {what}: {}{}", said.stdout, said.stderr));
+        (said.code, printed)
+    }
+
+    /// What `firekeep alarms --json` lists: of each its kind and subject.
+    pub fn alarms(&self) -> Vec<(String, String)> {
+        let (code, told) = self.told(&["alarms", "--json"]);
+        assert_eq!(code, 0, "{told}");
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        let alarms = told["alarms"].as_array().expect("a list").iter();
+        alarms
+            .map(|one| (text(&one["kind"]), text(&one["subject"])))
+            .collect()
+    }
+
+    /// The message of an alarm that stands.
+    pub fn alarm(&self, kind: &str, subject: &str) -> String {
+        let (_, told) = self.told(&["alarms", "--json"]);
+        let mut alarms = told["alarms"].as_array().expect("a list").iter();
+        let found = alarms.find(|one| one["kind"] == kind && one["subject"] == subject);
+        let found = found.unwrap_or_else(|| panic!("no alarm {kind} {subject}: {told}"));
+        found["message"].as_str().expect("a text").to_owned()
+    }
+
+    /// What `firekeep accounts --json` says of an account.
+    pub fn account(&self, did: &str) -> Value {
+        let (code, told) = self.told(&["accounts", "--json"]);
+        assert_eq!(code, 0, "{told}");
+        let mut accounts = told["accounts"].as_array().expect("a list").iter();
+        let found = accounts.find(|account| account["did"] == did);
+        found.cloned().unwrap_or(Value::Null)
+    }
+
+    /// Waits until `firekeep accounts` says this of an account.
+    pub fn wait_account(&mut self, did: &str, what: &str, fit: impl Fn(&Value) -> bool) -> Value {
+        wait_for(what, || {
+            self.assert_alive();
+            let account = self.account(did);
+            if fit(&account) { Ok(account) } else { Err(account) }
+        })
+    }
+
+    /// Waits until the commit of this CID is what it serves as an account's head.
+    pub fn wait_head(&mut self, did: &str, commit: &str) {
+        wait_for(&format!("{did} is at {commit}"), || {
+            self.assert_alive();
+            let head = self.heads(&[did.to_owned()]).remove(did);
+            if head.as_ref().is_some_and(|(_, cid)| cid == commit) {
+                Ok(())
+            } else {
+                Err(head)
+            }
+        });
+    }
+
+    /// What `firekeep diff --live --json` finds; whether it says that the head is equal.
+    pub fn diff(&self, did: &str) -> (bool, Value) {
+        let (code, told) = self.told(&["diff", did, "--live", "--json"]);
+        assert!(matches!(code, 0 | 1), "{told}");
+        (code == 0, told)
     }
 
     /// Archives all that is open.

@@ -56,13 +56,45 @@ pub fn head(base: &str, path: &str) -> std::io::Result<Answer> {
     request("HEAD", base, path)
 }
 
+/// POST of JSON, with an `Authorization` header.
+///
+/// # Errors
+/// When nothing answers.
+pub fn post(base: &str, path: &str, authorization: &str, body: &Value) -> std::io::Result<Answer> {
+    let body = body.to_string();
+    let head = format!(
+        "authorization: {authorization}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n",
+        body.len()
+    );
+    send("POST", base, path, &head, &body)
+}
+
+/// The value of an `Authorization` header with a name and a password.
+pub fn basic(name: &str, password: &str) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = "Basic ".to_owned();
+    for chunk in format!("{name}:{password}").as_bytes().chunks(3) {
+        let bits =
+            chunk.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for place in 0..4 {
+            let digit = char::from(ALPHABET[(bits >> (18 - 6 * place) & 63) as usize]);
+            text.push(if place <= chunk.len() { digit } else { '=' });
+        }
+    }
+    text
+}
+
 fn request(method: &str, base: &str, path: &str) -> std::io::Result<Answer> {
+    send(method, base, path, "", "")
+}
+
+fn send(method: &str, base: &str, path: &str, headers: &str, body: &str) -> std::io::Result<Answer> {
     let bad = |text: &str| std::io::Error::other(text.to_owned());
     let authority = base.strip_prefix("http://").ok_or_else(|| bad("not http"))?;
     let mut stream = TcpStream::connect(authority)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
-    let head = format!("{method} {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n");
-    stream.write_all(head.as_bytes())?;
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n{headers}\r\n");
+    stream.write_all(format!("{head}{body}").as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let end = find(&answer, b"\r\n\r\n").ok_or_else(|| bad("no end of the head"))?;

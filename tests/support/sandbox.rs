@@ -6,7 +6,10 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
-use super::say;
+use super::{http, say};
+
+/// A collection whose keys may be any.
+pub const NOTES: &str = "com.example.sandbox.note";
 
 /// One sandbox in a folder of its own. Everything that it started is stopped when this is dropped.
 pub struct Sandbox {
@@ -59,6 +62,11 @@ fn told(output: &Output) -> String {
 impl Sandbox {
     /// Starts a sandbox with these services (`pds,plc,s3`). A sandbox that cannot be installed fails the test.
     pub fn up(with: &str) -> Self {
+        Self::up_as(&["--with", with])
+    }
+
+    /// The same, with other options of `sandbox up`: `--pds 2`, `--pds-version`, `--pds-env`.
+    pub fn up_as(options: &[&str]) -> Self {
         let installed = script()
             .arg("install")
             .output()
@@ -73,7 +81,9 @@ impl Sandbox {
             .tempdir()
             .expect("a temporary folder");
         let sandbox = Self { folder };
-        sandbox.run(&["up", "--with", with]);
+        let mut arguments = vec!["up"];
+        arguments.extend(options);
+        sandbox.run(&arguments);
         sandbox
     }
 
@@ -132,14 +142,61 @@ impl Sandbox {
             .to_owned()
     }
 
-    /// The PDS's address.
+    /// The first PDS's address.
     pub fn pds_url(&self) -> String {
-        self.text("/pds/0/url")
+        self.url_of(0)
     }
 
-    /// The PDS's folder.
+    /// The first PDS's folder.
     pub fn pds_data(&self) -> PathBuf {
         PathBuf::from(self.text("/pds/0/data_dir"))
+    }
+
+    /// A PDS's address: `0` is `pds1`.
+    pub fn url_of(&self, pds: usize) -> String {
+        self.text(&format!("/pds/{pds}/url"))
+    }
+
+    fn copy_of_pds(&self) -> PathBuf {
+        self.folder().join("copy-of-pds1")
+    }
+
+    /// Copies all that the first PDS has, which must be stopped.
+    pub fn back_up_pds(&self) {
+        copy_folder(&self.pds_data(), &self.copy_of_pds());
+    }
+
+    /// Puts that copy in the place of what the first PDS has, which must be stopped.
+    pub fn restore_pds(&self) {
+        let data = self.pds_data();
+        std::fs::remove_dir_all(&data).expect("the PDS's folder");
+        copy_folder(&self.copy_of_pds(), &data);
+    }
+
+    /// One of the acts of `sandbox account`; what it printed.
+    pub fn account(&self, act: &str, did: &str, options: &[&str]) -> String {
+        let mut arguments = vec!["account", act, "--did", did];
+        arguments.extend(options);
+        self.run(&arguments)
+    }
+
+    /// Makes an account at a PDS (`pds2`); its DID.
+    pub fn create_account(&self, handle: &str, pds: &str) -> String {
+        let made = self.json(&["account", "create", "--handle", handle, "--pds", pds]);
+        made["did"].as_str().expect("a DID").to_owned()
+    }
+
+    /// What the admin of the first PDS does to an account, as quickly as it can be done.
+    pub fn take_down(&self, did: &str, applied: bool) {
+        let body = serde_json::json!({
+            "subject": { "$type": "com.atproto.admin.defs#repoRef", "did": did },
+            "takedown": { "applied": applied, "ref": "a test" },
+        });
+        let (url, password) = (self.pds_url(), self.text("/pds/0/admin_password"));
+        let path = "/xrpc/com.atproto.admin.updateSubjectStatus";
+        let answer = http::post(&url, path, &http::basic("admin", &password), &body);
+        let answer = answer.expect("the PDS answers");
+        assert_eq!(answer.status, 200, "{}", answer.text());
     }
 
     /// The PLC directory's address.
@@ -182,6 +239,56 @@ impl Sandbox {
     pub fn post(&self, did: &str, text: &str) -> String {
         let made = self.json(&["record", "put", "--did", did, "--text", text]);
         made["commit"]["cid"].as_str().expect("a commit").to_owned()
+    }
+
+    /// Writes a post with a new picture; the blob's CID.
+    pub fn post_picture(&self, did: &str) -> String {
+        let made = self.json(&["record", "put", "--did", did, "--picture"]);
+        made["blob"].as_str().expect("a blob").to_owned()
+    }
+
+    /// Writes a record of [`NOTES`] under this key, or replaces it.
+    pub fn note(&self, did: &str, rkey: &str, text: &str) {
+        self.run(&[
+            "record",
+            "put",
+            "--collection",
+            NOTES,
+            "--did",
+            did,
+            "--rkey",
+            rkey,
+            "--text",
+            text,
+        ]);
+    }
+
+    /// Deletes such a record.
+    pub fn delete_note(&self, did: &str, rkey: &str) {
+        self.run(&[
+            "record",
+            "delete",
+            "--collection",
+            NOTES,
+            "--did",
+            did,
+            "--rkey",
+            rkey,
+        ]);
+    }
+
+    /// Writes a post with a picture; answers its address, its CID and the blob's CID.
+    pub fn picture(&self, did: &str) -> (String, String, String) {
+        let made = self.json(&["record", "put", "--did", did, "--picture"]);
+        let text = |key: &str| made[key].as_str().expect("a text").to_owned();
+        (text("uri"), text("cid"), text("blob"))
+    }
+
+    /// The admin takes down, or gives back, an account or (with `--blob CID`, `--record URI --cid CID`) part of it.
+    pub fn takedown(&self, act: &str, did: &str, subject: &[&str]) {
+        let mut arguments = vec!["account", act, "--did", did];
+        arguments.extend(subject);
+        self.run(&arguments);
     }
 
     /// Begins live traffic.
@@ -236,6 +343,15 @@ impl Sandbox {
         let mut command = self.command(&["compare", "--json"]);
         command.args(options).output().expect("the sandbox's script runs")
     }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
+    assert!(
+        copied.is_ok_and(|status| status.success()),
+        "{} is copied",
+        from.display()
+    );
 }
 
 /// The beginning of a long text: a mirror that lost everything would fill the log.

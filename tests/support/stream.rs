@@ -1,13 +1,14 @@
 //! What the PDS has emitted, read from its own sequencer: the truth about the stream.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
 use super::sandbox::Sandbox;
 
-/// Prints every event's number, account, type and rev. The rev of a commit or sync event stands in its CBOR as a
+/// Prints every event's number, account, type, rev, and whether it has a key `prevData`. The rev of a commit or sync event stands in its CBOR as a
 /// text of 13 characters under the key `rev`.
 const READER: &str = r"
 import json, re, sqlite3, sys
@@ -17,7 +18,7 @@ rev = re.compile(rb'crevm([2-7a-z]{13})')
 for seq, did, kind, event, invalidated in rows:
     if not invalidated:
         found = rev.search(bytes(event))
-        print(json.dumps([seq, did, kind, found.group(1).decode() if found else None]))
+        print(json.dumps([seq, did, kind, found.group(1).decode() if found else None, b'hprevData' in bytes(event)]))
 ";
 
 /// Everything that a PDS has emitted.
@@ -30,15 +31,21 @@ struct Event {
     did: String,
     kind: String,
     rev: Option<String>,
+    prev_data: bool,
 }
 
 impl Emitted {
     /// Reads the sequencer of the sandbox's PDS, which may be running.
     pub fn read(sandbox: &Sandbox) -> Self {
+        Self::of(&sandbox.pds_data())
+    }
+
+    /// Reads the sequencer in a PDS's folder.
+    pub fn of(folder: &Path) -> Self {
         let output = Command::new("python3")
             .arg("-c")
             .arg(READER)
-            .arg(sandbox.pds_data())
+            .arg(folder)
             .output()
             .expect("python3 runs: the sandbox needs it too");
         assert!(
@@ -54,6 +61,7 @@ impl Emitted {
                 did: row[1].as_str().expect("a DID").to_owned(),
                 kind: row[2].as_str().expect("a type").to_owned(),
                 rev: row[3].as_str().map(str::to_owned),
+                prev_data: row[4] == true,
             }
         };
         Self {
@@ -70,6 +78,11 @@ impl Emitted {
     pub fn commits_after(&self, seq: u64) -> u64 {
         let commits = self.events.iter().filter(|event| event.kind == "append");
         commits.filter(|event| event.seq > seq).count() as u64
+    }
+
+    /// How many events say what they build on.
+    pub fn with_prev_data(&self) -> usize {
+        self.events.iter().filter(|event| event.prev_data).count()
     }
 
     /// Each account's rev after the event of this number.

@@ -1,5 +1,8 @@
-// account create|delete|deactivate|activate|takedown|untakedown: one account, for a test.
+// account create|delete|deactivate|activate|takedown|untakedown|rename|move|rotate|take-key|export|import: one account
+// (or one blob or record of it), for a test.
+import fs from 'node:fs'
 import { accountsFile, basic, bearer, changeJson, Complaint, findAccount, findPds, options, readJson, run, sandbox, say, xrpc } from './common.mjs'
+import { importRepository, move, rotate, takeKey } from './identity.mjs'
 import { Account } from './records.mjs'
 
 run(async () => {
@@ -8,6 +11,13 @@ run(async () => {
     handle: { type: 'string' },
     password: { type: 'string' },
     pds: { type: 'string' },
+    to: { type: 'string' },
+    file: { type: 'string' },
+    announce: { type: 'boolean' },
+    'directory-only': { type: 'boolean' },
+    blob: { type: 'string' },
+    record: { type: 'string' },
+    cid: { type: 'string' },
   })
   const [what, ...more] = positionals
   if (more.length) throw new Complaint(`account does not know '${more[0]}'`)
@@ -30,7 +40,7 @@ run(async () => {
   const found = findAccount(readJson(file, []), values)
   const pds = findPds(known, found.pds)
   const admin = basic(pds.admin_password)
-  const subject = { $type: 'com.atproto.admin.defs#repoRef', did: found.did }
+  const subject = subjectOf(found.did, values)
   const acts = {
     delete: () => xrpc(pds.url, 'com.atproto.admin.deleteAccount', { body: { did: found.did }, auth: admin }),
     takedown: () =>
@@ -38,11 +48,44 @@ run(async () => {
     untakedown: () => xrpc(pds.url, 'com.atproto.admin.updateSubjectStatus', { body: { subject, takedown: { applied: false } }, auth: admin }),
     deactivate: () => asOwner(pds, found, 'deactivateAccount', { body: {} }),
     activate: () => asOwner(pds, found, 'activateAccount', { post: true }), // it refuses any body
+    move: async () => {
+      const moved = await move(known, found, pds, findPds(known, needed(values, 'to')))
+      await changeJson(file, [], (list) => list.map((a) => (a.did === moved.did && a.pds === pds.name ? moved : a)))
+      process.stdout.write(JSON.stringify(moved, null, 2) + '\n')
+    },
+    rotate: async () => {
+      const key = await rotate(known, found, pds, { announce: values.announce, directoryOnly: values['directory-only'] })
+      process.stdout.write(JSON.stringify({ key }, null, 2) + '\n')
+    },
+    rename: () =>
+      xrpc(pds.url, 'com.atproto.admin.updateAccountHandle', { body: { did: found.did, handle: needed(values, 'to') + pds.handle_domain }, auth: admin }),
+    'take-key': () => takeKey(found, pds),
+    export: async () => {
+      const { data } = await xrpc(pds.url, 'com.atproto.sync.getRepo', { params: { did: found.did }, raw: true })
+      fs.writeFileSync(needed(values, 'file'), data)
+    },
+    import: async () => {
+      const account = new Account(pds, found)
+      await account.login()
+      await importRepository(pds, account.token, fs.readFileSync(needed(values, 'file')))
+    },
   }
   if (!Object.hasOwn(acts, what ?? '')) throw new Complaint(`account knows create, ${Object.keys(acts).join(', ')}`)
   await acts[what]()
   say(`${what}: done to ${found.handle} (${found.did}) on ${found.pds}`)
 })
+
+function needed(values, name) {
+  if (!values[name]) throw new Complaint(`this needs --${name}`)
+  return values[name]
+}
+
+// What is taken down: the account, or one blob (--blob CID) or record (--record URI --cid CID) of it.
+function subjectOf(did, { blob, record, cid }) {
+  if (blob) return { $type: 'com.atproto.admin.defs#repoBlobRef', did, cid: blob }
+  if (record) return { $type: 'com.atproto.repo.strongRef', uri: record, cid }
+  return { $type: 'com.atproto.admin.defs#repoRef', did }
+}
 
 async function asOwner(pds, found, method, request) {
   const account = new Account(pds, found)

@@ -252,6 +252,15 @@ class Service {
       env.SANDBOX_PLC_JOURNAL = path.join(data, 'journal.jsonl')
       return { file: node, args: [...nodeFlags, path.join(lib, 'plc.mjs')], env, health: '/_health' }
     }
+    if (settings.version === 'arroba') {
+      Object.assign(env, {
+        SANDBOX_DATA: data,
+        SANDBOX_PLC_URL: `http://localhost:${box.state.plc.port}`,
+        REPO_TOKEN: settings.admin_password,
+        ...settings.env,
+      })
+      return { file: path.join(pdsDir('arroba'), 'bin', 'python'), args: [path.join(lib, 'arroba_pds.py')], env, health: '/xrpc/_health' }
+    }
     Object.assign(env, {
       SANDBOX_PDS_DIR: pdsDir(settings.version),
       PDS_HOSTNAME: 'localhost',

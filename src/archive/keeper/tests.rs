@@ -4,7 +4,7 @@ use super::*;
 use crate::archive::folder::FolderBucket;
 use crate::mirror::keyspace;
 use crate::mirror::memory::MemoryStore;
-use crate::mirror::rows::Row as _;
+use crate::mirror::rows::{KeptCar, Row as _};
 use crate::mirror::store::{Batch, Family};
 
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n: a picture";
@@ -72,6 +72,91 @@ async fn a_blob_in_the_archive_counts_by_its_hash_and_not_by_its_size() {
     std::fs::write(&fixture.object, &rotten).expect("writes");
     assert!(matches!(archive().await, Ok(Input::BlobArchived { .. })));
     assert_eq!(std::fs::read(&fixture.object).expect("there"), PNG);
+}
+
+#[tokio::test]
+async fn a_quarantined_car_is_archived_as_it_came_under_a_name_of_its_own() {
+    let keep = tempfile::tempdir().expect("a folder");
+    let root = keep.path().join("archive");
+    let now = Timestamp::from_micros(1_800_000_000_000_000);
+    let account = crate::sim::SimAccount::new(3, now);
+    let (commit, blocks) = account.lax_blocks(account.rev());
+    let mut sent = crate::repo::car::encode_header(&[commit]);
+    for (cid, bytes) in &blocks {
+        crate::repo::car::encode_block(&mut sent, cid, bytes);
+    }
+    let car = KeptCar {
+        number: 9,
+        rev: account.rev(),
+        commit,
+        bytes: sent.len() as u64,
+        sha256: crate::types::cid::sha256(&sent),
+        since: now,
+        archived: false,
+    };
+    let mut row = AccountRow::new(7, "pds.test".parse().expect("a host"), now);
+    row.kept_car = Some(car.clone());
+    let store = Arc::new(MemoryStore::new());
+    let put = |family, key: Vec<u8>, value: Vec<u8>| {
+        let mut batch = Batch::new();
+        batch.put(family, key, value);
+        store.write(batch).expect("writes");
+    };
+    put(
+        Family::Accounts,
+        keyspace::encode_account(account.did()),
+        row.encode(),
+    );
+    let chunk = |number| keyspace::encode_blob_data(9, commit.digest(), number).to_vec();
+    let (first, rest) = sent.split_at(100);
+    put(Family::BlobData, chunk(0), first.to_vec());
+    let keeper = Arc::new(Keeper::new(
+        Arc::clone(&store) as _,
+        Bucket::Folder(FolderBucket::open(&root).await.expect("opens")),
+        Clock::manual(now),
+        keep.path().to_owned(),
+        Arc::new(Metrics::new()),
+    ));
+    let archive = || keeper.quarantined(account.did().clone(), Vec::new());
+    let object = root.join(format!(
+        "v1/repos/{}/{}-{commit}.car.quarantined.zst",
+        account.did(),
+        account.rev()
+    ));
+
+    // What is held is not what came: nothing is archived as if it were.
+    for damaged in [None, Some([b"?", &rest[1..]].concat())] {
+        if let Some(damaged) = damaged {
+            put(Family::BlobData, chunk(1), damaged);
+        }
+        assert!(matches!(archive().await, Ok(Input::TaskDelayed { .. })));
+        assert!(!object.exists());
+    }
+    put(Family::BlobData, chunk(1), rest.to_vec());
+    // The second time its object is there already.
+    for _ in 0..2 {
+        let archived = archive().await;
+        assert!(
+            matches!(archived, Ok(Input::CarArchived { number: 9, .. })),
+            "{archived:?}"
+        );
+        let file = File::open(&object).expect("there");
+        assert!(zstd::decode_all(file).expect("zstd") == sent, "not what came");
+    }
+    assert!(!keeper.is_failing());
+    // An object of that name that is something else is not taken for it.
+    std::fs::write(&object, b"something else").expect("writes");
+    assert!(matches!(archive().await, Ok(Input::TaskDelayed { .. })));
+    row.kept_car = Some(KeptCar {
+        archived: true,
+        ..car
+    });
+    put(
+        Family::Accounts,
+        keyspace::encode_account(account.did()),
+        row.encode(),
+    );
+    assert!(matches!(archive().await, Ok(Input::TaskDone { .. })));
 }
 
 #[tokio::test]

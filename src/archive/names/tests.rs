@@ -49,6 +49,15 @@ fn examples() -> Vec<(ObjectName, String)> {
             format!("v1/repos/{DID}/3k2yihcrp6f2d-{BLOCK}.car.zst"),
         ),
         (
+            QuarantinedName {
+                did: did(DID),
+                rev,
+                commit,
+            }
+            .into(),
+            format!("v1/repos/{DID}/3k2yihcrp6f2d-{BLOCK}.car.quarantined.zst"),
+        ),
+        (
             delta.into(),
             format!("v1/repos/{DID}/3k2yihcrp6f2c..3k2yihcrp6f2d-{BLOCK}.delta.car.zst"),
         ),

@@ -3,6 +3,8 @@
 
 use super::*;
 
+const QUARANTINED_ENDING: &str = ".car.quarantined.zst";
+
 macro_rules! kinds {
     ($($kind:ident($name:ident) = $wanted:literal),* $(,)?) => {$(
         impl From<$name> for ObjectName {
@@ -27,6 +29,7 @@ macro_rules! kinds {
 kinds! {
     Writer(WriterName) = "writer's claim",
     Snapshot(SnapshotName) = "snapshot",
+    Quarantined(QuarantinedName) = "quarantined repository",
     Delta(DeltaName) = "delta",
     Segment(SegmentName) = "segment",
     Blob(BlobName) = "blob",
@@ -47,6 +50,13 @@ impl fmt::Display for SnapshotName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let commit = Cid::dag_cbor(self.commit);
         write!(f, "{REPOS}{}/{}-{commit}.car.zst", self.did, self.rev)
+    }
+}
+
+impl fmt::Display for QuarantinedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let commit = Cid::dag_cbor(self.commit);
+        write!(f, "{REPOS}{}/{}-{commit}{QUARANTINED_ENDING}", self.did, self.rev)
     }
 }
 
@@ -111,6 +121,7 @@ impl fmt::Display for ObjectName {
             Self::Archive => f.write_str(ARCHIVE),
             Self::Writer(name) => name.fmt(f),
             Self::Snapshot(name) => name.fmt(f),
+            Self::Quarantined(name) => name.fmt(f),
             Self::Delta(name) => name.fmt(f),
             Self::Segment(name) => name.fmt(f),
             Self::Blob(name) => name.fmt(f),
@@ -147,10 +158,15 @@ fn read(text: &str) -> Result<ObjectName, NameError> {
             shard: number(shard)?,
             generation: number(ending(file, ".json")?)?,
         })),
-        ["repos", did, file] => match file.strip_suffix(".delta.car.zst") {
-            Some(stem) => read_delta(did, stem),
-            None => read_snapshot(did, ending(file, ".car.zst")?),
-        },
+        ["repos", did, file] => {
+            if let Some(stem) = file.strip_suffix(".delta.car.zst") {
+                read_delta(did, stem)
+            } else if let Some(stem) = file.strip_suffix(QUARANTINED_ENDING) {
+                read_quarantined(did, stem)
+            } else {
+                read_snapshot(did, ending(file, ".car.zst")?)
+            }
+        }
         ["log", shard, file] => {
             let (generation, count) = cut(ending(file, ".car.zst")?, "-")?;
             Ok(ObjectName::Segment(SegmentName {
@@ -189,6 +205,15 @@ fn read(text: &str) -> Result<ObjectName, NameError> {
 fn read_snapshot(did: &str, stem: &str) -> Result<ObjectName, NameError> {
     let (rev, commit) = cut(stem, "-")?;
     Ok(ObjectName::Snapshot(SnapshotName {
+        did: did_folder(did)?,
+        rev: rev.parse()?,
+        commit: digest(commit, Codec::DagCbor)?,
+    }))
+}
+
+fn read_quarantined(did: &str, stem: &str) -> Result<ObjectName, NameError> {
+    let (rev, commit) = cut(stem, "-")?;
+    Ok(ObjectName::Quarantined(QuarantinedName {
         did: did_folder(did)?,
         rev: rev.parse()?,
         commit: digest(commit, Codec::DagCbor)?,

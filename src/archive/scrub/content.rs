@@ -7,7 +7,7 @@ use std::io::Read;
 
 use crate::archive::identity_file::IdentityFileError;
 use crate::archive::log_file::{Change, Entry, LogFile, LogFileError, Origin, PLAIN_BYTES_MAX};
-use crate::archive::names::{DeltaName, SegmentName, SnapshotName};
+use crate::archive::names::{DeltaName, QuarantinedName, SegmentName, SnapshotName};
 use crate::archive::snapshot_file::{SnapshotDecoder, SnapshotFileError};
 use crate::repo::car::{CarError, CarReader};
 use crate::repo::commit::{Commit, CommitError};
@@ -132,6 +132,28 @@ pub fn check_snapshot(
     Ok(tally)
 }
 
+/// Reads a CAR that is kept as it came: every block hashes to its CID, and the commit of the name is its root.
+///
+/// # Errors
+/// The first thing that is not as it must be.
+pub fn check_quarantined(file: impl Read, name: &QuarantinedName) -> Result<(), Bad> {
+    let mut decoder = SnapshotDecoder::new(file, SNAPSHOT_BYTES_MAX).map_err(SnapshotFileError::from)?;
+    let mut car = CarReader::new(&mut decoder)?;
+    let wanted = Cid::dag_cbor(name.commit);
+    if car.roots().first() != Some(&wanted) {
+        return Err(Bad::Misnamed(format!("its root is not commit {wanted}")));
+    }
+    let (mut block, mut found) = (Vec::new(), false);
+    while let Some((cid, _)) = car.next_block(&mut block)? {
+        found |= cid == wanted;
+    }
+    if !found {
+        return Err(Bad::Misnamed(format!("commit {wanted} is not in it")));
+    }
+    decoder.finish()?;
+    Ok(())
+}
+
 /// Checks a commit block: whose, which rev, and by whom it is signed. Returns the root that it signs.
 fn check_commit(
     block: &[u8],
@@ -159,22 +181,6 @@ fn check_commit(
         return Err(Bad::Signature(cid));
     }
     Ok(commit.data)
-}
-
-/// Reads a packed CAR of any kind: the frame, and every block hashed. What the blocks come to is not looked at.
-///
-/// # Errors
-/// When it is damaged.
-pub fn check_packed(file: impl Read) -> Result<Tally, Bad> {
-    let mut tally = Tally::default();
-    let mut decoder = SnapshotDecoder::new(file, SNAPSHOT_BYTES_MAX).map_err(SnapshotFileError::from)?;
-    let mut car = CarReader::new(&mut decoder)?;
-    let mut block = Vec::new();
-    while car.next_block(&mut block)?.is_some() {
-        tally.blocks += 1;
-    }
-    decoder.finish()?;
-    Ok(tally)
 }
 
 /// Reads a segment or delta, every block hashed.

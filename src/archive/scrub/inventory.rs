@@ -70,6 +70,7 @@ pub fn kind_of(name: &ObjectName) -> &'static str {
         ObjectName::Service(_) => "service",
         ObjectName::State(_) => "state",
         ObjectName::Erased(_) => "erased",
+        ObjectName::Quarantined(_) => "quarantined",
     }
 }
 

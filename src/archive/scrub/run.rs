@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::content::{Bad, Tally, check_packed};
+use super::content::{Bad, check_quarantined};
 use super::inventory::{Inventory, kind_of};
 pub use super::read::Progress;
 use super::read::{Outcome, Reader};
@@ -240,19 +240,17 @@ impl Scrub<'_> {
             if !self.state.sample.takes(&text) {
                 continue;
             }
-            let mut tally = Tally::default();
             let outcome = match name {
-                // A kind that is not looked into is at least whole.
-                _ if text.ends_with(".zst") => {
-                    let checked = self.reader.check(&text, check_packed).await;
-                    checked.and_then(|packed| {
-                        tally = packed;
-                        Ok(Seal::Sound)
-                    })
-                }
                 ObjectName::State(_) => {
                     let checked = self.reader.check(&text, check_age).await;
                     checked.and_then(|()| Ok(Seal::Sound))
+                }
+                ObjectName::Quarantined(kept) => {
+                    let kept = kept.clone();
+                    let checked = self
+                        .reader
+                        .check(&text, move |file| check_quarantined(file, &kept));
+                    checked.await.and_then(|()| Ok(Seal::Sound))
                 }
                 _ => {
                     let read = self.reader.bytes(&text, JSON_BYTES_MAX).await;
@@ -262,12 +260,14 @@ impl Scrub<'_> {
             };
             let affects = || match name {
                 ObjectName::Archive => "no daemon opens this archive; what is in it can be read all the same",
+                ObjectName::Quarantined(_) => {
+                    "what the host had, and could not prove, is not held as it came"
+                }
                 ObjectName::State(_) => "what it holds of the PDS's private state cannot be restored from it",
                 _ => "what it says cannot be relied on; an older one of its kind may serve",
             };
             let seal = self.judge(name, None, outcome, || affects().to_owned())?;
             self.state.counts.unsealed += u64::from(seal == Some(Seal::None));
-            self.state.counts.add(tally);
         }
         self.state.others_done = true;
         self.keep()

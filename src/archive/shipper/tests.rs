@@ -41,6 +41,7 @@ async fn holding(commits: u32) -> Fixture {
             metrics: Arc::new(Metrics::new()),
             flush_interval: Duration::from_millis(1),
             failures: AtomicU32::new(0),
+            paused: AtomicBool::new(false),
         }),
         root,
         _keep: keep,
@@ -128,6 +129,16 @@ async fn who_was_taken_over_stops_and_acknowledges_nothing() {
     assert_eq!(taken.expect("takes over").log.number, 1);
     assert!(matches!(fixture.step().await, Err(ShipError::Superseded(_))));
     assert_eq!(fixture.unshipped(), 3);
+}
+
+#[tokio::test]
+async fn nothing_goes_into_the_place_of_the_archive() {
+    let fixture = holding(1).await;
+    fixture.shipper.paused.store(true, Ordering::Relaxed);
+    assert!(matches!(fixture.step().await, Ok(Step::Failed(_))));
+    assert!(!fixture.object(1, 1).exists());
+    fixture.shipper.paused.store(false, Ordering::Relaxed);
+    assert!(matches!(fixture.step().await, Ok(Step::Shipped)));
 }
 
 #[tokio::test]

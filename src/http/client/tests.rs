@@ -7,6 +7,7 @@ use futures_util::StreamExt as _;
 
 use super::*;
 use crate::http::connect::Lookup;
+use crate::http::pace::BypassKey;
 use crate::http::test_server::{Step, TestServer, answer, chunk, chunked, serve};
 use crate::types::Timestamp;
 
@@ -22,7 +23,7 @@ fn upstream(policy: AddressPolicy, names: &[(&str, &str)]) -> Upstream {
         .collect();
     let lookup = Lookup::Table(Arc::new(names));
     let connector = Connector::with_lookup(policy, lookup, Duration::from_secs(5));
-    Upstream::with_connector(connector, Clock::manual(NOW)).expect("root certificates")
+    Upstream::with_pacing(connector, Clock::manual(NOW), Pacing::default()).expect("root certificates")
 }
 
 fn dev() -> Upstream {
@@ -497,4 +498,109 @@ async fn urls_that_are_none_are_refused() {
             "{url}: {outcome:?}"
         );
     }
+}
+
+/// As [`dev`], with a pace for this server and its key.
+fn paced(server: &TestServer, key: Option<&str>, dev_mode: bool) -> Upstream {
+    let policy = match dev_mode {
+        true => AddressPolicy::new(true, []),
+        false => {
+            AddressPolicy::new(false, [server.address.to_string().parse().expect("a host")]).with_plain_http()
+        }
+    };
+    let key = key.map(|key| BypassKey::parse(key).expect("a key"));
+    let pacing = Pacing::new(0, [(server.address.to_string(), key)]);
+    Upstream::with_pacing(Connector::new(policy), Clock::manual(NOW), pacing).expect("root certificates")
+}
+
+#[tokio::test]
+async fn a_bypass_key_goes_to_its_own_host_alone() {
+    let carries = |head: &str| head.to_ascii_lowercase().contains("x-ratelimit-bypass: s3cret");
+    let other =
+        serve(move |head| answer("200 OK", &[], if carries(head) { b"with" } else { b"without" })).await;
+    let (elsewhere, back) = (format!("location: {}", other.url("/")), "location: /with");
+    let server = serve(move |head| {
+        let hop = if head.starts_with("GET /away ") {
+            elsewhere.as_str()
+        } else {
+            back
+        };
+        match (carries(head), head.starts_with("GET /with ")) {
+            (false, _) => answer("200 OK", &[], b"none"),
+            (true, true) => answer("200 OK", &[], b"with"),
+            (true, false) => answer("302 Found", &[hop], b""),
+        }
+    })
+    .await;
+    let limits = Limits {
+        redirects_max: 2,
+        ..limits()
+    };
+    let upstream = paced(&server, Some("s3cret"), true);
+    assert!(!format!("{upstream:?}").contains("s3cret"));
+    let get = |url: String| {
+        let upstream = &upstream;
+        async move { fetch(upstream, &url, &limits).await.expect("an answer") }
+    };
+    assert_eq!(get(server.url("/with")).await, b"with");
+    assert_eq!(get(server.url("/here")).await, b"with");
+    assert_eq!(get(server.url("/away")).await, b"without");
+    assert_eq!(get(other.url("/")).await, b"without");
+    // Never in the clear.
+    let clear = paced(&server, Some("s3cret"), false);
+    assert_eq!(
+        fetch(&clear, &server.url("/with"), &limits)
+            .await
+            .expect("an answer"),
+        b"none"
+    );
+}
+
+#[tokio::test]
+async fn a_host_that_asks_for_it_is_left_alone() {
+    let server = serve(|_| answer("429 Too Many Requests", &["retry-after: 60"], b"")).await;
+    let upstream = paced(&server, None, true);
+    let (url, limits) = (server.url("/"), limits());
+    let get = || fetch(&upstream, &url, &limits);
+    let refused = get().await.expect_err("refused");
+    assert!(
+        matches!(refused, FetchError::Status { status: 429, .. }),
+        "{refused}"
+    );
+    for _ in 0..3 {
+        let paced = get().await.expect_err("left alone");
+        assert!(matches!(paced, FetchError::Paced { .. }), "{paced}");
+        assert_eq!(
+            (paced.wait(), paced.is_transient()),
+            (Some(Duration::from_secs(60)), true)
+        );
+    }
+    assert_eq!(server.requests(), 1);
+    // Others are asked as ever.
+    assert!(fetch(&dev(), &url, &limits).await.is_err());
+    assert_eq!(server.requests(), 2);
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_limit_is_spread() {
+    let headers = [
+        "ratelimit-limit: 100",
+        "ratelimit-remaining: 9",
+        "ratelimit-reset: 5",
+    ];
+    let server = serve(move |_| answer("200 OK", &headers, b"")).await;
+    let upstream = paced(&server, None, true);
+    let began = Instant::now();
+    // Half a second between the second, which spends what is due, and the third.
+    for _ in 0..3 {
+        fetch(&upstream, &server.url("/"), &limits())
+            .await
+            .expect("an answer");
+    }
+    assert!(
+        began.elapsed() >= Duration::from_millis(500),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(server.requests(), 3);
 }

@@ -1,12 +1,12 @@
 //! What became of blobs.
 
-use super::super::input::{BlobKey, BlobMention};
+use super::super::input::{BlobKey, BlobMention, BlobVerdict};
 use super::super::keyspace::Task;
 use super::super::reader::Mirror;
-use super::super::rows::{BlobFailure, BlobState};
+use super::super::rows::{BlobFailure, BlobState, SweepMark, SyncState};
 use super::super::store::StoreError;
-use super::{Applier, Group};
-use crate::types::{Did, Digest, Timestamp};
+use super::{Applier, Group, Note};
+use crate::types::{Did, Digest, HostName, Timestamp};
 
 /// A host that does not answer is given this many tries before a blob counts as missing.
 const PASSING_TRIES: u32 = 5;
@@ -29,6 +29,7 @@ impl Applier {
             return Ok(());
         }
         row.state = BlobState::Held;
+        row.withheld_since = None;
         row.size = Some(size);
         row.mime = row.mime.or(mime);
         group.stage.put_blob(blob.did_number, &blob.digest, row);
@@ -65,6 +66,15 @@ impl Applier {
                 .stage
                 .put_task(retry_at, &Task::FetchBlob(blob.did.clone(), blob.digest));
         } else {
+            let known = matches!(row.state, BlobState::Missing { reason, .. } if reason == failure);
+            if !known && let Some(account) = self.account(group, &blob.did)? {
+                group.notes.push(Note::BlobMissing {
+                    host: account.host,
+                    did: blob.did.clone(),
+                    cid: blob.cid(),
+                    failure,
+                });
+            }
             row.state = BlobState::Missing {
                 reason: failure,
                 tries: row.tries,
@@ -121,6 +131,58 @@ impl Applier {
             row.state = BlobState::Archived;
             group.stage.put_blob(blob.did_number, &blob.digest, row);
         }
+        Ok(())
+    }
+
+    /// A host was asked again for some of the blobs that we hold of it.
+    pub(super) fn on_blobs_swept(
+        &mut self,
+        group: &mut Group<'_>,
+        host: &HostName,
+        verdicts: Vec<BlobVerdict>,
+        mark: SweepMark,
+        task: &[u8],
+    ) -> Result<(), StoreError> {
+        group.stage.delete_task(task);
+        for verdict in verdicts {
+            self.on_blob_verdict(group, host, &verdict)?;
+        }
+        if let Some(mut row) = group.stage.host(host)? {
+            group.stage.put_task(mark.next, &Task::SweepBlobs(host.clone()));
+            row.sweep = Some(mark);
+            group.stage.put_host(host, row);
+        }
+        Ok(())
+    }
+
+    /// What a host gives no longer is kept, and not served until it gives it again.
+    pub(super) fn on_blob_verdict(
+        &mut self,
+        group: &mut Group<'_>,
+        host: &HostName,
+        verdict: &BlobVerdict,
+    ) -> Result<(), StoreError> {
+        let BlobVerdict { blob, served } = verdict;
+        // Meanwhile it may have moved, or been turned off: then this says nothing of the blob.
+        let speaks = self.account(group, &blob.did)?.is_some_and(|account| {
+            let away = matches!(account.sync, SyncState::Moved { .. });
+            account.host == *host && account.upstream.is_active() && !away
+        });
+        let row = group.stage.blob(blob.did_number, &blob.digest)?;
+        let Some(mut row) = row.filter(|row| speaks && row.state.is_stored()) else {
+            return Ok(());
+        };
+        if row.withheld_since.is_none() == *served {
+            return Ok(());
+        }
+        row.withheld_since = (!served).then_some(group.now);
+        group.stage.put_blob(blob.did_number, &blob.digest, row);
+        group.notes.push(Note::BlobWithheld {
+            host: host.clone(),
+            did: blob.did.clone(),
+            cid: blob.cid(),
+            withheld: !served,
+        });
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use super::super::store::StoreError;
 use super::events::Arrival;
 use super::{Applier, Group, Note};
 use crate::repo::record::scan_record;
-use crate::types::{Cid, Did, HostName, RepoPath};
+use crate::types::{Cid, Did, Digest, HostName, RepoPath};
 use crate::verify::{
     CommitProof, PutRecord, RejectReason, SignedCommit, VerifiedCommit, VerifiedLegacy, VerifiedOp,
     VerifiedSync,
@@ -208,6 +208,7 @@ impl Applier {
         let before = row.records;
         Self::count_deletes(group, did, &mut row, deleted, before)?;
         let mut noncanonical = 0;
+        let mut released = Vec::new();
         let mut journal_ops = Vec::with_capacity(changes.len());
         for RowChange { path, old, new } in changes {
             if let Some(old) = old {
@@ -215,6 +216,7 @@ impl Applier {
                 row.record_bytes = row.record_bytes.saturating_sub(old.bytes.len() as u64);
                 for blob in scan_record(&old.bytes).blobs {
                     group.stage.delete_blob_ref(number, blob.cid.digest(), path);
+                    released.push(*blob.cid.digest());
                 }
             }
             match &new {
@@ -246,6 +248,11 @@ impl Applier {
                 cid: new.as_ref().map(|(cid, _)| *cid),
                 bytes: new.map(|(_, bytes)| bytes.to_vec()),
             });
+        }
+        for digest in released {
+            if !group.stage.blob_is_referenced(number, &digest)? {
+                Self::withdraw_missing(group, row.did_number, &digest)?;
+            }
         }
         let entry = JournalEntry {
             commit_block: commit.block().to_vec(),
@@ -285,6 +292,21 @@ impl Applier {
         }
     }
 
+    /// Nobody misses a blob to which no record refers any more.
+    pub(super) fn withdraw_missing(
+        group: &mut Group<'_>,
+        did_number: u64,
+        digest: &Digest,
+    ) -> Result<(), StoreError> {
+        if let Some(mut row) = group.stage.blob(did_number, digest)?
+            && let BlobState::Missing { .. } = row.state
+        {
+            row.state = BlobState::Withdrawn;
+            group.stage.put_blob(did_number, digest, row);
+        }
+        Ok(())
+    }
+
     /// Makes sure that a blob which a live record refers to is fetched.
     pub(super) fn want_blob(
         group: &mut Group<'_>,
@@ -300,6 +322,8 @@ impl Applier {
                 row.tries = 0;
                 row
             }
+            // Withheld when it was asked for last: perhaps because no record referred to it there.
+            Some(row) if row.withheld_since.is_some() => row,
             Some(_) => return Ok(()),
         };
         group.stage.put_blob(did_number, &blob.digest, row);

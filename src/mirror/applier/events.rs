@@ -9,7 +9,6 @@ use super::super::rows::{
 };
 use super::super::store::{Family, StoreError};
 use super::epochs::{self, Place};
-use super::gates::is_fork;
 use super::{Applier, Group, Note};
 use crate::types::{AccountStatus, Did, HostName, Rev, Timestamp};
 use crate::verify::{Checked, CommitProof, EventBody, RejectReason, Remedy, VerifiedSync};
@@ -88,9 +87,7 @@ impl Applier {
                 self.settle(group, &did, fate, &arrival, epoch, rev, &frame)
             }
             EventBody::Identity { did } => self.on_identity_event(group, &did, &host),
-            EventBody::Account { did, status } => {
-                self.on_account_event(group, &did, &host, event.seq, status)
-            }
+            EventBody::Account { did, status } => self.on_account_event(group, &did, &arrival, status),
             EventBody::Malformed { did, reason } => self.on_malformed(group, did, reason, &host),
         }
     }
@@ -140,22 +137,13 @@ impl Applier {
         checked: Checked<CommitProof>,
         turn: Turn,
     ) -> Result<Fate, StoreError> {
-        let forked = checked
-            .proof()
-            .is_some_and(|proof| is_fork(&row, rev, proof.signed()));
-        let old = (!forked).then_some(rev);
-        if let Some(fate) = Self::before_proof(group, did, &row, arrival, old, checked.rejection(), turn) {
+        let claims = (rev, checked.proof().map(CommitProof::signed), checked.rejection());
+        if let Some(fate) = Self::before_proof(group, did, &row, arrival, claims, turn) {
             return Ok(fate);
         }
-        if forked {
-            return Ok(Self::reject(
-                group,
-                did,
-                row,
-                &arrival.host,
-                RejectReason::Forked,
-                turn,
-            ));
+        let reason = DesyncReason::Quarantined;
+        if let Some(fate) = Self::quarantine_gate(group, did, &row, &arrival.host, rev, reason) {
+            return Ok(fate);
         }
         let proof = match checked {
             Checked::Verified(proof) => proof,
@@ -195,22 +183,17 @@ impl Applier {
         checked: Checked<Box<VerifiedSync>>,
         turn: Turn,
     ) -> Result<Fate, StoreError> {
-        let forked = checked
-            .proof()
-            .is_some_and(|proof| is_fork(&row, rev, proof.signed()));
-        let old = (!forked).then_some(rev);
-        if let Some(fate) = Self::before_proof(group, did, &row, arrival, old, checked.rejection(), turn) {
+        let claims = (
+            rev,
+            checked.proof().map(|sync| sync.signed()),
+            checked.rejection(),
+        );
+        if let Some(fate) = Self::before_proof(group, did, &row, arrival, claims, turn) {
             return Ok(fate);
         }
-        if forked {
-            return Ok(Self::reject(
-                group,
-                did,
-                row,
-                &arrival.host,
-                RejectReason::Forked,
-                turn,
-            ));
+        let reason = DesyncReason::SyncEvent;
+        if let Some(fate) = Self::quarantine_gate(group, did, &row, &arrival.host, rev, reason) {
+            return Ok(fate);
         }
         let sync = match checked {
             Checked::Verified(sync) => sync,
@@ -239,7 +222,7 @@ impl Applier {
         Ok(Fate::Done)
     }
 
-    fn reject(
+    pub(super) fn reject(
         group: &mut Group<'_>,
         did: &Did,
         mut row: AccountRow,
@@ -353,21 +336,22 @@ impl Applier {
         &mut self,
         group: &mut Group<'_>,
         did: &Did,
-        host: &HostName,
-        seq: u64,
+        arrival: &Arrival,
         status: AccountStatus,
     ) -> Result<(), StoreError> {
-        let mut row = self.account_or_new(group, did, host)?;
-        if Self::is_foreign(group, did, &row, host) {
+        let mut row = self.account_or_new(group, did, &arrival.host)?;
+        if Self::is_foreign(group, did, &row, &arrival.host) {
             return Ok(());
         }
-        row.status_seq = seq;
+        row.status_seq = arrival.seq;
+        row.status_at = row.status_at.max(Some(arrival.received));
         Self::set_status(group, did, row, status);
         Ok(())
     }
 
     /// Takes over what the host says of the account's standing. Nothing is deleted by it.
     pub(super) fn set_status(group: &mut Group<'_>, did: &Did, mut row: AccountRow, status: AccountStatus) {
+        Self::note_away(group, did, &mut row, status.is_active());
         if row.upstream != status {
             group.notes.push(Note::Status {
                 did: did.clone(),
@@ -415,19 +399,13 @@ impl Applier {
             });
             return Ok(());
         };
-        let row = self.account_or_new(group, &did, host)?;
+        let mut row = self.account_or_new(group, &did, host)?;
         // Another host's word about the account is no reason to fetch it.
         if !Self::is_foreign(group, &did, &row, host) {
+            // It tells no rev that the fetch would have to reach.
+            row.fetch_again = matches!(row.sync, SyncState::Wanted { .. });
+            group.stage.put_account(&did, row.clone());
             Self::reject(group, &did, row, host, reason, Turn::Replayed);
-        }
-        Ok(())
-    }
-
-    pub(super) fn on_connected(group: &mut Group<'_>, host: &HostName) -> Result<(), StoreError> {
-        if let Some(row) = group.stage.host(host)?
-            && let Listing::Unfinished { .. } = row.listing
-        {
-            group.stage.put_task(group.now, &Task::ListRepos(host.clone()));
         }
         Ok(())
     }

@@ -4,19 +4,22 @@
 //! old generation, and applies the frames that were parked in the meantime: no reader ever sees less than
 //! a proven head, or more than one.
 
+use std::collections::BTreeSet;
+
 use super::super::input::{BlobMention, FetchFailure, Fetched, FetchedContent};
 use super::super::keyspace::{self, AlarmKind, NO_NUMBER, Task};
 use super::super::reader::Mirror;
 use super::super::rows::{
-    AccountRow, DesyncReason, Head, HeadSigner, JournalEntry, OutboxEntry, Row as _, StoredIdentity,
-    SyncState,
+    AccountRow, BlobState, DesyncReason, Head, HeadSigner, JournalEntry, OutboxEntry, Row as _,
+    StoredIdentity, SyncState,
 };
 use super::super::store::{Family, StoreError};
 use super::events::{Arrival, Fate, Turn};
 use super::moved::Placed;
+use super::quarantine::Kept;
 use super::{Applier, Group, Note};
 use crate::repo::signing_key::SigningKey;
-use crate::types::{Did, HostName, Rev, Timestamp};
+use crate::types::{AccountStatus, Cid, Did, Digest, HostName, Rev, Timestamp};
 use crate::verify::{EventBody, FrameContent, KeyLookup, KeyStanding, VerifiedRepo, check_frame};
 
 impl Applier {
@@ -31,6 +34,7 @@ impl Applier {
         group.stage.delete_task(&task);
         let loaded_number = match &content {
             FetchedContent::Loaded { account_number, .. } => *account_number,
+            FetchedContent::Kept { car, .. } => car.number,
             FetchedContent::Unchanged { .. } => NO_NUMBER,
         };
         let Some(mut row) = self.account(group, &did)? else {
@@ -39,13 +43,16 @@ impl Applier {
         };
         let wanted = match row.sync {
             SyncState::Wanted { reason, .. } => Some(reason),
+            SyncState::Quarantined { .. } => Some(DesyncReason::Quarantined),
             _ => None,
         };
         let current = row.account_number == from_number && identity.speaks_at(&row.host);
         let Some(reason) = wanted.filter(|_| current) else {
             // Something else settled it while the fetch was under way.
             drop_generation(group, loaded_number);
-            if wanted.is_some() {
+            if wanted == Some(DesyncReason::Quarantined) {
+                Self::retry_quarantined(group, &did, row, group.now);
+            } else if wanted.is_some() {
                 group.stage.put_task(group.now, &Task::FetchRepo(did));
             }
             return Ok(());
@@ -53,59 +60,125 @@ impl Applier {
         row.identity = Some(identity);
         row.awaiting_identity = false;
         match content {
-            FetchedContent::Unchanged { commit } => {
-                // The same head does not put right a copy that was found damaged while it was asked for.
-                let damaged = reason == DesyncReason::CopyDamaged;
-                if damaged || row.head.as_ref().map(|head| head.commit) != Some(commit) {
-                    group.stage.put_task(group.now, &Task::FetchRepo(did.clone()));
-                    group.stage.put_account(&did, row);
-                    return Ok(());
-                }
-                if let Some(head) = &row.head
-                    && is_behind_its_stream(&row, head.rev)
-                {
-                    Self::retry_fetch(group, &did, row, group.now.plus(TOO_OLD_RETRY));
-                    return Ok(());
-                }
-                row.sync = SyncState::Live;
-                row.min_rev = None;
-                group.notes.push(Note::Unchanged {
-                    host: row.host.clone(),
-                    did: did.clone(),
-                    reason,
-                });
-            }
-            FetchedContent::Loaded { repo, blobs, .. } => {
-                let behind = row.head.as_ref().filter(|head| {
-                    repo.rev() < head.rev || (repo.rev() == head.rev && repo.cid() != head.commit)
-                });
-                if let Some(ours) = behind.map(|head| head.rev) {
-                    drop_generation(group, loaded_number);
-                    return self.diverge(group, &did, row, ours, repo.rev());
-                }
+            FetchedContent::Kept {
+                car,
+                repo,
+                reason: fault,
+                blobs,
+            } => {
                 if is_behind_its_stream(&row, repo.rev()) {
                     drop_generation(group, loaded_number);
                     Self::retry_fetch(group, &did, row, group.now.plus(TOO_OLD_RETRY));
                     return Ok(());
                 }
-                let sound = reason != DesyncReason::CopyDamaged;
-                self.log_swap(group, &did, &mut row, loaded_number, &repo, sound)?;
-                self.swap(group, &did, &mut row, loaded_number, &repo, &blobs)?;
-                group.notes.push(Note::Swapped {
-                    host: row.host.clone(),
-                    did: did.clone(),
-                    reason,
-                    rev: repo.rev(),
-                    records: repo.records(),
-                });
+                let kept = Kept {
+                    car,
+                    repo,
+                    fault,
+                    blobs,
+                    asked: reason,
+                };
+                self.on_kept(group, &did, row, kept)
+            }
+            FetchedContent::Unchanged { commit } => self.on_unchanged(group, &did, row, commit, reason),
+            FetchedContent::Loaded { repo, blobs, .. } => {
+                self.on_loaded(group, &did, row, loaded_number, &repo, &blobs, reason)
             }
         }
-        group.stage.put_account(&did, row);
-        self.replay_parked(group, &did)
+    }
+
+    /// The host's head is one that is held, or kept.
+    fn on_unchanged(
+        &mut self,
+        group: &mut Group<'_>,
+        did: &Did,
+        mut row: AccountRow,
+        commit: Cid,
+        reason: DesyncReason,
+    ) -> Result<(), StoreError> {
+        if matches!(row.sync, SyncState::Quarantined { commit: Some(kept), .. } if kept == commit) {
+            return self.stay_quarantined(group, did, row);
+        }
+        // The same head does not put right a copy that was found damaged while it was asked for.
+        let damaged = reason == DesyncReason::CopyDamaged;
+        if damaged || row.head.as_ref().map(|head| head.commit) != Some(commit) {
+            group.stage.put_task(group.now, &Task::FetchRepo(did.clone()));
+            group.stage.put_account(did, row);
+            return Ok(());
+        }
+        if let Some(head) = &row.head
+            && is_behind_its_stream(&row, head.rev)
+        {
+            Self::retry_fetch(group, did, row, group.now.plus(TOO_OLD_RETRY));
+            return Ok(());
+        }
+        row.sync = SyncState::Live;
+        let seen = row.min_rev.take().filter(|_| reason == DesyncReason::Quarantined);
+        Self::leave_quarantine(group, did, &mut row, seen)?;
+        group.notes.push(Note::Unchanged {
+            host: row.host.clone(),
+            did: did.clone(),
+            reason,
+        });
+        self.caught_up(group, did, row)
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one fetch and its account: a struct would only rename them"
+    )]
+    fn on_loaded(
+        &mut self,
+        group: &mut Group<'_>,
+        did: &Did,
+        mut row: AccountRow,
+        number: u64,
+        repo: &VerifiedRepo,
+        blobs: &[BlobMention],
+        reason: DesyncReason,
+    ) -> Result<(), StoreError> {
+        let behind = row
+            .head
+            .as_ref()
+            .filter(|head| repo.rev() < head.rev || (repo.rev() == head.rev && repo.cid() != head.commit));
+        if let Some(ours) = behind.map(|head| head.rev) {
+            drop_generation(group, number);
+            return self.diverge(group, did, row, ours, repo.rev());
+        }
+        if is_behind_its_stream(&row, repo.rev()) {
+            drop_generation(group, number);
+            Self::retry_fetch(group, did, row, group.now.plus(TOO_OLD_RETRY));
+            return Ok(());
+        }
+        let seen = row.min_rev.filter(|_| reason == DesyncReason::Quarantined);
+        let sound = reason != DesyncReason::CopyDamaged;
+        self.log_swap(group, did, &mut row, number, repo, sound)?;
+        self.swap(group, did, &mut row, number, repo, blobs)?;
+        Self::leave_quarantine(group, did, &mut row, seen)?;
+        group.notes.push(Note::Swapped {
+            host: row.host.clone(),
+            did: did.clone(),
+            reason,
+            rev: repo.rev(),
+            records: repo.records(),
+        });
+        self.caught_up(group, did, row)
+    }
+
+    /// What waited is judged; and what broke a rule while the fetch was under way has the account compared again.
+    fn caught_up(&mut self, group: &mut Group<'_>, did: &Did, mut row: AccountRow) -> Result<(), StoreError> {
+        let again = std::mem::take(&mut row.fetch_again);
+        group.stage.put_account(did, row);
+        self.replay_parked(group, did)?;
+        if again && let Some(mut row) = self.account(group, did)? {
+            Self::want(group, did, &mut row, DesyncReason::HeadDiffers, None);
+            group.stage.put_account(did, row);
+        }
+        Ok(())
     }
 
     /// The host's head is older than ours. Ours stays, and is kept when the host goes on from its own.
-    fn diverge(
+    pub(super) fn diverge(
         &mut self,
         group: &mut Group<'_>,
         did: &Did,
@@ -178,6 +251,7 @@ impl Applier {
         for blob in blobs {
             Self::want_blob(group, did, row.did_number, blob)?;
         }
+        Self::withdraw_unmentioned(group, row.did_number, blobs)?;
         if first {
             group.stage.put_task(group.now, &Task::AuditAccount(did.clone()));
         }
@@ -224,14 +298,36 @@ impl Applier {
         Ok(())
     }
 
+    /// Blobs that are missing, and that the new generation does not mention, are missed no longer.
+    fn withdraw_unmentioned(
+        group: &mut Group<'_>,
+        did_number: u64,
+        blobs: &[BlobMention],
+    ) -> Result<(), StoreError> {
+        let mentioned: BTreeSet<&Digest> = blobs.iter().map(|blob| &blob.digest).collect();
+        let mut after: Option<Digest> = None;
+        loop {
+            let page = Mirror::new(group.stage.store()).blobs_page(did_number, after.as_ref(), BLOBS_PAGE)?;
+            for (digest, row) in &page {
+                if matches!(row.state, BlobState::Missing { .. }) && !mentioned.contains(digest) {
+                    Self::withdraw_missing(group, did_number, digest)?;
+                }
+            }
+            match page.last() {
+                Some((last, _)) if page.len() == BLOBS_PAGE => after = Some(*last),
+                _ => return Ok(()),
+            }
+        }
+    }
+
     pub(super) fn on_fetch_failed(
         &mut self,
         group: &mut Group<'_>,
         did: &Did,
         host: &HostName,
         failure: &FetchFailure,
-        task: &[u8],
-        retry_at: Timestamp,
+        asked_at: Timestamp,
+        (task, retry_at): (&[u8], Timestamp),
     ) -> Result<(), StoreError> {
         group.stage.delete_task(task);
         let Some(mut row) = self.account(group, did)? else {
@@ -241,17 +337,32 @@ impl Applier {
             // It moved meanwhile; the new host's fetch has a task of its own.
             return Ok(());
         }
+        let mut retry_at = retry_at;
         if let FetchFailure::Inactive(status) = failure
             && row.upstream.is_active()
         {
-            group.notes.push(Note::Status {
-                did: did.clone(),
-                status: status.label(),
-            });
-            row.upstream = status.clone();
+            if row.is_outdated(asked_at) {
+                // It was turned on while it was asked for.
+                retry_at = group.now.plus(TOO_OLD_RETRY);
+            } else {
+                group.notes.push(Note::Status {
+                    did: did.clone(),
+                    status: status.label(),
+                });
+                Self::note_away(group, did, &mut row, false);
+                row.upstream = status.clone();
+            }
+        }
+        if let FetchFailure::Inactive(_) = failure
+            && row.upstream != AccountStatus::Deleted
+        {
+            // It may have moved, and the directory may have given the document of before when that was asked.
+            Self::ask_identity(group, did, &row);
         }
         if *failure == FetchFailure::NotFound && row.head.is_some() {
             let message = format!("{did}: the host says that it has no such repository; ours is kept");
+            Self::note_away(group, did, &mut row, false);
+            group.stage.put_account(did, row.clone());
             let (host, number) = (row.host.clone(), row.account_number);
             Self::raise(
                 group,
@@ -262,7 +373,12 @@ impl Applier {
                 vec![number],
             )?;
         }
-        if let SyncState::Wanted { reason, .. } = row.sync {
+        let reason = match row.sync {
+            SyncState::Wanted { reason, .. } => Some(reason),
+            SyncState::Quarantined { .. } => Some(DesyncReason::Quarantined),
+            _ => None,
+        };
+        if let Some(reason) = reason {
             group.notes.push(Note::FetchFailed {
                 host: row.host.clone(),
                 did: did.clone(),
@@ -275,12 +391,16 @@ impl Applier {
                 group.stage.put_account(did, row);
                 return Ok(());
             }
-            Self::retry_fetch(group, did, row, retry_at);
+            if reason == DesyncReason::Quarantined {
+                Self::retry_quarantined(group, did, row, retry_at);
+            } else {
+                Self::retry_fetch(group, did, row, retry_at);
+            }
         }
         Ok(())
     }
 
-    fn retry_fetch(group: &mut Group<'_>, did: &Did, mut row: AccountRow, at: Timestamp) {
+    pub(super) fn retry_fetch(group: &mut Group<'_>, did: &Did, mut row: AccountRow, at: Timestamp) {
         if let SyncState::Wanted { tries, .. } = &mut row.sync {
             *tries = tries.saturating_add(1);
         }
@@ -322,7 +442,7 @@ impl Applier {
 
     /// Judges the frames that were parked, in the order of their arrival, as if they came now; stops when
     /// the account has to be fetched again.
-    fn replay_parked(&mut self, group: &mut Group<'_>, did: &Did) -> Result<(), StoreError> {
+    pub(super) fn replay_parked(&mut self, group: &mut Group<'_>, did: &Did) -> Result<(), StoreError> {
         let Some(row) = self.account(group, did)? else {
             return Ok(());
         };
@@ -389,6 +509,8 @@ impl Applier {
     }
 }
 
+/// Blobs of an account that are read at a time.
+const BLOBS_PAGE: usize = 1024;
 /// A host that has not caught up with its own stream is asked again after this long.
 const TOO_OLD_RETRY: std::time::Duration = std::time::Duration::from_secs(5);
 /// And so many times. Then what it serves is taken: it is proven, and no older than ours. Should the commit
@@ -398,9 +520,8 @@ const TOO_OLD_TRIES: u32 = 6;
 /// Whether what a host serves is older than what its stream has sent: frames that were dropped, or a commit
 /// that did not chain.
 fn is_behind_its_stream(row: &AccountRow, rev: Rev) -> bool {
-    let tries = match row.sync {
-        SyncState::Wanted { tries, .. } => tries,
-        _ => 0,
+    let SyncState::Wanted { tries, .. } = row.sync else {
+        return false;
     };
     row.min_rev.is_some_and(|least| rev < least) && tries < TOO_OLD_TRIES
 }
@@ -411,7 +532,8 @@ fn drop_generation(group: &mut Group<'_>, number: u64) {
         return;
     }
     let (from, to) = keyspace::number_bounds(number);
-    for family in [Family::Records, Family::BlobRefs] {
+    // What was loaded of a repository, or its CAR.
+    for family in [Family::Records, Family::BlobRefs, Family::BlobData] {
         group
             .stage
             .batch()

@@ -7,7 +7,7 @@ use crate::types::{Did, HostName, Rev};
 use crate::verify::{RejectReason, SignedCommit};
 
 /// Whether an event of no later `rev` than our head's has another commit than our head under our head's rev.
-pub(super) fn is_fork(row: &AccountRow, rev: Rev, commit: &SignedCommit) -> bool {
+fn is_fork(row: &AccountRow, rev: Rev, commit: &SignedCommit) -> bool {
     let head = row.head.as_ref();
     head.is_some_and(|head| rev <= head.rev && head.rev == commit.rev() && head.commit != commit.cid())
 }
@@ -18,15 +18,14 @@ impl Applier {
         matches!(row.sync, SyncState::Wanted { .. }) || row.awaiting_identity
     }
 
-    /// What is settled without the proof: who may speak, whether the account is on, whether the event has to
-    /// wait, whether it is old (by `rev`, unless that is not to be looked at). `None`: the proof decides.
+    /// What is settled before what is proven: who may speak, whether the account is on, whether the event has to
+    /// wait, whether it is another commit under our head's rev, whether it is old. `None`: the proof decides.
     pub(super) fn before_proof(
         group: &mut Group<'_>,
         did: &Did,
         row: &AccountRow,
         arrival: &Arrival,
-        rev: Option<Rev>,
-        rejection: Option<RejectReason>,
+        (rev, signed, rejection): (Rev, Option<&SignedCommit>, Option<RejectReason>),
         turn: Turn,
     ) -> Option<Fate> {
         let host = &arrival.host;
@@ -39,11 +38,16 @@ impl Applier {
             group.notes.push(Note::Inactive { host: host.clone() });
         } else if turn == Turn::Live && Self::must_wait(row) {
             return Some(Fate::Park);
-        } else if row
-            .head
-            .as_ref()
-            .is_some_and(|head| rev.is_some_and(|rev| rev <= head.rev))
-        {
+        } else if signed.is_some_and(|signed| is_fork(row, rev, signed)) {
+            return Some(Self::reject(
+                group,
+                did,
+                row.clone(),
+                host,
+                RejectReason::Forked,
+                turn,
+            ));
+        } else if row.head.as_ref().is_some_and(|head| rev <= head.rev) {
             group.notes.push(Note::Replayed { host: host.clone() });
         } else {
             return None;

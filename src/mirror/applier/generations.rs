@@ -9,6 +9,9 @@ use super::super::rows::{BlobState, Row as _};
 use super::super::store::{Batch, Family, KeyRange, Store, StoreError};
 use super::{Applier, Group, Stage};
 
+/// What goes by a number that only an account's row names.
+const FAMILIES: [Family; 3] = [Family::Records, Family::BlobRefs, Family::BlobData];
+
 impl Applier {
     /// Deletes the rows of every account number that no account's row names: what a fetch had loaded when the
     /// process died. Returns how many numbers. Only before any fetch of this process begins.
@@ -19,17 +22,20 @@ impl Applier {
         let mut named = BTreeSet::new();
         Mirror::new(&*self.store).each_account(|_, row| {
             named.insert(row.account_number);
+            // Blobs go by this one, and kept CARs by theirs.
+            named.insert(row.did_number);
+            named.extend(row.kept_car.map(|car| car.number));
             named.extend(row.pins.iter().filter_map(|pin| pin.generation));
             ControlFlow::Continue(())
         })?;
         let mut orphans = BTreeSet::new();
-        for family in [Family::Records, Family::BlobRefs] {
+        for family in FAMILIES {
             orphans.extend(numbers_in(&*self.store, family)?.difference(&named));
         }
         let mut batch = Batch::new();
         for number in &orphans {
             let (from, to) = keyspace::number_bounds(*number);
-            for family in [Family::Records, Family::BlobRefs] {
+            for family in FAMILIES {
                 batch.delete_range(family, from, to);
             }
         }
@@ -78,6 +84,10 @@ impl Applier {
                 .delete_range(Family::Journal, from.to_vec(), to.to_vec());
             if row.head.is_some() {
                 self.schedule_snapshot(group, &did, &mut row);
+            }
+            if let Some(car) = &mut row.kept_car {
+                car.archived = false;
+                group.stage.put_task(group.now, &Task::ArchiveCar(did.clone()));
             }
             let mut archived = Vec::new();
             let blobs = keyspace::number_range(row.did_number);

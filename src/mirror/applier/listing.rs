@@ -7,15 +7,18 @@ use std::ops::ControlFlow;
 use super::super::input::{ListedPage, ListedRepo};
 use super::super::keyspace::{AlarmKind, Task};
 use super::super::reader::Mirror;
-use super::super::rows::{DesyncReason, Listing, SyncState};
+use super::super::rows::{AccountRow, DesyncReason, Listing, SyncState};
 use super::super::store::StoreError;
 use super::{Applier, Group, Note};
-use crate::types::{AccountStatus, Cid, Did, HostName};
+use crate::types::{AccountStatus, Cid, Did, HostName, Timestamp};
 
 /// A listing with fewer than this share of the accounts that we hold of a host raises an alarm.
 const LISTED_PERCENT_MIN: u64 = 50;
 /// Of hosts with fewer accounts none is raised.
 const LISTED_ACCOUNTS_MIN: u64 = 3;
+
+/// An account about which an event came while it was asked for is asked for again after this long.
+const OUTDATED_RETRY: std::time::Duration = std::time::Duration::from_secs(30);
 
 impl Applier {
     pub(super) fn on_listed(&mut self, group: &mut Group<'_>, page: ListedPage) -> Result<(), StoreError> {
@@ -30,7 +33,7 @@ impl Applier {
         let count = page.repos.len() as u64;
         for repo in page.repos {
             let did = repo.did.clone();
-            self.on_listed_repo(group, &page.host, repo)?;
+            self.on_listed_repo(group, &page.host, repo, page.asked_at)?;
             if let Some(row) = self.account(group, &did)?
                 && let Some(listed) = self.listed.get_mut(&page.host)
             {
@@ -67,6 +70,7 @@ impl Applier {
         group: &mut Group<'_>,
         host: &HostName,
         repo: ListedRepo,
+        asked_at: Timestamp,
     ) -> Result<(), StoreError> {
         let Some(mut row) = self.account(group, &repo.did)? else {
             let mut row = self.account_or_new(group, &repo.did, host)?;
@@ -81,21 +85,33 @@ impl Applier {
         if Self::is_foreign(group, &repo.did, &row, host) {
             return Ok(());
         }
-        if repo.status.is_active() && row.head.as_ref().map(|head| head.commit) != repo.head {
+        let status = if row.is_outdated(asked_at) {
+            if row.upstream != repo.status {
+                Self::audit_soon(group, &repo.did, &mut row);
+            }
+            row.upstream.clone()
+        } else {
+            repo.status
+        };
+        if status.is_active() && row.head.as_ref().map(|head| head.commit) != repo.head {
             // Either events are on their way, or they were lost. The fetch compares first.
             self.want_unless_diverged(group, &repo.did, &mut row);
         }
-        Self::set_status(group, &repo.did, row, repo.status);
+        Self::set_status(group, &repo.did, row, status);
         Ok(())
     }
 
+    /// An answer came too late to say anything: the account is asked for again.
+    fn audit_soon(group: &mut Group<'_>, did: &Did, row: &mut AccountRow) {
+        let again = group.now.plus(OUTDATED_RETRY);
+        group
+            .stage
+            .repeat_task(row.next_audit, again, &Task::AuditAccount(did.clone()));
+        row.next_audit = Some(again);
+    }
+
     /// An account whose host is known to be behind is not fetched again for being behind; its audit does that.
-    fn want_unless_diverged(
-        &self,
-        group: &mut Group<'_>,
-        did: &Did,
-        row: &mut super::super::rows::AccountRow,
-    ) {
+    fn want_unless_diverged(&self, group: &mut Group<'_>, did: &Did, row: &mut AccountRow) {
         if !matches!(row.sync, SyncState::Diverged { .. }) {
             Self::want(group, did, row, DesyncReason::HeadDiffers, None);
         }
@@ -142,8 +158,8 @@ impl Applier {
         group: &mut Group<'_>,
         did: &Did,
         host: &HostName,
-        status: Option<AccountStatus>,
-        head: Option<Cid>,
+        (status, head): (Option<AccountStatus>, Option<Cid>),
+        asked_at: Timestamp,
         task: &[u8],
     ) -> Result<(), StoreError> {
         group.stage.delete_task(task);
@@ -158,9 +174,16 @@ impl Applier {
             );
             return Ok(());
         }
+        if row.is_outdated(asked_at) {
+            // An event came while the host was asked: its answer may be of before, and the event counts.
+            Self::audit_soon(group, did, &mut row);
+            group.stage.put_account(did, row);
+            return Ok(());
+        }
         match &status {
             None if row.upstream != AccountStatus::Deleted && row.head.is_some() => {
                 let message = format!("{did}: the host says that it has no such account; ours is kept");
+                Self::note_away(group, did, &mut row, false);
                 let (host, number) = (row.host.clone(), row.account_number);
                 Self::raise(
                     group,
@@ -181,6 +204,10 @@ impl Applier {
         if active && head.is_some() && row.head.as_ref().map(|head| head.commit) != head {
             // Also one that is known to be behind: the commit that went on from there may have been lost.
             Self::want(group, did, &mut row, DesyncReason::HeadDiffers, None);
+        }
+        if !active && row.upstream != AccountStatus::Deleted {
+            // It may have moved, and the directory may have given the document of before when that was asked.
+            Self::ask_identity(group, did, &row);
         }
         let again = group.now.plus(self.limits.audit_interval);
         group

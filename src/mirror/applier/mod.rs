@@ -10,12 +10,18 @@
 
 mod alarms;
 mod blobs;
+#[cfg(test)]
+mod blob_tests;
 mod commit;
+mod connected;
+#[cfg(test)]
+mod crash_tests;
 pub mod epochs;
 mod events;
 mod fetched;
 mod gates;
 mod generations;
+mod gone;
 mod listing;
 mod log;
 pub mod note;
@@ -24,11 +30,16 @@ mod rollback_tests;
 mod moved;
 #[cfg(test)]
 pub(crate) mod moved_tests;
+mod quarantine;
 mod snapshots;
 mod stage;
 #[cfg(test)]
+mod standing_tests;
+#[cfg(test)]
 pub(crate) mod tests;
 mod totals;
+#[cfg(test)]
+mod waiting_tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
@@ -75,6 +86,8 @@ pub struct ApplierLimits {
     pub listing_interval: Duration,
     /// An account is compared with its host this often.
     pub audit_interval: Duration,
+    /// When this share of a host's accounts goes off or vanishes within a day, an alarm is raised.
+    pub gone_percent: u64,
 }
 
 impl Default for ApplierLimits {
@@ -92,6 +105,7 @@ impl Default for ApplierLimits {
             rebuild_records_per_group_max: 2_000_000,
             listing_interval: Duration::from_secs(6 * 3600),
             audit_interval: Duration::from_secs(24 * 3600),
+            gone_percent: 10,
         }
     }
 }
@@ -117,6 +131,8 @@ pub struct Applier {
     /// The accounts that the listing under way has named, by host: DID numbers. A listing that was taken up in
     /// the middle has none.
     listed: BTreeMap<HostName, BTreeSet<u64>>,
+    /// When what waits for a host was last taken up again because it connected.
+    woken: BTreeMap<HostName, Timestamp>,
 }
 
 /// What the steps of one group share.
@@ -126,6 +142,8 @@ struct Group<'a> {
     notes: Vec<Note>,
     /// Records that were read to judge commits.
     rebuilt: u64,
+    /// Accounts that went off or vanished in this step.
+    gone: Vec<Did>,
 }
 
 impl Applier {
@@ -150,6 +168,7 @@ impl Applier {
             next_arrival,
             next_log,
             listed: BTreeMap::new(),
+            woken: BTreeMap::new(),
         })
     }
 
@@ -191,6 +210,7 @@ impl Applier {
             now,
             notes: Vec::new(),
             rebuilt: 0,
+            gone: Vec::new(),
         };
         let mut tasks = false;
         for input in inputs {
@@ -200,6 +220,7 @@ impl Applier {
                 tasks |= self.write(full)?;
             }
             self.step(&mut group, input)?;
+            self.count_gone(&mut group)?;
         }
         tasks |= self.write(group.stage)?;
         Ok(Outcome {
@@ -218,9 +239,10 @@ impl Applier {
                 did,
                 host,
                 failure,
+                asked_at,
                 task,
                 retry_at,
-            } => self.on_fetch_failed(group, &did, &host, &failure, &task, retry_at),
+            } => self.on_fetch_failed(group, &did, &host, &failure, asked_at, (&task, retry_at)),
             Input::Identity {
                 did,
                 resolved,
@@ -244,16 +266,28 @@ impl Applier {
             Input::BlobsListed { did, digests, task } => {
                 self.on_blobs_listed(group, &did, &digests, task.as_deref())
             }
-            Input::Connected { host } => Self::on_connected(group, &host),
+            Input::BlobsSwept {
+                host,
+                verdicts,
+                mark,
+                task,
+            } => self.on_blobs_swept(group, &host, verdicts, mark, &task),
+            Input::BlobAsked { host, verdict, task } => {
+                group.stage.delete_task(&task);
+                self.on_blob_verdict(group, &host, &verdict)
+            }
+            Input::Connected { host } => self.on_connected(group, &host),
             Input::Audited {
                 did,
                 host,
                 status,
                 head,
+                asked_at,
                 task,
-            } => self.on_audited(group, &did, &host, status, head, &task),
+            } => self.on_audited(group, &did, &host, (status, head), asked_at, &task),
             Input::Acknowledge { alarm, by } => Self::on_acknowledged(group, &alarm, by),
             Input::ArchiveLinked { id } => self.on_archive_linked(group, &id),
+            Input::CarArchived { did, number, task } => self.on_car_archived(group, &did, number, &task),
             Input::SnapshotStored(stored) => self.on_snapshot_stored(group, &stored),
             Input::SegmentCut { first, last } => Self::on_segment_cut(group, first, last),
             Input::SegmentShipped(shipped) => self.on_segment_shipped(group, &shipped),
@@ -327,6 +361,10 @@ impl Applier {
         if let SyncState::Moved { .. } = row.sync {
             return;
         }
+        if let SyncState::Quarantined { .. } = row.sync {
+            Self::want_quarantined(group, did, row, reason);
+            return;
+        }
         if let SyncState::Wanted { reason: known, .. } = &mut row.sync {
             // A damaged copy is not put right by the host's head being ours: it has to be fetched whole.
             if reason == DesyncReason::CopyDamaged {
@@ -354,6 +392,7 @@ const fn needs_own_batch(input: &Input) -> bool {
         Input::Fetched(_)
             | Input::Identity { .. }
             | Input::BlobFailed { .. }
+            | Input::Connected { .. }
             | Input::SnapshotStored(_)
             | Input::SnapshotAll
             | Input::SegmentCut { .. }

@@ -16,6 +16,8 @@ use crate::verify::RejectReason;
 
 /// Because a host contradicts it, a document is read again once in this time.
 const ASK_INTERVAL: Duration = Duration::from_secs(60);
+/// A little more, so that the resolver does not think it too soon.
+const ASK_SLACK: Duration = Duration::from_secs(1);
 /// After it could not be.
 const ASK_RETRY: Duration = Duration::from_secs(3600);
 
@@ -50,12 +52,15 @@ impl Applier {
             return;
         }
         // What was read within the minute may be from just before the move: it is read again after that minute.
-        let read_at = row
+        let again = row
             .identity
             .as_ref()
-            .map_or_else(Timestamp::default, |read| read.read_at);
-        let earliest = group.now.minus(ASK_INTERVAL).max(read_at.plus(ASK_INTERVAL));
-        Self::ask_identity_at(group, did, earliest);
+            .map(|read| read.read_at.plus(ASK_INTERVAL).plus(ASK_SLACK));
+        match again.filter(|at| *at > group.now) {
+            // However many events ask, it is one task: all of them know the same reading.
+            Some(at) => group.stage.put_task(at, &Task::ResolveIdentity(did.clone())),
+            None => Self::ask_identity_at(group, did, group.now.minus(ASK_INTERVAL)),
+        }
     }
 
     /// An account's document could not be read, and nothing waits for it.
@@ -110,6 +115,7 @@ impl Applier {
         }
         // How far the old host's stream had got says nothing here.
         row.status_seq = 0;
+        row.status_at = None;
         row.min_rev = None;
         row.deletion_confirmed_at = None;
         row.diverged_before_fetch |= matches!(row.sync, SyncState::Diverged { .. });

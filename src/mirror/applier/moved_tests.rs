@@ -7,7 +7,7 @@ use super::super::input::{FetchFailure, Fetched, FetchedContent, Input};
 use super::super::keyspace::Task;
 use super::super::reader::Mirror;
 use super::super::rows::{DesyncReason, HeadSigner, Listing, StoredIdentity, SyncState};
-use super::tests::{NOW, World, write};
+use super::tests::{ASKED, NOW, World, write};
 use super::*;
 use crate::identity::plc_log::fixtures::{LogMaker, secret};
 use crate::identity::plc_log::{LoggedKey, PlcLog};
@@ -145,6 +145,7 @@ fn listed(world: &mut World, account: &SimAccount, status: AccountStatus) {
             status,
         }],
         listing: Listing::Finished { at: NOW },
+        asked_at: ASKED,
         task: None,
     }));
 }
@@ -183,6 +184,7 @@ fn an_account_is_followed_to_the_host_that_its_document_names() {
         host: name("b.test"),
         status: Some(AccountStatus::Active),
         head: Some(account.head()),
+        asked_at: ASKED,
         task: Vec::new(),
     });
     assert_eq!(row(&world, &account).upstream, AccountStatus::Active);
@@ -227,6 +229,7 @@ fn a_deletion_at_the_host_of_before_is_not_confirmed_by_a_host_that_has_nothing_
         host: name("b.test"),
         status: None,
         head: None,
+        asked_at: ASKED,
         task: Vec::new(),
     });
     let moved = row(&world, &account);
@@ -274,6 +277,7 @@ fn what_moves_out_of_sight_is_kept_as_it_was() {
         host: world.host.clone(),
         status: None,
         head: None,
+        asked_at: ASKED,
         task: Vec::new(),
     };
     world.apply(audited);
@@ -338,6 +342,14 @@ fn a_host_that_speaks_for_anothers_account_has_the_document_read_once_a_minute()
     identity_event(&mut world, &twin);
     identity_event(&mut world, &twin);
     assert_eq!((resolve_tasks(&world), due_now(&world).len()), (1, 0));
+    let due_in = |seconds| {
+        let at = NOW.plus(Duration::from_secs(seconds)).millis();
+        Mirror::new(&*world.store)
+            .due_tasks(at, 1000)
+            .expect("reads")
+            .len()
+    };
+    assert_eq!((due_in(59), due_in(61)), (0, 1), "a minute, and no longer");
 
     // The directory is down: it is asked again later, but for what its host has deleted.
     clear_tasks(&world);
@@ -369,6 +381,7 @@ fn a_fetch_that_finds_the_document_elsewhere_moves_the_account() {
             did: account.did().clone(),
             host: name("pds.test"),
             failure: FetchFailure::NotThisHost(document(&account, host, Duration::ZERO)),
+            asked_at: ASKED,
             task,
             retry_at: NOW.plus(Duration::from_secs(60)),
         });
@@ -379,6 +392,44 @@ fn a_fetch_that_finds_the_document_elsewhere_moves_the_account() {
         let due = due_now(&world);
         assert_eq!(due.contains(&Task::FetchRepo(account.did().clone())), followed);
     }
+}
+
+#[test]
+fn the_document_of_an_account_that_is_off_is_read_again_whenever_its_host_is_asked() {
+    let mut world = two_hosts();
+    let account = world.live(1);
+    account_event(&mut world, &account, false, Some("deactivated"));
+    // The directory gave the document of before: nothing says that the account has moved.
+    resolve(&mut world, &account, "pds.test", Duration::from_secs(120));
+    let asked = |world: &mut World, input: Input| {
+        clear_tasks(world);
+        world.apply(input);
+        resolve_tasks(world)
+    };
+    let audited = |status| Input::Audited {
+        did: account.did().clone(),
+        host: name("pds.test"),
+        status,
+        head: None,
+        asked_at: super::tests::ASKED,
+        task: Vec::new(),
+    };
+    let failed = |status| Input::FetchFailed {
+        did: account.did().clone(),
+        host: name("pds.test"),
+        failure: FetchFailure::Inactive(status),
+        asked_at: super::tests::ASKED,
+        task: Vec::new(),
+        retry_at: NOW,
+    };
+    let off = AccountStatus::Deactivated;
+    assert_eq!(asked(&mut world, audited(Some(off.clone()))), 1);
+    assert_eq!(asked(&mut world, failed(off)), 1);
+    assert_eq!(asked(&mut world, audited(None)), 1);
+    // What is deleted is not asked for.
+    account_event(&mut world, &account, false, Some("deleted"));
+    assert_eq!(asked(&mut world, audited(Some(AccountStatus::Deleted))), 0);
+    assert_eq!(asked(&mut world, failed(AccountStatus::Deleted)), 0);
 }
 
 #[test]
@@ -413,6 +464,7 @@ fn results_that_the_old_host_gave_while_the_account_moved_count_for_nothing() {
         did: account.did().clone(),
         host: name("pds.test"),
         failure: FetchFailure::Inactive(AccountStatus::Deactivated),
+        asked_at: ASKED,
         task: Vec::new(),
         retry_at: NOW,
     });
@@ -421,6 +473,7 @@ fn results_that_the_old_host_gave_while_the_account_moved_count_for_nothing() {
         host: name("pds.test"),
         status: Some(AccountStatus::Deactivated),
         head: None,
+        asked_at: ASKED,
         task: Vec::new(),
     });
     assert_eq!(row(&world, &account), moved);

@@ -2,8 +2,8 @@
 
 use super::super::input::FetchFailure;
 use super::super::keyspace::AlarmKind;
-use super::super::rows::DesyncReason;
-use crate::types::{Did, HostName, Rev, Timestamp};
+use super::super::rows::{BlobFailure, DesyncReason};
+use crate::types::{Cid, Did, HostName, Rev, Timestamp};
 use crate::verify::RejectReason;
 
 /// What happened, for metrics and logs.
@@ -78,6 +78,24 @@ pub enum Note {
         /// How many records it has.
         records: u64,
     },
+    /// A fetched repository does not rebuild to its signed root: its CAR is kept as it came.
+    Quarantined {
+        /// From which host.
+        host: HostName,
+        /// Whose.
+        did: Did,
+        /// Why it was fetched.
+        reason: DesyncReason,
+        /// Its rev.
+        rev: Rev,
+        /// What is wrong with it.
+        fault: String,
+    },
+    /// An event of a quarantined account changed nothing: its repository is fetched again instead.
+    SkippedInQuarantine {
+        /// From which host.
+        host: HostName,
+    },
     /// The host's head is the one that we hold.
     Unchanged {
         /// From which host.
@@ -124,6 +142,28 @@ pub enum Note {
         to: HostName,
         /// Whether that one is followed.
         followed: bool,
+    },
+    /// A blob that records refer to cannot be had, or now for another reason.
+    BlobMissing {
+        /// From which host.
+        host: HostName,
+        /// Whose.
+        did: Did,
+        /// Which.
+        cid: Cid,
+        /// Why.
+        failure: BlobFailure,
+    },
+    /// A host gives a blob no longer that records of it refer to, or gives it again.
+    BlobWithheld {
+        /// Which host.
+        host: HostName,
+        /// Whose.
+        did: Did,
+        /// Which.
+        cid: Cid,
+        /// Whether it is withheld now.
+        withheld: bool,
     },
     /// An alarm was raised.
     Alarm {

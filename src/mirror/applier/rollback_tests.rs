@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::tests::{NOW, World, delete, write};
+use super::tests::{ASKED, NOW, World, delete, write};
 use super::*;
 use crate::mirror::input::{FetchFailure, Fetched, FetchedContent, Gap};
 use crate::mirror::keyspace::{AlarmId, AlarmKind};
@@ -207,6 +207,7 @@ fn an_audit_finds_what_went_on_unheard_after_going_back() {
             host: world.host.clone(),
             status: Some(crate::types::AccountStatus::Active),
             head: Some(head.head()),
+            asked_at: ASKED,
             task: Vec::new(),
         });
         world.fetch(head)
@@ -235,6 +236,7 @@ fn want_and_fetch(world: &mut World, host_state: &SimAccount) -> Vec<Note> {
             status: AccountStatus::Active,
         }],
         listing: Listing::Finished { at: NOW },
+        asked_at: ASKED,
         task: None,
     }));
     world.fetch(host_state)
@@ -259,19 +261,20 @@ fn another_commit_under_the_same_rev_never_replaces_ours() {
 fn a_repository_that_is_gone_is_kept() {
     let mut world = World::new();
     let mut account = world.live(1);
+    let held = account.clone();
     account.commit(0, &[write("lost", "x")], NOW);
     world.commit(&mut account, &[write("b", "second")]);
-    let before = world.row(account.did()).and_then(|row| row.head);
     let failed = Input::FetchFailed {
         host: world.host.clone(),
         did: account.did().clone(),
         failure: FetchFailure::NotFound,
+        asked_at: ASKED,
         task: world.fetch_task(account.did()),
         retry_at: NOW,
     };
     world.apply(failed);
     assert_eq!(kinds(&world), [AlarmKind::RepoNotFound]);
-    assert_eq!(world.row(account.did()).and_then(|row| row.head), before);
+    world.check_equal(&held);
 }
 
 #[test]
@@ -353,6 +356,7 @@ fn listing_of(world: &mut World, listed: &[&SimAccount]) {
         host: world.host.clone(),
         repos: repos.collect(),
         listing: Listing::Finished { at: NOW },
+        asked_at: ASKED,
         task: None,
     }));
 }
@@ -386,6 +390,7 @@ fn repeated_audits_and_listings_leave_one_task_each() {
             did: account.did().clone(),
             status: Some(AccountStatus::Active),
             head: Some(account.head()),
+            asked_at: ASKED,
             task: Vec::new(),
         });
         listing_of(&mut world, &[&account]);
@@ -432,6 +437,7 @@ fn a_deletion_counts_only_when_the_host_confirms_it() {
         did: did.clone(),
         status,
         head: None,
+        asked_at: ASKED,
         task: Vec::new(),
     };
     world.apply(audited(None));

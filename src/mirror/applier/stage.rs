@@ -26,11 +26,15 @@ pub(super) struct Stage<'s> {
     hosts: BTreeMap<HostName, Loaded<HostRow>>,
     blobs: BTreeMap<(u64, Digest), Loaded<BlobRow>>,
     records: BTreeMap<Vec<u8>, Option<Record>>,
+    /// References to blobs that were added, or removed.
+    blob_refs: BTreeMap<Vec<u8>, bool>,
     alarms: BTreeMap<Vec<u8>, AlarmRow>,
     /// To be numbered when the batch is written.
     outbox: Vec<OutboxEntry>,
     /// Entries that leave the outbox.
     taken: u64,
+    /// Accounts that went in this stage: the totals have them still.
+    gone: BTreeMap<HostName, u64>,
     tasks: bool,
 }
 
@@ -70,9 +74,11 @@ impl<'s> Stage<'s> {
             hosts: BTreeMap::new(),
             blobs: BTreeMap::new(),
             records: BTreeMap::new(),
+            blob_refs: BTreeMap::new(),
             alarms: BTreeMap::new(),
             outbox: Vec::new(),
             taken: 0,
+            gone: BTreeMap::new(),
             tasks: false,
         }
     }
@@ -124,7 +130,19 @@ impl<'s> Stage<'s> {
         loaded.dirty = true;
     }
 
+    /// The accounts whose rows this stage has seen.
+    pub(super) fn seen_accounts(&self) -> Vec<Did> {
+        self.accounts.keys().cloned().collect()
+    }
+
     // hosts
+
+    /// Counts an account that went; how many did in this stage.
+    pub(super) fn count_gone(&mut self, host: &HostName) -> u64 {
+        let count = self.gone.entry(host.clone()).or_default();
+        *count += 1;
+        *count
+    }
 
     pub(super) fn host(&mut self, host: &HostName) -> Result<Option<HostRow>, StoreError> {
         let mirror = self.mirror();
@@ -263,14 +281,39 @@ impl<'s> Stage<'s> {
 
     pub(super) fn put_blob_ref(&mut self, account_number: u64, digest: &Digest, path: &RepoPath) {
         let key = keyspace::encode_blob_ref(account_number, digest, path.as_bytes());
-        self.batch.put(Family::BlobRefs, key, Vec::new());
+        self.batch.put(Family::BlobRefs, key.clone(), Vec::new());
+        self.blob_refs.insert(key, true);
     }
 
     pub(super) fn delete_blob_ref(&mut self, account_number: u64, digest: &Digest, path: &RepoPath) {
-        self.batch.delete(
-            Family::BlobRefs,
-            keyspace::encode_blob_ref(account_number, digest, path.as_bytes()),
-        );
+        let key = keyspace::encode_blob_ref(account_number, digest, path.as_bytes());
+        self.batch.delete(Family::BlobRefs, key.clone());
+        self.blob_refs.insert(key, false);
+    }
+
+    /// Whether a record of the generation refers to a blob, as staged.
+    pub(super) fn blob_is_referenced(
+        &self,
+        account_number: u64,
+        digest: &Digest,
+    ) -> Result<bool, StoreError> {
+        let range = keyspace::blob_ref_range(account_number, digest);
+        let staged = self.blob_refs.range(range.from().to_vec()..);
+        let mut added = staged
+            .take_while(|(key, _)| range.to().is_none_or(|to| key.as_slice() < to))
+            .filter(|(_, added)| **added);
+        let mut found = added.next().is_some();
+        if !found {
+            self.store.scan(Family::BlobRefs, &range, &mut |key, _| {
+                found = self.blob_refs.get(key) != Some(&false);
+                if found {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })?;
+        }
+        Ok(found)
     }
 
     pub(super) fn put_journal(&mut self, did_number: u64, rev: Rev, entry: &JournalEntry) -> usize {

@@ -23,6 +23,9 @@ use crate::verify::{FrameContent, KeyLookup, check_frame, check_repo};
 
 pub(crate) const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
 
+/// When hosts are asked: after everything that came at [`NOW`].
+pub(crate) const ASKED: Timestamp = Timestamp::from_micros(1_800_000_001_000_000);
+
 pub(crate) struct World {
     pub(crate) store: Arc<MemoryStore>,
     numbers: Arc<Numbers>,
@@ -85,7 +88,7 @@ impl World {
         self.apply(event)
     }
 
-    fn event(&self, frame: Vec<u8>) -> Input {
+    pub(super) fn event(&self, frame: Vec<u8>) -> Input {
         let content = check_frame(&frame, |did| self.lookup(did), NOW).expect("well-formed");
         let FrameContent::Event(event) = content else {
             panic!("an event")
@@ -96,6 +99,16 @@ impl World {
             frame: frame.into(),
             event,
         })
+    }
+
+    /// Sets an account's row, as if a batch had.
+    pub(super) fn put_row(&mut self, did: &Did, row: &AccountRow) {
+        use crate::mirror::rows::Row as _;
+
+        let mut batch = crate::mirror::store::Batch::new();
+        batch.put(Family::Accounts, keyspace::encode_account(did), row.encode());
+        self.store.write(batch).expect("writes");
+        self.applier.cache.remove(did);
     }
 
     /// Every row of `records`.
@@ -254,6 +267,7 @@ impl World {
                 status: AccountStatus::Active,
             }],
             listing: Listing::Finished { at: NOW },
+            asked_at: ASKED,
             task: None,
         }));
         self.fetch(&account);
@@ -497,6 +511,7 @@ fn a_copy_found_damaged_while_it_is_compared_is_fetched_whole() {
             status: AccountStatus::Active,
         }],
         listing: Listing::Finished { at: NOW },
+        asked_at: ASKED,
         task: None,
     }));
     let wanted = |world: &World| match world.row(&did).expect("known").sync {
@@ -730,6 +745,7 @@ fn a_failed_fetch_keeps_what_we_hold_and_is_tried_again() {
             did: account.did().clone(),
             host: world.host.clone(),
             failure,
+            asked_at: ASKED,
             task,
             retry_at,
         });
@@ -762,6 +778,7 @@ fn totals_are_the_same_when_counted_again() {
         totals.accounts.retain(|_, count| *count > 0);
         totals.sync.retain(|_, count| *count > 0);
         totals.blobs.retain(|_, count| *count > 0);
+        totals.active.retain(|_, count| *count > 0);
     }
     assert_eq!(counted, kept);
     assert_eq!(counted.records, 3);

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use super::super::reader::Mirror;
 use super::super::rows::{AccountRow, BlobRow, SyncState};
 use super::super::store::{Family, KeyRange, Store, StoreError};
+use crate::types::HostName;
 
 /// Counts over the whole mirror. Kept by differences, and counted once at start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub struct Totals {
     pub accounts: BTreeMap<&'static str, u64>,
     /// Accounts by sync state ([`SyncState::label`]).
     pub sync: BTreeMap<&'static str, u64>,
+    /// Accounts of each host that are on, and of which something is held.
+    pub active: BTreeMap<HostName, u64>,
     /// Records of current heads.
     pub records: u64,
     /// Bytes of these records.
@@ -28,6 +31,10 @@ pub struct Totals {
     pub blobs: BTreeMap<&'static str, u64>,
     /// Bytes of blobs that are held here or in the archive.
     pub blob_bytes: u64,
+    /// CARs that are kept as they came and do not stand in the archive yet.
+    pub open_cars: u64,
+    /// Blobs that are held here or in the archive, and withheld by their hosts.
+    pub blobs_withheld: u64,
     /// Frames that wait for a key or a fetch.
     pub parked: u64,
 }
@@ -60,8 +67,17 @@ impl Totals {
         step(&mut self.records, row.records, plus);
         step(&mut self.record_bytes, row.record_bytes, plus);
         step(&mut self.parked, row.parked, plus);
+        if row.kept_car.as_ref().is_some_and(|car| !car.archived) {
+            step(&mut self.open_cars, 1, plus);
+        }
         if row.head.is_some() {
             step(&mut self.with_head, 1, plus);
+        }
+        if row.head.is_some() && row.upstream.is_active() {
+            match self.active.get_mut(&row.host) {
+                Some(count) => step(count, 1, plus),
+                None => step(self.active.entry(row.host.clone()).or_default(), 1, plus),
+            }
         }
         if row.is_archived() {
             step(&mut self.archived, 1, plus);
@@ -72,6 +88,11 @@ impl Totals {
         step(self.blobs.entry(row.state.label()).or_default(), 1, plus);
         if row.state.is_stored() {
             step(&mut self.blob_bytes, row.size.unwrap_or(0), plus);
+            step(
+                &mut self.blobs_withheld,
+                u64::from(row.withheld_since.is_some()),
+                plus,
+            );
         }
     }
 

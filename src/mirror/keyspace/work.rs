@@ -32,10 +32,14 @@ pub enum TaskKind {
     ArchiveBlob = 7,
     /// Compare an account with its host: standing, head and blobs.
     AuditAccount = 8,
+    /// Put a quarantined CAR into the archive.
+    ArchiveCar = 9,
+    /// Ask a host again for some of the blobs that we hold of it.
+    SweepBlobs = 10,
 }
 
 impl TaskKind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::FetchRepo,
         Self::FetchBlob,
         Self::Snapshot,
@@ -44,6 +48,8 @@ impl TaskKind {
         Self::DropGeneration,
         Self::ArchiveBlob,
         Self::AuditAccount,
+        Self::ArchiveCar,
+        Self::SweepBlobs,
     ];
 
     fn from_code(code: u8) -> Option<Self> {
@@ -70,6 +76,10 @@ pub enum Task {
     ArchiveBlob(Did, Digest),
     /// [`TaskKind::AuditAccount`].
     AuditAccount(Did),
+    /// [`TaskKind::ArchiveCar`].
+    ArchiveCar(Did),
+    /// [`TaskKind::SweepBlobs`].
+    SweepBlobs(HostName),
 }
 
 impl Task {
@@ -85,6 +95,8 @@ impl Task {
             Self::DropGeneration(_) => TaskKind::DropGeneration,
             Self::ArchiveBlob(..) => TaskKind::ArchiveBlob,
             Self::AuditAccount(_) => TaskKind::AuditAccount,
+            Self::ArchiveCar(_) => TaskKind::ArchiveCar,
+            Self::SweepBlobs(_) => TaskKind::SweepBlobs,
         }
     }
 }
@@ -96,14 +108,18 @@ pub fn encode_task(due_ms: u64, task: &Task) -> Vec<u8> {
     key.extend_from_slice(&encode_number(due_ms));
     key.push(task.kind() as u8);
     match task {
-        Task::FetchRepo(did) | Task::Snapshot(did) | Task::ResolveIdentity(did) | Task::AuditAccount(did) => {
+        Task::FetchRepo(did)
+        | Task::Snapshot(did)
+        | Task::ResolveIdentity(did)
+        | Task::AuditAccount(did)
+        | Task::ArchiveCar(did) => {
             key.extend_from_slice(did.as_str().as_bytes());
         }
         Task::FetchBlob(did, digest) | Task::ArchiveBlob(did, digest) => {
             key.extend_from_slice(digest);
             key.extend_from_slice(did.as_str().as_bytes());
         }
-        Task::ListRepos(host) => key.extend_from_slice(host.as_str().as_bytes()),
+        Task::ListRepos(host) | Task::SweepBlobs(host) => key.extend_from_slice(host.as_str().as_bytes()),
         Task::DropGeneration(number) => key.extend_from_slice(&encode_number(*number)),
     }
     key
@@ -128,8 +144,10 @@ pub fn decode_task(key: &[u8]) -> Result<(u64, Task), SyntaxError> {
             Task::ArchiveBlob(decode_account(did)?, digest)
         }
         TaskKind::AuditAccount => Task::AuditAccount(decode_account(subject)?),
+        TaskKind::ArchiveCar => Task::ArchiveCar(decode_account(subject)?),
         TaskKind::Snapshot => Task::Snapshot(decode_account(subject)?),
         TaskKind::ListRepos => Task::ListRepos(decode_host(subject)?),
+        TaskKind::SweepBlobs => Task::SweepBlobs(decode_host(subject)?),
         TaskKind::ResolveIdentity => Task::ResolveIdentity(decode_account(subject)?),
         TaskKind::DropGeneration => Task::DropGeneration(decode_number(subject)?),
     };
@@ -162,6 +180,8 @@ pub enum AlarmKind {
     EmptyList = 5,
     /// A repository's tree does not rebuild to its signed root.
     Quarantine = 6,
+    /// Many accounts of a host went off, or vanished, within a day.
+    MassTakedown = 7,
 }
 
 impl AlarmKind {
@@ -175,17 +195,19 @@ impl AlarmKind {
             Self::RepoNotFound => "repo_not_found",
             Self::EmptyList => "empty_list",
             Self::Quarantine => "quarantine",
+            Self::MassTakedown => "mass_takedown",
         }
     }
 
     /// Every kind.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::SequenceReset,
         Self::Rollback,
         Self::MassDelete,
         Self::RepoNotFound,
         Self::EmptyList,
         Self::Quarantine,
+        Self::MassTakedown,
     ];
 
     fn from_code(code: u8) -> Option<Self> {

@@ -216,6 +216,7 @@ fn blobs_and_their_chunks() {
         mime: None,
         first_seen: Timestamp::from_micros(1),
         tries: 0,
+        withheld_since: None,
     };
     let store = store_with(|batch| {
         batch.put(Family::Blobs, keyspace::encode_blob(3, &whole), row.encode());
@@ -405,6 +406,8 @@ fn hosts_and_alarms() {
         rolled_back_at: None,
         listed: 0,
         next_listing: None,
+        gone: vec![],
+        sweep: None,
         url: "https://pds.example".to_owned(),
         epoch: 0,
         cursor: None,

@@ -1,16 +1,23 @@
 //! Fetching from a host and a directory that say what they are told to: whose key a head may be signed by.
 
+mod catch_up;
+mod lax;
+
 use std::sync::{Mutex, OnceLock};
 
 use serde_json::json;
 
 use super::*;
 use crate::http::address::AddressPolicy;
+use crate::http::connect::Connector;
+use crate::http::pace::Pacing;
 use crate::http::test_server::{TestServer, answer, serve};
 use crate::identity::plc_log::fixtures::LogMaker;
 use crate::identity::resolver::ResolverConfig;
+use crate::mirror::blobs::BlobFetcher;
+use crate::mirror::input::BlobKey;
 use crate::mirror::memory::MemoryStore;
-use crate::mirror::rows::Row as _;
+use crate::mirror::rows::{BlobRow, Row as _};
 use crate::mirror::{KeyRange, View as _};
 use crate::repo::car::{encode_block, encode_header, parse_car};
 use crate::sim::SimAccount;
@@ -28,6 +35,14 @@ struct Answers {
     log: Option<Vec<u8>>,
     logs_asked: usize,
     signing_key: String,
+    /// Asks to be left alone.
+    limited: bool,
+    /// What `getRepo` answers with `since`; none: an error.
+    since: Option<Vec<u8>>,
+    /// Revs that `since` came with.
+    sinces: Vec<String>,
+    /// What `getLatestCommit` says.
+    latest: Option<Cid>,
     /// The host that the document names, if not the server itself.
     elsewhere: Option<String>,
 }
@@ -73,7 +88,9 @@ impl World {
                 let mut answers = answers.lock().expect("no test panics with it");
                 let path = head.split(' ').nth(1).unwrap_or_default();
                 let not_there = || answer("404 Not Found", &[], b"{}");
-                if path.ends_with("/log/audit") {
+                if answers.limited {
+                    answer("429 Too Many Requests", &["retry-after: 60"], b"")
+                } else if path.ends_with("/log/audit") {
                     answers.logs_asked += 1;
                     answers
                         .log
@@ -82,8 +99,22 @@ impl World {
                 } else if path.starts_with("/did:plc:") {
                     let here = here.get().expect("set before anybody asks");
                     answer("200 OK", &[], &document(&answers, did.as_str(), here))
+                } else if let Some((_, since)) = path.split_once("&since=") {
+                    answers.sinces.push(since.to_owned());
+                    let refused = || answer("400 Bad Request", &[], br#"{"error":"InvalidRequest"}"#);
+                    answers
+                        .since
+                        .as_ref()
+                        .map_or_else(refused, |car| answer("200 OK", &[], car))
                 } else if path.starts_with("/xrpc/com.atproto.sync.getRepo?") {
                     answer("200 OK", &[], &answers.car)
+                } else if path.starts_with("/xrpc/com.atproto.sync.getLatestCommit?") {
+                    let latest = answers
+                        .latest
+                        .map(|cid| json!({ "cid": cid.to_string(), "rev": "3k2yihcrp6f2c" }));
+                    latest.map_or_else(not_there, |latest| {
+                        answer("200 OK", &[], latest.to_string().as_bytes())
+                    })
                 } else {
                     not_there()
                 }
@@ -93,7 +124,9 @@ impl World {
         here.set(server.address.to_string()).expect("set once");
         let (clock, store) = (Clock::manual(NOW), Arc::new(MemoryStore::default()));
         let shared: Arc<dyn Store> = Arc::clone(&store) as _;
-        let upstream = Upstream::new(AddressPolicy::new(true, []), clock.clone()).expect("root certificates");
+        let pacing = Pacing::new(0, [(server.address.to_string(), None)]);
+        let connector = Connector::new(AddressPolicy::new(true, []));
+        let upstream = Upstream::with_pacing(connector, clock.clone(), pacing).expect("root certificates");
         let spool = tempfile::tempdir().expect("a folder");
         let fetcher = Fetcher {
             numbers: Arc::new(Numbers::open(Arc::clone(&shared)).expect("empty store")),
@@ -106,6 +139,8 @@ impl World {
             ),
             clock,
             spool_dir: spool.path().to_owned(),
+            counts: Arc::default(),
+            kept_car_bytes_max: 64 << 20,
         };
         let host: HostName = server.address.to_string().parse().expect("a host");
         let mut batch = Batch::new();
@@ -139,7 +174,7 @@ impl World {
         match input.expect("the store does not fail") {
             Input::Fetched(fetched) => match fetched.content {
                 FetchedContent::Loaded { repo, .. } => Ok(repo),
-                other @ FetchedContent::Unchanged { .. } => panic!("{other:?}"),
+                other => panic!("{other:?}"),
             },
             Input::FetchFailed { failure, host, .. } => {
                 assert_eq!(host.as_str(), self.server.address.to_string());
@@ -297,4 +332,57 @@ async fn a_document_that_names_another_host_says_which() {
     };
     assert_eq!(identity.host.as_deref(), Some("far.test"));
     assert_eq!(identity.key, Some(signing_key(10)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_asks_for_it_is_left_alone_without_a_failure() {
+    let (log, account) = account(&[10], 10);
+    let world = World::new(&log, account.export(), &signing_key(10)).await;
+    world.fetch().await.expect("taken");
+    world.set(|answers| answers.limited = true);
+    let url = world.server.url("");
+    let task = keyspace::encode_task(0, &Task::FetchRepo(world.did.clone()));
+    let fetch = || world.fetcher.fetch(world.did.clone(), task.clone(), &url);
+    let after = NOW.plus(Duration::from_secs(60));
+    match fetch().await {
+        Ok(Input::FetchFailed { retry_at, .. }) => assert!(retry_at >= after),
+        other => panic!("{other:?}"),
+    }
+    let asked = world.server.requests();
+    for _ in 0..3 {
+        match fetch().await {
+            Ok(Input::TaskDelayed {
+                key,
+                task: again,
+                retry_at,
+            }) => {
+                assert_eq!((key, again), (task.clone(), Task::FetchRepo(world.did.clone())));
+                assert!(retry_at >= after, "{retry_at}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let blob = BlobKey {
+        did: world.did.clone(),
+        did_number: 1,
+        digest: *Cid::of_blob(b"picture").digest(),
+    };
+    let mut batch = Batch::new();
+    let row = BlobRow::wanted(None, None, NOW);
+    batch.put(
+        Family::Blobs,
+        keyspace::encode_blob(1, &blob.digest),
+        row.encode(),
+    );
+    world.store.write(batch).expect("writes");
+    let blobs = BlobFetcher {
+        store: Arc::clone(&world.fetcher.store),
+        upstream: world.fetcher.upstream.clone(),
+        clock: world.fetcher.clock.clone(),
+        bytes_max: 1000,
+    };
+    let host = "pds.test".parse().expect("a host");
+    let delayed = blobs.fetch(&host, blob, task.clone(), &url).await;
+    assert!(matches!(delayed, Ok(Input::TaskDelayed { retry_at, .. }) if retry_at >= after));
+    assert_eq!(world.server.requests(), asked);
 }

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::types::cid::CID_BYTES;
-use crate::types::{Cid, Rev, SyntaxError, Timestamp};
+use crate::types::{Cid, Digest, Rev, SyntaxError, Timestamp};
 
 /// A core type that is stored in another form than text.
 pub(super) trait Stored: Sized {
@@ -47,6 +47,18 @@ impl Stored for Cid {
 
     fn from_form(form: Self::Form) -> Result<Self, SyntaxError> {
         Self::from_bytes(form.as_slice())
+    }
+}
+
+impl Stored for Digest {
+    type Form = serde_bytes::ByteArray<32>;
+
+    fn to_form(&self) -> Self::Form {
+        serde_bytes::ByteArray::new(*self)
+    }
+
+    fn from_form(form: Self::Form) -> Result<Self, SyntaxError> {
+        Ok(form.into_array())
     }
 }
 

@@ -57,6 +57,15 @@ pub enum SyncState {
         /// Its commit.
         #[serde(with = "codec::option")]
         commit: Option<Cid>,
+        /// Fetches since then that brought nothing better.
+        #[serde(default)]
+        tries: u32,
+        /// When it was last fetched, or tried to be.
+        #[serde(with = "codec::option", default)]
+        tried_at: Option<Timestamp>,
+        /// When it is fetched again: the time of that task; none until there is a reason.
+        #[serde(with = "codec::option", default)]
+        next_try: Option<Timestamp>,
     },
 }
 
@@ -105,11 +114,13 @@ pub enum DesyncReason {
     CopyDamaged,
     /// An operator asked for it.
     Requested,
+    /// What the host gave before does not rebuild and is kept as it came: a later state may be whole.
+    Quarantined,
 }
 
 impl DesyncReason {
     /// Every reason, for metrics.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::New,
         Self::ChainBroken,
         Self::Unproven,
@@ -123,6 +134,7 @@ impl DesyncReason {
         Self::Moved,
         Self::CopyDamaged,
         Self::Requested,
+        Self::Quarantined,
     ];
 
     /// The name, for metrics and people.
@@ -142,6 +154,7 @@ impl DesyncReason {
             Self::Moved => "moved",
             Self::CopyDamaged => "copy_damaged",
             Self::Requested => "requested",
+            Self::Quarantined => "quarantined",
         }
     }
 }

@@ -13,6 +13,7 @@
 
 mod build;
 mod encode;
+mod lax;
 mod node;
 mod streamed;
 mod walk;
@@ -28,6 +29,7 @@ use crate::types::{Cid, Digest, SyntaxError};
 
 pub use build::{BuildError, TreeBuilder, tree_root};
 pub use encode::common_prefix_len;
+pub use lax::{LaxFault, walk_lax};
 pub use node::{Entry, Node, NodeFault};
 pub use streamed::{STREAM_HELD_BYTES_MAX, StreamFault, StreamedTree};
 pub use walk::{KeyRule, WalkLimits, WalkStats, walk};

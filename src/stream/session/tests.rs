@@ -102,6 +102,23 @@ fn a_restart_of_the_host_costs_a_second_once() {
 }
 
 #[test]
+fn a_refused_cursor_costs_a_second_and_not_for_ever() {
+    let future = Loss::ErrorFrame {
+        name: "FutureCursor".to_owned(),
+        message: String::new(),
+    };
+    let mut session = failing(5);
+    session.dialing(Some(10));
+    session.connected(NOW);
+    assert_eq!(session.lost(&future, NOW, 32_000_000).since(NOW), WAIT_RESTART);
+    // A host that refuses the beginning is to be left alone.
+    session.dialing(Some(0));
+    session.connected(NOW);
+    let wait = session.lost(&future, NOW, 64_000_000).since(NOW);
+    assert_eq!(wait, WAIT_FLOOR + Duration::from_secs(64));
+}
+
+#[test]
 fn the_host_may_ask_for_time() {
     assert_eq!(
         shortest(&mut failing(0), &status(429, Some(40))),

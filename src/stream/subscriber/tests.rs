@@ -61,6 +61,7 @@ struct Running {
     queue: mpsc::Receiver<SubscriberEvent>,
     gauge: QueueGauge,
     cursor: Arc<AtomicU64>,
+    applied: Arc<AtomicU64>,
     cancel: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -74,14 +75,21 @@ impl Running {
         let upstream = Upstream::new(policy, Clock::system()).expect("root certificates");
         let endpoint = PdsEndpoint::parse(origin, true).expect("an origin");
         let (subscriber, queue) = Subscriber::new(endpoint, upstream, Clock::system(), limits);
-        let (cursor, cancel) = (Arc::new(AtomicU64::new(0)), CancellationToken::new());
-        let ask = Arc::clone(&cursor);
-        let gauge = subscriber.gauge();
-        let run = subscriber.run(move || Some(ask.load(Ordering::SeqCst)), cancel.clone());
+        let [cursor, applied] = [0, 0].map(|seq| Arc::new(AtomicU64::new(seq)));
+        let asked = (Arc::clone(&cursor), Arc::clone(&applied));
+        let start = move || {
+            Some(Start {
+                cursor: asked.0.load(Ordering::SeqCst),
+                applied: asked.1.load(Ordering::SeqCst),
+            })
+        };
+        let (gauge, cancel) = (subscriber.gauge(), CancellationToken::new());
+        let run = subscriber.run(start, cancel.clone());
         Self {
             queue,
             gauge,
             cursor,
+            applied,
             cancel,
             task: tokio::spawn(run),
         }
@@ -176,6 +184,50 @@ async fn frames_are_delivered_and_the_cursor_is_asked_for_again() {
     // What was queued but not applied comes again.
     send(&mut socket, &event(9)).await;
     assert_eq!(running.frame().await.seq, Some(9));
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_repeat_what_it_sent_is_asked_for_what_follows_it() {
+    let limits = SubscriberLimits {
+        repeat_pause_max: Duration::from_millis(300),
+        ..SubscriberLimits::default()
+    };
+    let host = Host::new().await;
+    let mut running = Running::start(&host.origin(), limits);
+    let (_, socket) = host.accept().await;
+    running.connected().await;
+    // A connection that had nothing to repeat may be quiet.
+    let quiet = timeout(limits.repeat_pause_max * 3, running.queue.recv()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    running.cursor.store(3, Ordering::SeqCst);
+    running.applied.store(9, Ordering::SeqCst);
+    drop(socket);
+    running.lost().await;
+    let (path, mut socket) = host.accept().await;
+    assert_eq!(path, "/xrpc/com.atproto.sync.subscribeRepos?cursor=3");
+    running.connected().await;
+    for seq in [5, 7] {
+        send(&mut socket, &event(seq)).await;
+        running.frame().await;
+    }
+    let (loss, wait) = running.lost().await;
+    assert_eq!((loss, wait), (Loss::NotRepeated(9), Duration::from_secs(1)));
+    let (path, mut socket) = host.accept().await;
+    assert_eq!(path, "/xrpc/com.atproto.sync.subscribeRepos?cursor=9");
+    running.connected().await;
+    // It had only left one out: that connection stays.
+    let quiet = timeout(limits.repeat_pause_max * 3, running.queue.recv()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    // The next one begins early again, and all of it is repeated.
+    socket.close(None).await.expect("connected");
+    running.lost().await;
+    let (path, mut socket) = host.accept().await;
+    assert_eq!(path, "/xrpc/com.atproto.sync.subscribeRepos?cursor=3");
+    running.connected().await;
+    send(&mut socket, &event(9)).await;
+    running.frame().await;
+    let quiet = timeout(limits.repeat_pause_max * 3, running.queue.recv()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
 }
 
 #[tokio::test]

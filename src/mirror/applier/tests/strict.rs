@@ -43,6 +43,25 @@ fn a_sync_with_a_foreign_signature_does_not_make_us_fetch() {
 }
 
 #[test]
+fn a_commit_under_a_new_number_is_no_news() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    let parts = account.write(&[write("b", "second")], NOW);
+    let seq = world.seq();
+    world.frame(parts.frame(seq, NOW));
+    let seq = world.seq();
+    let notes = world.frame(parts.frame(seq, NOW));
+    assert!(matches!(notes[..], [Note::Replayed { .. }]), "{notes:?}");
+    assert_eq!(
+        world.row(account.did()).expect("known").sync,
+        SyncState::Live,
+        "it is not fetched for that"
+    );
+    assert_eq!(world.cursor(), Some(seq));
+    world.check_equal(&account);
+}
+
+#[test]
 fn a_host_that_never_reaches_its_own_stream_is_taken_at_its_word_in_the_end() {
     let mut world = World::new();
     let mut account = world.live(1);
@@ -437,4 +456,50 @@ fn another_commit_under_our_rev_is_looked_into() {
         );
         world.check_equal(&account);
     }
+}
+
+/// An event that breaks a rule tells no rev. One that comes while the account is fetched may be of after the fetch
+/// began: then what the fetch brings is not the end of it.
+#[test]
+fn what_breaks_a_rule_while_its_account_is_fetched_has_it_compared_once_more() {
+    let malformed = |world: &mut World, did: &Did| {
+        let seq = world.seq();
+        world.apply(Input::Event(HostEvent {
+            host: world.host.clone(),
+            received: NOW,
+            frame: bytes::Bytes::new(),
+            event: crate::verify::CheckedEvent {
+                seq,
+                time: None,
+                fingerprint: seq,
+                body: crate::verify::EventBody::Malformed {
+                    did: Some(did.clone()),
+                    reason: RejectReason::OpShape,
+                },
+            },
+        }))
+    };
+    let is_wanted = |world: &World, did: &Did| {
+        let row = world.row(did).expect("known");
+        matches!(row.sync, SyncState::Wanted { .. })
+    };
+    let mut world = World::new();
+    let mut account = world.live(1);
+    let did = account.did().clone();
+    malformed(&mut world, &did);
+    assert!(is_wanted(&world, &did), "it may have changed anything");
+    let fetched = world.load(&account);
+    world.apply(fetched);
+    assert!(!is_wanted(&world, &did), "the fetch began after it");
+
+    malformed(&mut world, &did);
+    let early = world.load(&account);
+    account.commit(0, &[write("b", "told by a malformed event")], NOW);
+    malformed(&mut world, &did);
+    world.apply(early);
+    assert!(is_wanted(&world, &did), "the fetch began before it");
+    let late = world.load(&account);
+    world.apply(late);
+    assert!(!is_wanted(&world, &did));
+    world.check_equal(&account);
 }

@@ -1,0 +1,97 @@
+// Moving an account to another PDS, and giving it another signing key: what a person does with a migration tool.
+import { createHash } from 'node:crypto'
+import fs from 'node:fs'
+import path from 'node:path'
+import { bearer, Complaint, readJson, xrpc } from './common.mjs'
+import { tool } from './modules.mjs'
+import { Account } from './records.mjs'
+
+const { Secp256k1Keypair } = await tool('@atproto/crypto')
+const plc = await tool('@did-plc/lib')
+
+/** The rotation key of a PDS: it signs the operations of the accounts that it made or took in. */
+async function rotationKey(known, pds) {
+  const { rotation_key } = readJson(path.join(known.dir, 'state.json')).pds.find((one) => one.name === pds.name)
+  return Secp256k1Keypair.import(rotation_key)
+}
+
+/** Signs an operation that changes these members of the account's last one. */
+async function operation(known, pds, did, changes) {
+  const last = await new plc.Client(known.plc.url).getLastOp(did)
+  return plc.createUpdateOp(last, await rotationKey(known, pds), (before) => ({ ...before, ...changes(before) }))
+}
+
+async function send(known, did, signed) {
+  await new plc.Client(known.plc.url).sendOperation(did, signed)
+}
+
+/** Copies repository and blobs to a PDS, moves the DID there, and activates it; then the old one is deactivated. */
+export async function move(known, account, from, to, { activate = true } = {}) {
+  const { did } = account
+  const old = new Account(from, account)
+  const aud = (await xrpc(to.url, 'com.atproto.server.describeServer')).did
+  const { token } = await old.call('com.atproto.server.getServiceAuth', { params: { aud, lxm: 'com.atproto.server.createAccount' } })
+  const name = account.handle.split('.')[0]
+  const moved = { did, handle: name + to.handle_domain, password: account.password, pds: to.name }
+  const { accessJwt } = await xrpc(to.url, 'com.atproto.server.createAccount', {
+    body: { did, handle: moved.handle, password: moved.password, email: `${name}.moved@mail.test` },
+    auth: bearer(token),
+  })
+  const auth = bearer(accessJwt)
+  const { data } = await xrpc(from.url, 'com.atproto.sync.getRepo', { params: { did }, raw: true })
+  await importRepository(to, accessJwt, data)
+  let cursor
+  do {
+    const missing = await xrpc(to.url, 'com.atproto.repo.listMissingBlobs', { params: { limit: 500, cursor }, auth })
+    for (const { cid } of missing.blobs) {
+      const blob = await xrpc(from.url, 'com.atproto.sync.getBlob', { params: { did, cid }, raw: true })
+      await xrpc(to.url, 'com.atproto.repo.uploadBlob', { bytes: blob.data, type: blob.type, auth })
+    }
+    cursor = missing.blobs.length ? missing.cursor : undefined
+  } while (cursor)
+  const wanted = await xrpc(to.url, 'com.atproto.identity.getRecommendedDidCredentials', { auth })
+  const signed = await operation(known, from, did, () => wanted)
+  await xrpc(to.url, 'com.atproto.identity.submitPlcOperation', { body: { operation: signed }, auth })
+  if (activate) {
+    await xrpc(to.url, 'com.atproto.server.activateAccount', { post: true, auth })
+    await old.call('com.atproto.server.deactivateAccount', { body: {} })
+  }
+  return moved
+}
+
+/** Puts a CAR in the place of an account's repository. */
+export async function importRepository(pds, token, car) {
+  await xrpc(pds.url, 'com.atproto.repo.importRepo', { bytes: car, type: 'application/vnd.ipld.car', auth: bearer(token), timeout: 300_000 })
+}
+
+/** Where a PDS keeps the key that it signs an account's commits with: 32 bytes. */
+function keyFile(pds, did) {
+  const digest = createHash('sha256').update(did).digest('hex')
+  return path.join(pds.data_dir, 'actors', digest.slice(0, 2), did, 'key')
+}
+
+/**
+ * Gives the account a new signing key. `announce`: through the PDS, which tells its stream; without it the directory
+ * alone is told. With `directoryOnly` the PDS goes on signing with the key of before, until `takeKey`.
+ */
+export async function rotate(known, account, pds, { announce, directoryOnly }) {
+  const { did } = account
+  const key = await Secp256k1Keypair.create({ exportable: true })
+  const signed = await operation(known, pds, did, (before) => ({
+    verificationMethods: { ...before.verificationMethods, atproto: key.did() },
+  }))
+  const file = keyFile(pds, did)
+  const waiting = `${file}.next`
+  fs.writeFileSync(waiting, await key.export(), { mode: 0o600 })
+  if (!directoryOnly) fs.renameSync(waiting, file)
+  if (announce) await new Account(pds, account).call('com.atproto.identity.submitPlcOperation', { body: { operation: signed } })
+  else await send(known, did, signed)
+  return key.did()
+}
+
+/** Has the PDS sign with the key that the directory was told already. */
+export function takeKey(account, pds) {
+  const file = keyFile(pds, account.did)
+  if (!fs.existsSync(`${file}.next`)) throw new Complaint(`no key of ${account.did} waits to be taken`)
+  fs.renameSync(`${file}.next`, file)
+}

@@ -1,0 +1,315 @@
+//! Repositories that do not rebuild to their signed root: what a lax host gave is kept as it came.
+//!
+//! The proven copy of before stays what it was: it alone is snapshotted, and served where there is one. The CAR
+//! stands beside it under a number of its own, and is archived under a name of its own. While an account is
+//! quarantined its events change nothing: they are a reason to fetch it again, at a bounded pace. The first state
+//! that rebuilds takes its place; the CAR goes then, but not before it stands in the archive.
+
+use std::time::Duration;
+
+use super::super::input::BlobMention;
+use super::super::keyspace::{self, AlarmKind, Task};
+use super::super::rows::{AccountRow, DesyncReason, KeptCar, SyncState};
+use super::super::store::{Family, StoreError};
+use super::events::Fate;
+use super::{Applier, Group, Note};
+use crate::types::{Did, HostName, Rev, Timestamp};
+use crate::verify::LaxRepo;
+
+/// An event has a quarantined account fetched again this long after the last time, and twice as long each time
+/// that brings nothing better.
+const REFETCH_FIRST: Duration = Duration::from_secs(10 * 60);
+const REFETCH_LONGEST: Duration = Duration::from_secs(6 * 3600);
+/// What says that the repository may be another one, such as a `#sync`, waits this long only.
+const REFETCH_SOON: Duration = Duration::from_secs(60);
+
+/// A repository that was fetched and kept.
+pub(super) struct Kept {
+    pub(super) car: KeptCar,
+    pub(super) repo: LaxRepo,
+    /// What is wrong with it.
+    pub(super) fault: String,
+    pub(super) blobs: Vec<BlobMention>,
+    /// Why it was fetched.
+    pub(super) asked: DesyncReason,
+}
+
+impl Applier {
+    /// A fetch brought a repository that is signed and all there, but does not rebuild.
+    pub(super) fn on_kept(
+        &mut self,
+        group: &mut Group<'_>,
+        did: &Did,
+        mut row: AccountRow,
+        kept: Kept,
+    ) -> Result<(), StoreError> {
+        let (host, rev) = (row.host.clone(), kept.repo.rev());
+        if let Some(ours) = row.head.as_ref().map(|head| head.rev).filter(|ours| rev <= *ours) {
+            drop_car(group, kept.car.number);
+            return self.diverge(group, did, row, ours, rev);
+        }
+        if let Some(before) = row.kept_car.clone().filter(|before| rev < before.rev) {
+            let (newer, archived) = (before.rev, before.archived);
+            let place = if archived { "in the archive" } else { "kept" };
+            let message = format!(
+                "{did}: the host went back from rev {newer} to rev {rev}, and neither rebuilds to its signed root; the \
+                 newer one is {place}"
+            );
+            Self::raise(
+                group,
+                &host,
+                AlarmKind::Rollback,
+                did.as_str(),
+                message,
+                Vec::new(),
+            )?;
+            if !archived {
+                // Nothing makes up for it yet: it is not replaced before it stands in the archive.
+                drop_car(group, kept.car.number);
+                return self.stay_quarantined(group, did, row);
+            }
+        }
+        let first = row.head.is_none() && row.kept_car.is_none();
+        let (since, tries) = match row.sync {
+            SyncState::Quarantined { since, tries, .. } => (since, tries.saturating_add(1)),
+            _ => {
+                let ours = match &row.head {
+                    Some(head) => format!("our proven copy of rev {} stays", head.rev),
+                    None => "there is no proven copy of it".to_owned(),
+                };
+                let message = format!(
+                    "{did}: its repository at rev {rev} does not rebuild to its signed root ({}); it is kept as it \
+                     came, and {ours}",
+                    kept.fault
+                );
+                Self::raise(
+                    group,
+                    &host,
+                    AlarmKind::Quarantine,
+                    did.as_str(),
+                    message,
+                    Vec::new(),
+                )?;
+                (group.now, 0)
+            }
+        };
+        row.sync = SyncState::Quarantined {
+            reason: kept.fault.clone(),
+            since,
+            rev: Some(rev),
+            commit: Some(kept.repo.cid()),
+            tries,
+            tried_at: Some(group.now),
+            next_try: None,
+        };
+        if let Some(before) = row.kept_car.replace(kept.car) {
+            drop_car(group, before.number);
+        }
+        group.stage.put_task(group.now, &Task::ArchiveCar(did.clone()));
+        for blob in &kept.blobs {
+            Self::want_blob(group, did, row.did_number, blob)?;
+        }
+        if first {
+            group.stage.put_task(group.now, &Task::AuditAccount(did.clone()));
+        }
+        group.notes.push(Note::Quarantined {
+            host,
+            did: did.clone(),
+            reason: kept.asked,
+            rev,
+            fault: kept.fault,
+        });
+        self.after_fetch(group, did, row, rev)
+    }
+
+    /// The host gives nothing better than what is kept.
+    pub(super) fn stay_quarantined(
+        &mut self,
+        group: &mut Group<'_>,
+        did: &Did,
+        mut row: AccountRow,
+    ) -> Result<(), StoreError> {
+        let SyncState::Quarantined {
+            rev: Some(rev),
+            tries,
+            tried_at,
+            next_try,
+            ..
+        } = &mut row.sync
+        else {
+            // It moved in the meantime, say: what is wanted of it has a task of its own.
+            Self::retry_fetch(group, did, row, group.now.plus(REFETCH_FIRST));
+            return Ok(());
+        };
+        *tries = tries.saturating_add(1);
+        (*tried_at, *next_try) = (Some(group.now), None);
+        let rev = *rev;
+        self.after_fetch(group, did, row, rev)
+    }
+
+    /// What came while the fetch was under way is a reason for the next one.
+    fn after_fetch(
+        &mut self,
+        group: &mut Group<'_>,
+        did: &Did,
+        mut row: AccountRow,
+        rev: Rev,
+    ) -> Result<(), StoreError> {
+        row.min_rev = row.min_rev.filter(|least| *least > rev);
+        if row.min_rev.is_some() {
+            Self::refetch_later(group, did, &mut row, REFETCH_FIRST);
+        }
+        group.stage.put_account(did, row);
+        self.replay_parked(group, did)
+    }
+
+    /// A fetch of a quarantined account failed.
+    pub(super) fn retry_quarantined(group: &mut Group<'_>, did: &Did, mut row: AccountRow, at: Timestamp) {
+        if let SyncState::Quarantined {
+            tries,
+            tried_at,
+            next_try,
+            ..
+        } = &mut row.sync
+        {
+            *tries = tries.saturating_add(1);
+            (*tried_at, *next_try) = (Some(group.now), Some(at));
+            group.stage.put_task(at, &Task::FetchRepo(did.clone()));
+        }
+        group.stage.put_account(did, row);
+    }
+
+    /// What becomes of an event of a quarantined account; `None` if it is not quarantined.
+    pub(super) fn quarantine_gate(
+        group: &mut Group<'_>,
+        did: &Did,
+        row: &AccountRow,
+        host: &HostName,
+        rev: Rev,
+        reason: DesyncReason,
+    ) -> Option<Fate> {
+        let SyncState::Quarantined { rev: kept, .. } = row.sync else {
+            return None;
+        };
+        if kept.is_some_and(|kept| rev <= kept) {
+            group.notes.push(Note::Replayed { host: host.clone() });
+            return Some(Fate::Done);
+        }
+        let mut row = row.clone();
+        Self::want(group, did, &mut row, reason, Some(rev));
+        group.stage.put_account(did, row);
+        group.notes.push(Note::SkippedInQuarantine { host: host.clone() });
+        Some(Fate::Done)
+    }
+
+    /// There is a reason to fetch a quarantined account again.
+    pub(super) fn want_quarantined(
+        group: &mut Group<'_>,
+        did: &Did,
+        row: &mut AccountRow,
+        reason: DesyncReason,
+    ) {
+        let soon = matches!(
+            reason,
+            DesyncReason::SyncEvent | DesyncReason::Reactivated | DesyncReason::Requested
+        );
+        Self::refetch_later(group, did, row, if soon { REFETCH_SOON } else { REFETCH_FIRST });
+    }
+
+    /// Sees to it that there is a task, no sooner than the pace allows. The pace slows down while nothing better
+    /// comes, unless the reason is a good one.
+    fn refetch_later(group: &mut Group<'_>, did: &Did, row: &mut AccountRow, pace: Duration) {
+        let SyncState::Quarantined {
+            tries,
+            tried_at,
+            next_try,
+            ..
+        } = &mut row.sync
+        else {
+            return;
+        };
+        let wait = if pace == REFETCH_SOON {
+            pace
+        } else {
+            pace.saturating_mul(1 << (*tries).min(10)).min(REFETCH_LONGEST)
+        };
+        let due = tried_at.map_or(group.now, |at| at.plus(wait)).max(group.now);
+        if next_try.is_none_or(|next| due < next) {
+            group
+                .stage
+                .repeat_task(*next_try, due, &Task::FetchRepo(did.clone()));
+            *next_try = Some(due);
+        }
+    }
+
+    /// A proven state took the place of what is kept: that goes, if it stands in the archive. `seen` is the rev of
+    /// an event that changed nothing because the account was quarantined: it has to be fetched up to there.
+    pub(super) fn leave_quarantine(
+        group: &mut Group<'_>,
+        did: &Did,
+        row: &mut AccountRow,
+        seen: Option<Rev>,
+    ) -> Result<(), StoreError> {
+        let now = row.head.as_ref().map(|head| head.rev);
+        if let Some(car) = row.kept_car.clone() {
+            if now.is_some_and(|now| now < car.rev) {
+                let place = if car.archived { "in the archive" } else { "kept" };
+                let message = format!(
+                    "{did}: the host went back from rev {}, which did not rebuild to its signed root; that one is {place}",
+                    car.rev
+                );
+                let host = row.host.clone();
+                Self::raise(
+                    group,
+                    &host,
+                    AlarmKind::Rollback,
+                    did.as_str(),
+                    message,
+                    Vec::new(),
+                )?;
+            }
+            if car.archived {
+                row.kept_car = None;
+                drop_car(group, car.number);
+            }
+        }
+        if seen > now {
+            Self::want(group, did, row, DesyncReason::Quarantined, seen);
+        }
+        Ok(())
+    }
+
+    /// A kept CAR stands in the archive.
+    pub(super) fn on_car_archived(
+        &mut self,
+        group: &mut Group<'_>,
+        did: &Did,
+        number: u64,
+        task: &[u8],
+    ) -> Result<(), StoreError> {
+        group.stage.delete_task(task);
+        let Some(mut row) = self.account(group, did)? else {
+            return Ok(());
+        };
+        // Another one may have come meanwhile, which has a task of its own.
+        if let Some(car) = row.kept_car.as_mut().filter(|car| car.number == number) {
+            car.archived = true;
+            if row.sync == SyncState::Live {
+                row.kept_car = None;
+                drop_car(group, number);
+            }
+            group.stage.put_account(did, row);
+        }
+        Ok(())
+    }
+}
+
+/// Removes a kept CAR that no row names any more.
+pub(super) fn drop_car(group: &mut Group<'_>, number: u64) {
+    let (from, to) = keyspace::number_bounds(number);
+    group.stage.batch().delete_range(Family::BlobData, from, to);
+}
+
+#[cfg(test)]
+#[path = "quarantine_tests.rs"]
+mod tests;
