@@ -360,6 +360,12 @@ fn status_text(report: &Value) -> String {
         number(&blobs["missing"]),
         size(number(&report["blobs"]["stored_bytes"])),
     ));
+    match number(&report["blobs"]["withheld"]) {
+        0 => {}
+        n => out.push_str(&format!(
+            "             {n} of them are not served: their host gives them no longer\n"
+        )),
+    }
     let archive = &report["archive"];
     let open = if archive["open"] == true {
         "open"
@@ -378,6 +384,9 @@ fn status_text(report: &Value) -> String {
         number(&archive["accounts_due"]),
         number(&archive["changes_due"]),
     ));
+    if let Some(trouble) = archive["trouble"].as_str() {
+        out.push_str(&format!("             {trouble}\n"));
+    }
     out
 }
 

@@ -297,12 +297,14 @@ impl Run<'_> {
     async fn clean_up(&self, clock: &Clock) -> u64 {
         let old = format!("{}{:020}", names::PROBE, clock.now().minus(LEFTOVER_AGE).millis());
         let mut left = 0;
-        let Ok(page) = self.bucket.list(names::PROBE, None).await else {
-            return 1;
-        };
-        for object in page.objects {
-            let (ours, leftover) = (object.name.starts_with(&self.prefix), object.name < old);
-            if ours || leftover {
+        // Ours are fewer than fit on a page. Of the others a page is enough: the next probe takes the next.
+        for prefix in [self.prefix.as_str(), names::PROBE] {
+            let Ok(page) = self.bucket.list(prefix, None).await else {
+                left += 1;
+                continue;
+            };
+            let gone = |name: &str| name.starts_with(&self.prefix) || name < old.as_str();
+            for object in page.objects.iter().filter(|object| gone(&object.name)) {
                 left += u64::from(self.bucket.delete(&object.name).await.is_err());
             }
         }

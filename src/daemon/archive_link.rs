@@ -8,7 +8,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -43,7 +43,10 @@ const GONE: &str = "the archive is gone, refuses, or is another one";
 
 /// What the newest look at the archive found.
 #[derive(Debug, Default)]
-pub struct ArchiveWatch(AtomicU8);
+pub struct ArchiveWatch {
+    seen: AtomicU8,
+    trouble: Mutex<Option<String>>,
+}
 
 const NOT_SEEN: u8 = 0;
 const GOOD: u8 = 1;
@@ -54,13 +57,35 @@ impl ArchiveWatch {
     /// Whether it answered, and is the mirror's.
     #[must_use]
     pub fn is_good(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == GOOD
+        self.seen.load(Ordering::Relaxed) == GOOD
     }
 
     /// Whether something may be put there: not into another archive, or into an unmounted disk's place.
     #[must_use]
     pub fn may_write(&self) -> bool {
-        self.0.load(Ordering::Relaxed) != REFUSED
+        self.seen.load(Ordering::Relaxed) != REFUSED
+    }
+
+    /// What is wrong with it, for a person.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Takes what was seen; returns what was seen before, and whether the trouble is another one.
+    fn see(&self, seen: u8, trouble: Option<String>) -> (u8, bool) {
+        let mut known = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = *known != trouble;
+        *known = trouble;
+        let before = self.seen.load(Ordering::Relaxed);
+        // What was refused stays so until it is seen to be the right one again.
+        if !(before == REFUSED && seen == AWAY) {
+            self.seen.store(seen, Ordering::Relaxed);
+        }
+        (before, changed)
     }
 }
 
@@ -400,29 +425,30 @@ impl ArchiveLink {
     }
 
     fn show(&self, found: Result<(), Unlinked>) {
-        let seen = match &found {
-            Ok(()) => GOOD,
-            Err(Unlinked::Unreachable(_)) => AWAY,
-            Err(Unlinked::Refused(_)) => REFUSED,
+        let (seen, trouble) = match found {
+            Ok(()) => (GOOD, None),
+            Err(Unlinked::Unreachable(text)) => (AWAY, Some(text)),
+            Err(Unlinked::Refused(text)) => (REFUSED, Some(text)),
         };
-        let before = self.watch.0.swap(seen, Ordering::Relaxed);
+        let (before, changed) = self.watch.see(seen, trouble.clone());
         self.metrics.archive_up.set(i64::from(seen == GOOD));
-        match &found {
-            Ok(()) => self.health.recovered(),
-            Err(Unlinked::Unreachable(text)) if before != seen => {
+        let text = trouble.unwrap_or_default();
+        match seen {
+            AWAY if before != seen => {
                 tracing::warn!("the archive cannot be reached ({text}); it is tried again");
             }
-            Err(Unlinked::Refused(text)) if before != seen => tracing::error!("{text}"),
-            Err(_) => {}
+            REFUSED if changed => tracing::error!("{text}"),
+            GOOD if !matches!(before, GOOD | NOT_SEEN) => tracing::info!("the archive is there again"),
+            _ => {}
         }
         if let Some(shipper) = self.shipper.get() {
-            shipper.paused.store(seen == REFUSED, Ordering::Relaxed);
+            shipper.paused.store(!self.watch.may_write(), Ordering::Relaxed);
         }
-        if seen == REFUSED {
-            self.health.failed(GONE);
-        }
-        if seen == GOOD && !matches!(before, GOOD | NOT_SEEN) {
-            tracing::info!("the archive is there again");
+        match seen {
+            REFUSED => self.health.failed(GONE),
+            GOOD => self.health.recovered(),
+            // Nothing says that it is another one; what was refused before stays refused.
+            _ => {}
         }
     }
 }
@@ -437,6 +463,33 @@ impl BlobArchive for LateBucket {
             None => Box::pin(std::future::ready(Err(std::io::Error::other(
                 "the archive is not open",
             )))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_put_into_an_archive_that_was_refused_until_it_is_the_right_one_again() {
+        let watch = ArchiveWatch::default();
+        let shown = |watch: &ArchiveWatch| (watch.is_good(), watch.may_write());
+        assert_eq!(shown(&watch), (false, true), "not seen yet");
+        let text = |text: &str| Some(text.to_owned());
+        for (seen, trouble, told, expected) in [
+            (GOOD, None, (NOT_SEEN, false), (true, true)),
+            (AWAY, text("no answer"), (GOOD, true), (false, true)),
+            (GOOD, None, (AWAY, true), (true, true)),
+            (REFUSED, text("none"), (GOOD, true), (false, false)),
+            (REFUSED, text("another"), (REFUSED, true), (false, false)),
+            (REFUSED, text("another"), (REFUSED, false), (false, false)),
+            (AWAY, text("no answer"), (REFUSED, true), (false, false)),
+            (GOOD, None, (REFUSED, true), (true, true)),
+        ] {
+            assert_eq!(watch.see(seen, trouble.clone()), told, "{seen}");
+            assert_eq!(shown(&watch), expected, "{seen} {trouble:?}");
+            assert_eq!(watch.trouble(), trouble);
         }
     }
 }

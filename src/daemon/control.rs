@@ -222,6 +222,7 @@ impl DaemonControl {
                 "accounts_archived": totals.archived,
                 "accounts_due": totals.with_head.saturating_sub(totals.archived),
                 "changes_due": totals.unshipped,
+                "trouble": self.archive.trouble(),
             },
             "data_dir": self.config.data_dir.display().to_string(),
             "xrpc": format!("http://{}/", self.listen),

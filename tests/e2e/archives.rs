@@ -242,6 +242,11 @@ fn an_archive_that_goes_away() {
         if told { Ok(()) } else { Err(running.log()) }
     });
     seen(&mut running, "it is another one", false);
+    let status = running.status();
+    let told = status.0["archive"]["trouble"]
+        .as_str()
+        .expect("the status tells too");
+    assert!(told.contains("holds another archive now"), "{told}");
     assert_eq!(files(&archive), 1, "nothing is put into it");
 
     std::fs::remove_dir_all(&archive).expect("removes");

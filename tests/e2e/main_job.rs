@@ -57,6 +57,7 @@ fn main_job() {
     let applied = emitted.commits_after(before);
 
     let stopped = running.stop();
+    check_archive(&firekeep, &equal);
     let counts = format!(
         "{}, {applied} commits applied live once each, {snapshotted} accounts snapshotted on command, {}, stop {} ms",
         churn.text(),
@@ -64,6 +65,39 @@ fn main_job() {
         stopped.as_millis()
     );
     report("main_job", began, &counts);
+}
+
+/// The archive proves itself, without the daemon and its mirror.
+fn check_archive(firekeep: &Firekeep, equal: &Compared) {
+    let url = format!("file://{}", firekeep.archive().display());
+    let mut verify = firekeep.command();
+    let out = verify.args(["verify", "--json", "--archive", &url]).output();
+    let out = out.expect("starts");
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert_eq!(
+        out.status.code(),
+        Some(0),
+        "{said}{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    let counts = &serde_json::from_str::<serde_json::Value>(&said).expect("JSON")["counts"];
+    assert_eq!(counts["accounts"], equal.accounts, "{counts}");
+    assert_eq!(
+        counts["objects"]["blobs"]["sound"], counts["objects"]["blobs"]["listed"],
+        "{counts}"
+    );
+    let (deltas, segments) = (
+        &counts["objects"]["deltas"]["sound"],
+        &counts["objects"]["segments"]["sound"],
+    );
+    assert!(
+        deltas.as_u64() > Some(0) && segments.as_u64() > Some(0),
+        "{counts}"
+    );
+    assert_eq!(
+        counts["deltas_told"], *deltas,
+        "every delta leads to its signed root: {counts}"
+    );
 }
 
 /// The status tells what is there.

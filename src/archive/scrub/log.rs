@@ -46,38 +46,62 @@ impl Scrub<'_> {
     pub(super) async fn log(&mut self) -> Result<(), ScrubError> {
         let segments: Vec<SegmentName> = self.inventory.segments.iter().copied().collect();
         let resumed: Option<SegmentName> = self.state.segment.as_ref().and_then(|name| name.parse().ok());
-        for (index, segment) in segments.iter().enumerate() {
+        // The first segment of each writer.
+        let mut firsts: BTreeMap<(u32, u64), SegmentName> = BTreeMap::new();
+        for segment in &segments {
+            firsts
+                .entry((segment.shard, segment.generation))
+                .or_insert(*segment);
+        }
+        let mut writer = None;
+        let mut taken_over_at = None;
+        for segment in segments {
             self.done(1);
-            if resumed.is_some_and(|done| *segment <= done) {
+            if resumed.is_some_and(|done| segment <= done) {
                 continue;
             }
-            if self.state.stale != Some(segment.generation) {
+            let of = (segment.shard, segment.generation);
+            if writer != Some(of) {
+                writer = Some(of);
+                let mut later = firsts.range((of.0, of.1.saturating_add(1))..=(of.0, u64::MAX));
+                taken_over_at = match later.next() {
+                    Some((_, first)) if first.generation > of.1 => self.builds_on(*first).await,
+                    _ => None,
+                };
+            }
+            if self.state.stale != Some(of) {
                 self.state.stale = None;
             }
-            let next = segments[index + 1..]
-                .iter()
-                .find(|later| later.generation != segment.generation);
-            let next = next.filter(|later| later.shard == segment.shard).copied();
-            self.segment(*segment, next).await?;
+            self.segment(segment, taken_over_at).await?;
             self.state.segment = Some(segment.to_string());
             self.keep()?;
         }
         Ok(())
     }
 
-    /// One segment. `next` is the first one of the writer that came after this one's.
-    async fn segment(&mut self, segment: SegmentName, next: Option<SegmentName>) -> Result<(), ScrubError> {
+    /// One segment. Whoever took over from its writer built on `taken_over_at`.
+    async fn segment(&mut self, segment: SegmentName, taken_over_at: Option<Cid>) -> Result<(), ScrubError> {
         let text = segment.to_string();
         if !self.state.sample.takes(&text) {
             return Ok(());
         }
-        let Some(file) = self.read_segment(segment).await? else {
-            return Ok(());
-        };
+        let read = self.read_segment(segment).await?;
         if self.state.stale.is_some() {
             self.state.counts.stale_segments += 1;
             return Ok(());
         }
+        let file = match read {
+            Outcome::Sound(file) => file,
+            // Segments go oldest first: with this one all before it went, and the log begins behind it.
+            Outcome::Gone => {
+                self.state.log = LogChain::default();
+                return Ok(());
+            }
+            Outcome::Bad(_) | Outcome::Unread(_) => {
+                self.state.log.push_unreadable(segment);
+                return Ok(());
+            }
+        };
         if self.state.sample.is_all() {
             let inventory = &self.inventory;
             let held = |did: &Did| inventory.accounts.get(did);
@@ -85,16 +109,15 @@ impl Scrub<'_> {
                 .log
                 .push(segment, &file, held, &mut self.state.findings);
         }
-        // Whoever took over built on this one: what this writer wrote behind it is no part of the log.
-        if let Some(next) = next
-            && self.builds_on(next).await == Some(file.root)
-        {
-            self.state.stale = Some(segment.generation);
+        // What this writer wrote behind it is no part of the log.
+        if taken_over_at == Some(file.root) {
+            self.state.stale = Some((segment.shard, segment.generation));
         }
         Ok(())
     }
 
-    async fn read_segment(&mut self, segment: SegmentName) -> Result<Option<LogFile>, ScrubError> {
+    /// Reads a segment and says what is wrong with it.
+    async fn read_segment(&mut self, segment: SegmentName) -> Result<Outcome<LogFile>, ScrubError> {
         let text = segment.to_string();
         let outcome = self.reader.check(&text, read_log_file).await;
         let gone = matches!(outcome, Outcome::Gone);
@@ -106,17 +129,14 @@ impl Scrub<'_> {
                 .to_owned()
         };
         let read = self.judge(&ObjectName::Segment(segment), None, outcome, affects)?;
-        let Some((file, tally)) = read else {
-            // Segments go oldest first: with this one all before it went, and the log begins behind it.
-            if gone {
-                self.state.log = LogChain::default();
-            } else {
-                self.state.log.push_unreadable(segment);
+        Ok(match read {
+            Some((file, tally)) => {
+                self.state.counts.add(tally);
+                Outcome::Sound(file)
             }
-            return Ok(None);
-        };
-        self.state.counts.add(tally);
-        Ok(Some(file))
+            None if gone => Outcome::Gone,
+            None => Outcome::Bad(Bad::Other("it was said already".to_owned())),
+        })
     }
 
     /// The commits of a segment or delta, and what of it was erased.

@@ -61,8 +61,8 @@ pub struct Checkpoint {
     pub others_done: bool,
     /// The last segment that is done.
     pub segment: Option<String>,
-    /// The rest of this segment's generation is no part of the log.
-    pub stale: Option<u64>,
+    /// The rest of this shard's generation is no part of the log.
+    pub stale: Option<(u32, u64)>,
     /// The log up to there.
     pub log: LogChain,
     /// The last account that is done.
