@@ -354,6 +354,9 @@ pub struct HostRow {
     /// Accounts that went off or vanished in the last day, hour by hour since 1970.
     #[serde(default)]
     pub gone: Vec<(u64, u64)>,
+    /// Blobs that it gave no longer in the last day, likewise.
+    #[serde(default)]
+    pub withheld: Vec<(u64, u64)>,
     /// How far its blobs are asked for again; none before the first connection.
     #[serde(default)]
     pub sweep: Option<SweepMark>,
@@ -413,6 +416,7 @@ impl HostRow {
             listed: 0,
             next_listing: None,
             gone: Vec::new(),
+            withheld: Vec::new(),
             sweep: None,
         }
     }

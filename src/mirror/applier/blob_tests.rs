@@ -3,6 +3,7 @@
 use super::tests::{NOW, World, delete};
 use super::*;
 use crate::mirror::input::{BlobKey, BlobVerdict};
+use crate::mirror::keyspace::AlarmKind;
 use crate::mirror::reader::Mirror;
 use crate::mirror::rows::{BlobRow, BlobState, SweepMark};
 use crate::sim::SimAccount;
@@ -184,4 +185,49 @@ fn a_sweep_is_planned_once_and_goes_on_as_its_mark_says() {
     );
     let stored = Mirror::new(&*world.store).host(&world.host).expect("reads");
     assert_eq!(stored.and_then(|row| row.sweep), Some(mark));
+}
+
+/// A host that has lost its blobs looks like one that took them down; a person should know.
+#[test]
+fn many_blobs_that_are_withheld_raise_an_alarm() {
+    for (held, withheld, alarmed) in [(20, 9, false), (20, 10, true), (101, 10, false), (100, 10, true)] {
+        let mut world = World::new();
+        let mut account = world.live(1);
+        let bytes = |number: u64| format!("blob {number}").into_bytes();
+        let writes: Vec<_> = (0..held)
+            .map(|n| with_blob(&format!("p{n}"), &bytes(n)))
+            .collect();
+        world.commit(&mut account, &writes);
+        let keys: Vec<_> = (0..held).map(|n| key(&world, &account, &bytes(n))).collect();
+        for blob in &keys {
+            world.apply(Input::BlobStored {
+                blob: blob.clone(),
+                size: 3,
+                mime: None,
+                task: Vec::new(),
+            });
+        }
+        // Two by two, each of them told twice.
+        for pair in keys[..withheld].chunks(2).chain(keys[..withheld].chunks(2)) {
+            let verdict = |blob: &BlobKey| BlobVerdict {
+                blob: blob.clone(),
+                served: false,
+            };
+            let mut mark = SweepMark::new(NOW);
+            mark.stored = held;
+            world.apply(Input::BlobsSwept {
+                host: world.host.clone(),
+                verdicts: pair.iter().map(verdict).collect(),
+                mark,
+                task: Vec::new(),
+            });
+        }
+        let alarms = Mirror::new(&*world.store).alarms().expect("reads");
+        let mine = alarms
+            .iter()
+            .filter(|(id, _)| id.kind == AlarmKind::BlobsWithheld);
+        assert_eq!(mine.count(), usize::from(alarmed), "{withheld} of {held}");
+        assert_eq!(world.applier.totals().blobs_withheld, withheld as u64);
+        world.check_equal(&account);
+    }
 }

@@ -1,15 +1,20 @@
 //! What became of blobs.
 
 use super::super::input::{BlobKey, BlobMention, BlobVerdict};
-use super::super::keyspace::Task;
+use super::super::keyspace::{AlarmKind, Task};
 use super::super::reader::Mirror;
 use super::super::rows::{BlobFailure, BlobState, SweepMark, SyncState};
 use super::super::store::StoreError;
+use super::gone::count_by_hour;
 use super::{Applier, Group, Note};
 use crate::types::{Did, Digest, HostName, Timestamp};
 
 /// A host that does not answer is given this many tries before a blob counts as missing.
 const PASSING_TRIES: u32 = 5;
+
+/// So many blobs, and this share of a host's, that it gives no longer within a day raise an alarm.
+const WITHHELD_MIN: u64 = 10;
+const WITHHELD_PERCENT: u64 = 10;
 
 impl Applier {
     /// A blob's bytes are in the mirror, and hashed to its CID.
@@ -144,24 +149,43 @@ impl Applier {
         task: &[u8],
     ) -> Result<(), StoreError> {
         group.stage.delete_task(task);
+        let mut withheld = 0;
         for verdict in verdicts {
-            self.on_blob_verdict(group, host, &verdict)?;
+            withheld += u64::from(self.on_blob_verdict(group, host, &verdict)?);
         }
-        if let Some(mut row) = group.stage.host(host)? {
-            group.stage.put_task(mark.next, &Task::SweepBlobs(host.clone()));
-            row.sweep = Some(mark);
-            group.stage.put_host(host, row);
+        let Some(mut row) = group.stage.host(host)? else {
+            return Ok(());
+        };
+        group.stage.put_task(mark.next, &Task::SweepBlobs(host.clone()));
+        let stored = mark.stored;
+        row.sweep = Some(mark);
+        let mut sum = 0;
+        if withheld > 0 {
+            sum = count_by_hour(&mut row.withheld, group.now, withheld);
+        }
+        let many = sum >= WITHHELD_MIN && sum.saturating_mul(100) >= stored.saturating_mul(WITHHELD_PERCENT);
+        if many {
+            row.withheld.clear();
+        }
+        group.stage.put_host(host, row);
+        if many {
+            let message = format!(
+                "{host} gives {sum} of {stored} blobs no longer that it gave a day ago: taken down, or lost there. They \
+                 are kept here, and not served until it gives them again"
+            );
+            Self::raise(group, host, AlarmKind::BlobsWithheld, "", message, Vec::new())?;
         }
         Ok(())
     }
 
-    /// What a host gives no longer is kept, and not served until it gives it again.
+    /// What a host gives no longer is kept, and not served until it gives it again. Returns whether it is withheld
+    /// from now on.
     pub(super) fn on_blob_verdict(
         &mut self,
         group: &mut Group<'_>,
         host: &HostName,
         verdict: &BlobVerdict,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let BlobVerdict { blob, served } = verdict;
         // Meanwhile it may have moved, or been turned off: then this says nothing of the blob.
         let speaks = self.account(group, &blob.did)?.is_some_and(|account| {
@@ -170,10 +194,10 @@ impl Applier {
         });
         let row = group.stage.blob(blob.did_number, &blob.digest)?;
         let Some(mut row) = row.filter(|row| speaks && row.state.is_stored()) else {
-            return Ok(());
+            return Ok(false);
         };
         if row.withheld_since.is_none() == *served {
-            return Ok(());
+            return Ok(false);
         }
         row.withheld_since = (!served).then_some(group.now);
         group.stage.put_blob(blob.did_number, &blob.digest, row);
@@ -183,7 +207,7 @@ impl Applier {
             cid: blob.cid(),
             withheld: !served,
         });
-        Ok(())
+        Ok(!served)
     }
 
     /// The host lists blobs of an account. One that no record mentions, as far as we can read records, is

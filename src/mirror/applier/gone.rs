@@ -43,13 +43,7 @@ impl Applier {
             let Some(mut host) = group.stage.host(&row.host)? else {
                 continue;
             };
-            let hour = hour_of(group.now);
-            host.gone.retain(|(then, _)| then.saturating_add(HOURS) > hour);
-            match host.gone.last_mut() {
-                Some((then, count)) if *then == hour => *count += 1,
-                _ => host.gone.push((hour, 1)),
-            }
-            let gone: u64 = host.gone.iter().map(|(_, count)| count).sum();
+            let gone = count_by_hour(&mut host.gone, group.now, 1);
             // The totals are of before this stage, and have those that went in it.
             let staged = group.stage.count_gone(&row.host);
             let active = self.totals.active.get(&row.host).copied().unwrap_or(0);
@@ -114,8 +108,15 @@ impl Applier {
     }
 }
 
-fn hour_of(at: Timestamp) -> u64 {
-    at.millis() / (HOUR.as_secs() * 1000)
+/// Adds to what is counted by the hour; how many it is within the day.
+pub(super) fn count_by_hour(hours: &mut Vec<(u64, u64)>, now: Timestamp, more: u64) -> u64 {
+    let hour = now.millis() / (HOUR.as_secs() * 1000);
+    hours.retain(|(then, _)| then.saturating_add(HOURS) > hour);
+    match hours.last_mut() {
+        Some((then, count)) if *then == hour => *count += more,
+        _ => hours.push((hour, more)),
+    }
+    hours.iter().map(|(_, count)| count).sum()
 }
 
 /// Whether the host's alarm stands, and nobody has seen it.

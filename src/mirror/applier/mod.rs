@@ -274,7 +274,7 @@ impl Applier {
             } => self.on_blobs_swept(group, &host, verdicts, mark, &task),
             Input::BlobAsked { host, verdict, task } => {
                 group.stage.delete_task(&task);
-                self.on_blob_verdict(group, &host, &verdict)
+                self.on_blob_verdict(group, &host, &verdict).map(drop)
             }
             Input::Connected { host } => self.on_connected(group, &host),
             Input::Audited {

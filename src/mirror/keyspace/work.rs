@@ -182,6 +182,8 @@ pub enum AlarmKind {
     Quarantine = 6,
     /// Many accounts of a host went off, or vanished, within a day.
     MassTakedown = 7,
+    /// A host gives many of the blobs no longer that we hold of it: it took them down, or lost them.
+    BlobsWithheld = 8,
 }
 
 impl AlarmKind {
@@ -196,11 +198,12 @@ impl AlarmKind {
             Self::EmptyList => "empty_list",
             Self::Quarantine => "quarantine",
             Self::MassTakedown => "mass_takedown",
+            Self::BlobsWithheld => "blobs_withheld",
         }
     }
 
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::SequenceReset,
         Self::Rollback,
         Self::MassDelete,
@@ -208,6 +211,7 @@ impl AlarmKind {
         Self::EmptyList,
         Self::Quarantine,
         Self::MassTakedown,
+        Self::BlobsWithheld,
     ];
 
     fn from_code(code: u8) -> Option<Self> {

@@ -407,6 +407,7 @@ fn hosts_and_alarms() {
         listed: 0,
         next_listing: None,
         gone: vec![],
+        withheld: vec![],
         sweep: None,
         url: "https://pds.example".to_owned(),
         epoch: 0,

@@ -230,6 +230,7 @@ fn other_rows_round_trip() {
             listed: 23,
             next_listing: Some(at(24)),
             gone: vec![(29, 30)],
+            withheld: vec![(31, 32)],
             sweep: Some(SweepMark {
                 after: Some(SweepPoint {
                     did: did(),
