@@ -106,7 +106,9 @@ impl Applier {
     pub(super) fn audit_if_never(&self, group: &mut Group<'_>, did: &Did, row: &mut AccountRow) {
         if row.head.is_none() && row.next_audit.is_none() {
             let at = group.now.plus(self.limits.audit_interval);
-            group.stage.repeat_task(None, at, &Task::AuditAccount(did.clone()));
+            group
+                .stage
+                .repeat_task(None, at, &Task::AuditAccount(did.clone()));
             row.next_audit = Some(at);
         }
     }

@@ -351,7 +351,7 @@ fn rows_have_their_persisted_form() {
     let digest = data_encoding::HEXLOWER.encode(&sha256(&row.encode()));
     assert_eq!(
         digest,
-        "198c164940b233f3bb82fd12d6aae310d697faec0ce444a85687aeb3fed3006f"
+        "98a013f7a2be9bf1b9a250da9023325e34ca89f202478d7c5b9e03253722647f"
     );
 }
 
