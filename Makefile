@@ -22,10 +22,11 @@ test: ## Every check and every test; ends with `N passed, N failed`
 test-full: ## The same in the long forms; a broken run is taken up; the table goes to docs/test-full.md
 	@exec scripts/test --full $(SUITES)
 
-sim: ## The simulation over SEEDS=10000 seeds (taken up where it stopped; the table goes to docs/sim.md), or one: SEED=123
+sim: ## The simulation over many seeds; a broken run is taken up; the table goes to docs/sim.md
+#   SEEDS=10000    so many, FIRST=1 from this one on    SEED=123   only this one, with its trace
 	@SEEDS='$(SEEDS)' FIRST='$(FIRST)' SEED='$(SEED)' exec scripts/sim
 
-mutants: ## Known bugs, put in one at a time: the test named for each must fail; the table goes to docs/mutants.md
+mutants: ## Puts known bugs in, one at a time: the test named for each must fail; writes docs/mutants.md
 #   MUTANTS="skip-cid-hash …"   only these
 	@exec scripts/mutants $(MUTANTS)
 
