@@ -264,8 +264,11 @@ impl TimelineBuilder {
                     conflicts.push(rev);
                     continue;
                 }
-                // The same entry may stand in a delta and in a segment.
+                // The same entry may stand in a delta and in a segment, which goes first.
                 Some(known) if known.since.is_some() || moment.since.is_none() => {
+                    if place.is_none() && known.since == moment.since {
+                        known.source = moment.source;
+                    }
                     known.place = known.place.or(place);
                     continue;
                 }
