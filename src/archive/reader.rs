@@ -4,11 +4,11 @@
 //! One broken object costs what it held and no more: it becomes a [`Fault`] of the timeline, with its name. What
 //! stops a reading is only a store that cannot be reached, or refuses.
 //!
-//! A daemon may be at work on the same archive. Segments are listed before snapshots and deltas, so that what is
-//! moved from the former to the latter meanwhile is seen at least once; a listed object that is gone when it is
-//! read means that everything is listed again.
+//! A daemon may be at work on the same archive. Segments are read before snapshots and deltas are listed, so that what
+//! moves from the former to the latter meanwhile is seen at least once: a segment that is gone when it is read, and
+//! then from the list too, was covered. Where a delta is gone, everything is read again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -158,6 +158,11 @@ impl ArchiveReader {
                 other => builder.fault(foreign(&text, other.err())),
             }
         }
+        let mut place = 0;
+        for segments in segments.into_values() {
+            self.read_segments(did, segments, &mut builder, &mut place)
+                .await?;
+        }
         let owned = self.list(&SnapshotName::prefix(&folder)).await?;
         for text in &owned {
             match text.parse() {
@@ -165,11 +170,6 @@ impl ArchiveReader {
                 Ok(ObjectName::Delta(name)) => deltas.push(name),
                 other => builder.fault(foreign(text, other.err())),
             }
-        }
-        let mut place = 0;
-        for segments in segments.into_values() {
-            self.read_segments(did, segments, &mut builder, &mut place)
-                .await?;
         }
         self.read_deltas(deltas, &mut builder).await?;
         let mut line = builder.finish();
@@ -200,8 +200,17 @@ impl ArchiveReader {
     ) -> Result<(), ReadError> {
         let (mut heads, mut read) = (Vec::with_capacity(names.len()), Vec::with_capacity(names.len()));
         let mut files = self.log_files(names.iter().map(SegmentName::to_string).collect());
+        let mut vanished = Vec::new();
         for name in names {
-            let file = files.next().await.expect("as many files as names")?;
+            let file = match files.next().await.expect("as many files as names") {
+                Err(ReadError::Vanished(_)) => {
+                    vanished.push(name);
+                    heads.push(SegmentHead { name, link: None });
+                    read.push(Ok(Vec::new()));
+                    continue;
+                }
+                file => file?,
+            };
             let checked = file.and_then(|file| {
                 let prev = segment_prev(&name, &file.index)?;
                 let root = file.root;
@@ -211,6 +220,17 @@ impl ArchiveReader {
             let link = checked.as_ref().ok().map(|(link, _)| *link);
             heads.push(SegmentHead { name, link });
             read.push(checked.map(|(_, entries)| entries));
+        }
+        if let Some(first) = vanished.first() {
+            let listed: BTreeSet<String> = self
+                .list(&SegmentName::prefix(first.shard))
+                .await?
+                .into_iter()
+                .collect();
+            for name in vanished.iter().filter(|name| listed.contains(&name.to_string())) {
+                let at = heads.iter().position(|head| head.name == *name);
+                read[at.expect("it is among them")] = Err("it is listed, but not there".to_owned());
+            }
         }
         let chain = chain(&heads);
         let mut places = BTreeMap::new();

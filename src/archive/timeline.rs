@@ -22,7 +22,7 @@ use crate::types::{AccountStatus, Cid, Did, HostName, RepoPath, Rev, Timestamp};
 /// A rev's time is taken for one from 2020 on: the protocol is not older.
 const REV_TIME_MIN: Timestamp = Timestamp::from_micros(1_577_836_800_000_000);
 
-/// An object of the archive that holds entries: a place in [`Timeline::sources`].
+/// An object of the archive that holds entries. [`Timeline::source_name`] names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source(usize);
 
@@ -264,8 +264,11 @@ impl TimelineBuilder {
                     conflicts.push(rev);
                     continue;
                 }
-                // The same entry may stand in a delta and in a segment.
+                // The same entry may stand in a delta and in a segment, which goes first.
                 Some(known) if known.since.is_some() || moment.since.is_none() => {
+                    if place.is_none() && known.since == moment.since {
+                        known.source = moment.source;
+                    }
                     known.place = known.place.or(place);
                     continue;
                 }

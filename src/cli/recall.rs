@@ -98,13 +98,13 @@ pub struct ExportArgs {
     /// As of when
     #[command(flatten)]
     pub at: AtArgs,
-    /// The file to write; - is stdout. Default: <did>-<rev>.car in this folder
+    /// The file to write; - is stdout. Default: one in this folder, named by DID and rev
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<String>,
     /// What to write
     #[arg(long, value_enum, default_value_t = ExportFormat::Car)]
     pub format: ExportFormat,
-    /// Every blob that its records refer to, too: as blobs/<cid> in a folder or a .tar file
+    /// Every blob that its records refer to, too: as blobs/CID in a folder or a .tar file
     #[arg(long, value_name = "DIR|FILE.tar")]
     pub blobs: Option<String>,
     /// Replace files that are there

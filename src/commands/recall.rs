@@ -33,6 +33,8 @@ pub use export::export;
 
 /// Older moments that are tried when one cannot be put together.
 const OLDER_TRIES: usize = 16;
+/// How often an archive is looked at anew when it changes while it is read.
+const MOVED_TRIES: u32 = 4;
 /// Most lines about what is broken.
 const NOTES_MAX: usize = 20;
 
@@ -133,8 +135,25 @@ impl Account {
 
     /// Finds and proves the moment of a text as `--at` takes it. Where it cannot be put together, and was asked for
     /// by time, the newest before it that can.
-    async fn find(&self, at: Option<&str>) -> Result<Found, DaemonError> {
+    async fn find(&mut self, at: Option<&str>) -> Result<Found, DaemonError> {
         let at = parse_at(at, self.as_received, self.now).map_err(usage)?;
+        for _ in 0..MOVED_TRIES {
+            match self.find_in_line(at).await? {
+                Ok(found) => return Ok(found),
+                // A daemon at work has moved it from a segment to a delta, say.
+                Err(vanished) => tracing::debug!("{vanished} vanished; the archive is listed again"),
+            }
+            let line = self.reader.timeline(&self.did, None).await;
+            self.line = line.map_err(|error| unread(&error))?;
+        }
+        Err(failed(format!(
+            "{} changes faster than it can be read; try again",
+            self.reader.place()
+        )))
+    }
+
+    /// As [`Self::find`]; the inner error is the name of an object that is no longer there.
+    async fn find_in_line(&self, at: At) -> Result<Result<Found, String>, DaemonError> {
         let choice = self.line.choose(at).map_err(|error| self.no_moment(&error))?;
         let mut notes: Vec<String> = Vec::new();
         let mut short = false;
@@ -162,13 +181,14 @@ impl Account {
                     }
                     let used = std::mem::take(&mut rebuilt.warnings);
                     notes.extend(used.into_iter().map(|warning| format!("not used: {warning}")));
-                    return Ok(Found {
+                    return Ok(Ok(Found {
                         moment,
                         rebuilt,
                         notes,
                         short,
-                    });
+                    }));
                 }
+                Err(RebuildError::Read(ReadError::Vanished(object))) => return Ok(Err(object)),
                 Err(RebuildError::Read(error)) => return Err(unread(&error)),
                 Err(error) => drop(first.get_or_insert(error)),
             }
@@ -271,7 +291,7 @@ pub async fn ls(config: &Config, args: &LsArgs) -> Result<Answer, DaemonError> {
         )));
     }
     let AtArgs { at, judge } = &args.at;
-    let account = Account::open(config, &subject.did, None, judge).await?;
+    let mut account = Account::open(config, &subject.did, None, judge).await?;
     let found = account.find(at.as_deref()).await?;
     let mut value = moment_json(&account, &found);
     let mut text = String::new();
@@ -317,7 +337,7 @@ pub async fn cat(config: &Config, args: &CatArgs) -> Result<Answer, DaemonError>
         )));
     };
     let AtArgs { at, judge } = &args.at;
-    let account = Account::open(config, &subject.did, None, judge).await?;
+    let mut account = Account::open(config, &subject.did, None, judge).await?;
     let found = account.find(at.as_deref()).await?;
     let Some(cid) = found.rebuilt.records.get(path.as_str()).copied() else {
         let mut text = format!(
@@ -375,7 +395,7 @@ pub async fn diff(config: &Config, args: &DiffArgs) -> Result<Answer, DaemonErro
     if subject.part != Part::Account {
         return Err(usage(format!("{:?} is more than an account", args.did)));
     }
-    let account = Account::open(config, &subject.did, None, &args.judge).await?;
+    let mut account = Account::open(config, &subject.did, None, &args.judge).await?;
     let from = account.find(args.from.as_deref()).await?;
     let to = account.find(args.to.as_deref()).await?;
     let (mut text, mut list) = (Vec::new(), Vec::new());

@@ -58,7 +58,7 @@ pub async fn export(
         .transpose()?;
 
     let AtArgs { at, judge } = &args.at;
-    let account = Account::open(config, &subject.did, None, judge).await?;
+    let mut account = Account::open(config, &subject.did, None, judge).await?;
     let found = account.find(at.as_deref()).await?;
     let path = named.unwrap_or_else(|| default_name(&found, args.format));
     if file.is_none() && !to_stdout {

@@ -560,3 +560,43 @@ async fn files_are_not_replaced_unasked() {
     assert_eq!(read_car(&churn, &car).1, newest(&churn).records);
     assert_eq!(made.json["bytes"], car.len());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_at_work_on_the_archive_is_no_fault() {
+    // What the segments hold moves into deltas, one after the other, while somebody reads.
+    let churn = std::sync::Arc::new(Churn::new(13).run(120));
+    let archive = std::sync::Arc::new(TestArchive::new().await);
+    archive.snapshot(churn.did(), &churn.states[0]).await;
+    let (segments, _) = archive.segments(&[&churn], 0..120, (1, 1, None)).await;
+    let (mover, moved) = (std::sync::Arc::clone(&archive), std::sync::Arc::clone(&churn));
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move {
+        for (n, segments) in segments.chunks(4).enumerate() {
+            tokio::time::sleep(std::time::Duration::from_millis(40)).await;
+            mover.delta(&moved, n * 12..(n + 1) * 12).await;
+            for name in segments {
+                mover.bucket.delete(name).await.expect("deletes");
+            }
+        }
+    });
+    let did = churn.did().to_string();
+    let (mut reads, mut over) = (0, false);
+    while !over {
+        over = tasks.is_empty() || tasks.try_join_next().is_some();
+        let history = answer(&archive, &["history", &did]).await;
+        assert_eq!((history.code, &history.notes), (0, &Vec::new()));
+        assert_eq!(history.json["moments"].as_array().expect("a list").len(), 121);
+        let (found, car) = run(&archive.root, &["export", &did, "-o", "-"])
+            .await
+            .expect("a backup");
+        assert_eq!(found.code, 0);
+        assert_eq!(read_car(&churn, &car).1, newest(&churn).records);
+        reads += 1;
+    }
+    assert!(reads > 1, "{reads}");
+    assert_eq!(
+        archive.objects().await.len(),
+        11,
+        "a snapshot and ten deltas are left"
+    );
+}
