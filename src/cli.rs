@@ -7,8 +7,6 @@ use clap::{Args, Parser, Subcommand};
 mod archive_args;
 mod recall;
 
-use crate::daemon::start::Said;
-
 pub use self::archive_args::{BucketCommand, PlaceArgs, ProbeArgs, PruneArgs, VerifyArgs};
 pub use recall::{AtArgs, CatArgs, ExportArgs, ExportFormat, HistoryArgs, JudgeArgs, LsArgs, SourceArgs};
 
@@ -261,6 +259,15 @@ impl ArchiveArgs {
             ("s3.secret_access_key_file", &self.s3_secret_access_key_file),
         ])
     }
+}
+
+/// What a person said at this start alone.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Said {
+    /// The archive may be another one than before.
+    pub new_archive: bool,
+    /// This mirror becomes the archive's writer in another one's place.
+    pub take_over: bool,
 }
 
 /// Every setting as a flag.

@@ -103,6 +103,7 @@ fn a_mistake_in_a_flag_names_the_flag_as_it_is_typed() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one list of mistakes")]
 fn each_mistake_names_key_value_and_remedy() {
     let cases = [
         (

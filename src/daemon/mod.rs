@@ -28,8 +28,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::control::DaemonControl;
-use self::start::{Daemon, Said};
+use self::start::Daemon;
 use crate::archive::shipper::{ShipError, Shipper};
+use crate::cli::Said;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::mirror::reader::Mirror;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
-use super::archive_link::{ArchiveLink, ArchiveWatch, check_archive, open_archive};
+use super::archive_link::{ArchiveLink, ArchiveWatch, Opened, check_archive, open_archive};
 use super::control::DaemonControl;
 use super::follow::{Follow, KeyCache};
 use super::upstream::upstream;
@@ -18,6 +18,7 @@ use super::{DaemonError, exit, observe};
 use crate::archive::bucket::Bucket;
 use crate::archive::keeper::Keeper;
 use crate::archive::shipper::Shipper;
+use crate::cli::Said;
 use crate::clock::Clock;
 use crate::config::{Config, HostConfig};
 use crate::http::client::Upstream;
@@ -52,15 +53,6 @@ pub struct HostParts {
     pub start: Box<dyn Fn() -> Option<Start> + Send>,
     /// Verifies and hands over.
     pub follow: Follow,
-}
-
-/// What a person said at this start alone.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Said {
-    /// The archive may be another one than before.
-    pub new_archive: bool,
-    /// This mirror becomes the archive's writer in another one's place.
-    pub take_over: bool,
 }
 
 /// Everything, opened.
@@ -132,11 +124,7 @@ impl Daemon {
 /// # Errors
 /// One line for a person, with the exit code that goes with it.
 pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, DaemonError> {
-    if config.hosts.is_empty() {
-        return Err(DaemonError::config(
-            "no PDS to follow: give one with --host https://pds.example.com, or set hosts in firekeep.toml",
-        ));
-    }
+    must_follow(&config)?;
     let Base {
         upstream,
         store,
@@ -176,14 +164,7 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         watch: Arc::clone(&watch),
         health: Arc::clone(&health),
     };
-    if let Some(opened) = archive {
-        match link.adopt(opened).await {
-            Err(error) if error.is_transient() => {
-                tracing::warn!("{error}; following goes on, archiving begins when it can");
-            }
-            adopted => adopted?,
-        }
-    }
+    adopt_at_start(&link, archive).await?;
     let fetcher = Fetcher {
         store: Arc::clone(&store),
         numbers,
@@ -229,6 +210,27 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         applier_result,
         applier_thread: Mutex::new(Some(thread)),
     })
+}
+
+fn must_follow(config: &Config) -> Result<(), DaemonError> {
+    if config.hosts.is_empty() {
+        return Err(DaemonError::config(
+            "no PDS to follow: give one with --host https://pds.example.com, or set hosts in firekeep.toml",
+        ));
+    }
+    Ok(())
+}
+
+/// An archive that fails for a moment does not keep the daemon from following: it is linked later.
+async fn adopt_at_start(link: &ArchiveLink, archive: Option<Opened>) -> Result<(), DaemonError> {
+    let Some(opened) = archive else { return Ok(()) };
+    match link.adopt(opened).await {
+        Err(error) if error.is_transient() => {
+            tracing::warn!("{error}; following goes on, archiving begins when it can");
+            Ok(())
+        }
+        adopted => Ok(adopted?),
+    }
 }
 
 fn workshop(

@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Uri};
 use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::{self, Client};
+use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
@@ -25,10 +25,14 @@ use crate::clock::Clock;
 
 use super::address::AddressPolicy;
 use super::advice::{self, XrpcError};
-use super::connect::{self, ConnectError, Connector, TlsSetupError, authority, default_port};
+use super::connect::{self, Connector, TlsSetupError, authority, default_port};
 use super::pace::{self, Pacing};
 use super::request::{FetchError, Limits, Stage};
 use super::text::printable;
+
+mod errors;
+
+use errors::client_error;
 
 /// Longest JSON error body that is read.
 const ERROR_BODY_BYTES_MAX: u64 = 16 * 1024;
@@ -334,45 +338,6 @@ impl Target {
             return Err(bad("redirect from https to http"));
         }
         Ok(next)
-    }
-}
-
-/// Finds out what a failed request died of: the cause is wrapped several times.
-fn client_error(host: &str, error: &legacy::Error) -> FetchError {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(current) = cause {
-        if let Some(refused) = current.downcast_ref::<ConnectError>() {
-            return connect_error(refused);
-        }
-        if let Some(tls) = current.downcast_ref::<rustls::Error>() {
-            return FetchError::Tls {
-                host: host.to_owned(),
-                reason: printable(&tls.to_string(), SHOWN_CHARS_MAX),
-            };
-        }
-        // An I/O error hides what it carries from `source`.
-        cause = match current
-            .downcast_ref::<std::io::Error>()
-            .and_then(|io| io.get_ref())
-        {
-            Some(inner) => Some(inner),
-            None => current.source(),
-        };
-    }
-    let reason = error
-        .source()
-        .map_or_else(|| error.to_string(), ToString::to_string);
-    FetchError::Connect(format!("{host}: {}", printable(&reason, SHOWN_CHARS_MAX)))
-}
-
-fn connect_error(error: &ConnectError) -> FetchError {
-    match error {
-        ConnectError::Refused(refusal) => FetchError::Refused(refusal.clone()),
-        ConnectError::Timeout { host, .. } => FetchError::Timeout {
-            host: host.clone(),
-            stage: Stage::Connect,
-        },
-        ConnectError::Lookup { .. } | ConnectError::Tcp { .. } => FetchError::Connect(error.to_string()),
     }
 }
 

@@ -5,7 +5,6 @@
 
 use std::ops::ControlFlow;
 
-use crate::repo::export::{RecordRows, RowVisitor};
 use crate::types::{Did, Digest, HostName, RepoPath, SyntaxError};
 
 use super::keyspace::{self, AlarmId, Task};
@@ -14,6 +13,10 @@ use super::rows::{
     RecordValue, Row, TaskRow,
 };
 use super::store::{Family, KeyRange, StoreError, View};
+
+mod rows;
+
+pub use rows::Rows;
 
 /// The mirror as a view shows it. Cheap to make and to copy.
 #[derive(Clone, Copy)]
@@ -475,37 +478,6 @@ fn decode_row<R: Row>(family: Family, key: &[u8], value: &[u8]) -> Result<R, Sto
 
 fn decode_record<'r>(key: &[u8], value: &'r [u8]) -> Result<RecordValue<'r>, StoreError> {
     RecordValue::decode(value).map_err(|error| StoreError::bad_row(Family::Records, key, error))
-}
-
-/// The records of one generation.
-#[derive(Clone, Copy)]
-pub struct Rows<'v> {
-    mirror: Mirror<'v>,
-    account_number: u64,
-}
-
-impl Rows<'_> {
-    /// As [`Mirror::scan_records`].
-    ///
-    /// # Errors
-    /// As [`Mirror::number`].
-    pub fn scan(
-        &self,
-        from: Option<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], RecordValue<'_>) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
-        self.mirror.scan_records(self.account_number, from, visit)
-    }
-}
-
-impl RecordRows for Rows<'_> {
-    type Error = StoreError;
-
-    fn scan(&self, from: Option<&[u8]>, visit: &mut RowVisitor<'_>) -> Result<(), StoreError> {
-        Rows::scan(self, from, &mut |path, record| {
-            visit(path, record.cid(), record.bytes)
-        })
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! What became of blobs.
 
+use std::collections::BTreeSet;
+
 use super::super::input::{BlobKey, BlobMention, BlobVerdict};
 use super::super::keyspace::{AlarmKind, Task};
 use super::super::reader::Mirror;
@@ -12,11 +14,35 @@ use crate::types::{Did, Digest, HostName, Timestamp};
 /// A host that does not answer is given this many tries before a blob counts as missing.
 const PASSING_TRIES: u32 = 5;
 
+/// Blobs of an account that are read at a time.
+const BLOBS_PAGE: usize = 1024;
 /// So many blobs, and this share of a host's, that it gives no longer within a day raise an alarm.
 const WITHHELD_MIN: u64 = 10;
 const WITHHELD_PERCENT: u64 = 10;
 
 impl Applier {
+    /// Blobs that are missing, and that the new generation does not mention, are missed no longer.
+    pub(super) fn withdraw_unmentioned(
+        group: &mut Group<'_>,
+        did_number: u64,
+        blobs: &[BlobMention],
+    ) -> Result<(), StoreError> {
+        let mentioned: BTreeSet<&Digest> = blobs.iter().map(|blob| &blob.digest).collect();
+        let mut after: Option<Digest> = None;
+        loop {
+            let page = Mirror::new(group.stage.store()).blobs_page(did_number, after.as_ref(), BLOBS_PAGE)?;
+            for (digest, row) in &page {
+                if matches!(row.state, BlobState::Missing { .. }) && !mentioned.contains(digest) {
+                    Self::withdraw_missing(group, did_number, digest)?;
+                }
+            }
+            match page.last() {
+                Some((last, _)) if page.len() == BLOBS_PAGE => after = Some(*last),
+                _ => return Ok(()),
+            }
+        }
+    }
+
     /// A blob's bytes are in the mirror, and hashed to its CID.
     pub(super) fn on_blob_stored(
         &mut self,

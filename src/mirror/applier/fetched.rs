@@ -4,22 +4,17 @@
 //! old generation, and applies the frames that were parked in the meantime: no reader ever sees less than
 //! a proven head, or more than one.
 
-use std::collections::BTreeSet;
-
 use super::super::input::{BlobMention, FetchFailure, Fetched, FetchedContent};
 use super::super::keyspace::{self, AlarmKind, NO_NUMBER, Task};
 use super::super::reader::Mirror;
-use super::super::rows::{
-    AccountRow, BlobState, DesyncReason, Head, HeadSigner, JournalEntry, OutboxEntry, Row as _,
-    StoredIdentity, SyncState,
-};
+use super::super::rows::{AccountRow, DesyncReason, Head, HeadSigner, Row as _, StoredIdentity, SyncState};
 use super::super::store::{Family, StoreError};
 use super::events::{Arrival, Fate, Turn};
 use super::moved::Placed;
 use super::quarantine::Kept;
 use super::{Applier, Group, Note};
 use crate::repo::signing_key::SigningKey;
-use crate::types::{AccountStatus, Cid, Did, Digest, HostName, Rev, Timestamp};
+use crate::types::{AccountStatus, Cid, Did, HostName, Rev, Timestamp};
 use crate::verify::{EventBody, FrameContent, KeyLookup, KeyStanding, VerifiedRepo, check_frame};
 
 impl Applier {
@@ -152,7 +147,7 @@ impl Applier {
         }
         let seen = row.min_rev.filter(|_| reason == DesyncReason::Quarantined);
         let sound = reason != DesyncReason::CopyDamaged;
-        self.log_swap(group, did, &mut row, number, repo, sound)?;
+        Self::log_swap(group, did, &mut row, number, repo, sound)?;
         self.swap(group, did, &mut row, number, repo, blobs)?;
         Self::leave_quarantine(group, did, &mut row, seen)?;
         group.notes.push(Note::Swapped {
@@ -256,68 +251,6 @@ impl Applier {
             group.stage.put_task(group.now, &Task::AuditAccount(did.clone()));
         }
         Ok(())
-    }
-
-    /// Tells the log what a swap changes; what is too much for it, or has nothing to build on, a snapshot tells.
-    fn log_swap(
-        &self,
-        group: &mut Group<'_>,
-        did: &Did,
-        row: &mut AccountRow,
-        number: u64,
-        repo: &VerifiedRepo,
-        sound: bool,
-    ) -> Result<(), StoreError> {
-        let host = row.host.clone();
-        let ops = match &row.head {
-            Some(_) if sound => Self::swap_ops(group, row.account_number, number)?,
-            _ => None,
-        };
-        if let (Some(ops), Some(head)) = (ops, &row.head) {
-            let entry = JournalEntry {
-                commit_block: repo.block().to_vec(),
-                since: head.rev,
-                swap: true,
-                ops,
-                time: group.now,
-                received: group.now,
-                seq: 0,
-            };
-            Self::log_change(group, did, &host, row, repo.rev(), &entry);
-            return Ok(());
-        }
-        group.stage.put_outbox(OutboxEntry::Loaded {
-            did: did.clone(),
-            host,
-            rev: repo.rev(),
-            commit: repo.cid(),
-            received: group.now,
-        });
-        // Not before its snapshot stands there is it in the archive: no waiting for the interval.
-        row.snapshot = None;
-        Ok(())
-    }
-
-    /// Blobs that are missing, and that the new generation does not mention, are missed no longer.
-    fn withdraw_unmentioned(
-        group: &mut Group<'_>,
-        did_number: u64,
-        blobs: &[BlobMention],
-    ) -> Result<(), StoreError> {
-        let mentioned: BTreeSet<&Digest> = blobs.iter().map(|blob| &blob.digest).collect();
-        let mut after: Option<Digest> = None;
-        loop {
-            let page = Mirror::new(group.stage.store()).blobs_page(did_number, after.as_ref(), BLOBS_PAGE)?;
-            for (digest, row) in &page {
-                if matches!(row.state, BlobState::Missing { .. }) && !mentioned.contains(digest) {
-                    Self::withdraw_missing(group, did_number, digest)?;
-                }
-            }
-            match page.last() {
-                Some((last, _)) if page.len() == BLOBS_PAGE => after = Some(*last),
-                _ => return Ok(()),
-            }
-        }
     }
 
     pub(super) fn on_fetch_failed(
@@ -511,8 +444,6 @@ impl Applier {
     }
 }
 
-/// Blobs of an account that are read at a time.
-const BLOBS_PAGE: usize = 1024;
 /// A host that has not caught up with its own stream is asked again after this long.
 const TOO_OLD_RETRY: std::time::Duration = std::time::Duration::from_secs(5);
 /// And so many times. Then what it serves is taken: it is proven, and no older than ours. Should the commit

@@ -13,6 +13,7 @@ use super::super::rows::{AccountRow, JournalEntry, JournalOp, LogRow, OutboxEntr
 use super::super::store::{Family, KeyRange, Store, StoreError};
 use super::{Applier, Group};
 use crate::types::{Did, Digest, HostName, RepoPath, Rev};
+use crate::verify::VerifiedRepo;
 
 /// A swap that changed more than this is told by a snapshot. Both limits keep its entry within one segment.
 const SWAP_OPS_MAX: usize = 1500;
@@ -38,6 +39,45 @@ impl Applier {
             did_number: row.did_number,
             rev,
         });
+    }
+
+    /// Tells the log what a swap changes; what is too much for it, or has nothing to build on, a snapshot tells.
+    pub(super) fn log_swap(
+        group: &mut Group<'_>,
+        did: &Did,
+        row: &mut AccountRow,
+        number: u64,
+        repo: &VerifiedRepo,
+        sound: bool,
+    ) -> Result<(), StoreError> {
+        let host = row.host.clone();
+        let ops = match &row.head {
+            Some(_) if sound => Self::swap_ops(group, row.account_number, number)?,
+            _ => None,
+        };
+        if let (Some(ops), Some(head)) = (ops, &row.head) {
+            let entry = JournalEntry {
+                commit_block: repo.block().to_vec(),
+                since: head.rev,
+                swap: true,
+                ops,
+                time: group.now,
+                received: group.now,
+                seq: 0,
+            };
+            Self::log_change(group, did, &host, row, repo.rev(), &entry);
+            return Ok(());
+        }
+        group.stage.put_outbox(OutboxEntry::Loaded {
+            did: did.clone(),
+            host,
+            rev: repo.rev(),
+            commit: repo.cid(),
+            received: group.now,
+        });
+        // Not before its snapshot stands there is it in the archive: no waiting for the interval.
+        row.snapshot = None;
+        Ok(())
     }
 
     /// A segment's entries are fixed, before its upload.
