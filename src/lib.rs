@@ -12,7 +12,7 @@
 //! ```text
 //!     subscribeRepos ─► stream ─► verify ─► applier ─► mirror (RocksDB)
 //!                                             ▲          ├─► serve   (XRPC, metrics)
-//!        listRepos, getRepo ─► resync ────────┤          └─► archive (snapshots, blobs)
+//!        listRepos, getRepo ─► resync ────────┤          └─► archive (log, snapshots, blobs)
 //!        getBlob, listBlobs ─► blobs ─────────┘
 //! ```
 //!
