@@ -318,6 +318,9 @@ pub struct RunArgs {
     /// An alarm is raised when this share of a PDS's accounts goes off or vanishes within a day
     #[arg(long, value_name = "PERCENT")]
     pub accounts_gone_percent: Option<String>,
+    /// The same for the records of an account that go within a day
+    #[arg(long, value_name = "PERCENT")]
+    pub records_gone_percent: Option<String>,
     /// Allow plain http, loopback and private addresses
     #[arg(long)]
     pub dev_mode: bool,
@@ -377,6 +380,7 @@ impl RunArgs {
             ("bypass_key_files", &self.bypass_key_files),
             ("blob_sweep_interval", &self.blob_sweep_interval),
             ("accounts_gone_percent", &self.accounts_gone_percent),
+            ("records_gone_percent", &self.records_gone_percent),
             ("log_format", &self.log_format),
             ("log_level", &self.log_level),
         ]));

@@ -37,7 +37,7 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'stat
 }
 
 /// Every key, in the order in which a reader wants them.
-pub const KEYS: [Key; 37] = [
+pub const KEYS: [Key; 38] = [
     key(
         "hosts",
         Kind::List,
@@ -123,6 +123,12 @@ pub const KEYS: [Key; 37] = [
         Kind::Text,
         "10",
         "An alarm is raised when this share of a PDS's accounts (at least 10) goes off or vanishes within a day.",
+    ),
+    key(
+        "records_gone_percent",
+        Kind::Text,
+        "50",
+        "The same for the records of an account (at least 100) that go within a day.",
     ),
     key(
         "dev_mode",

@@ -64,6 +64,8 @@ pub struct Config {
     pub blob_sweep_interval: Duration,
     /// Which share of a host's accounts may go within a day before an alarm is raised.
     pub accounts_gone_percent: u64,
+    /// Which share of an account's records may go within a day before an alarm is raised and what was is pinned.
+    pub records_gone_percent: u64,
     /// What stays in the archive, and how long.
     pub keep: Keep,
     /// Whether plain http, loopback and private addresses are allowed.
@@ -156,6 +158,7 @@ impl Config {
             requests_per_second: requests_per_second(layers)?,
             blob_sweep_interval: duration(layers, "blob_sweep_interval", "1d", BLOB_SWEEP_INTERVAL)?,
             accounts_gone_percent: percent(layers, "accounts_gone_percent", "10")?,
+            records_gone_percent: percent(layers, "records_gone_percent", "50")?,
             keep: keep(layers)?,
             dev_mode,
             log_format: log_format(layers)?,

@@ -36,6 +36,7 @@ fn defaults_hold_together() {
     assert_eq!(config.audit_interval, Duration::from_secs(24 * 3600));
     assert_eq!(config.blob_sweep_interval, Duration::from_secs(24 * 3600));
     assert_eq!(config.accounts_gone_percent, 10);
+    assert_eq!(config.records_gone_percent, 50);
     assert_eq!(config.archive_check_interval, Duration::from_secs(3600));
     assert!(config.hosts.is_empty() && !config.dev_mode);
 }
@@ -148,6 +149,10 @@ fn each_mistake_names_key_value_and_remedy() {
         ),
         (
             "accounts_gone_percent = \"101\"",
+            "must be a whole number from 1 to 100",
+        ),
+        (
+            "records_gone_percent = \"0\"",
             "must be a whole number from 1 to 100",
         ),
         (

@@ -309,6 +309,7 @@ fn open_applier(config: &Config, store: &Arc<dyn Store>) -> Result<(Applier, Arc
         snapshot_interval: config.snapshot_interval,
         audit_interval: config.audit_interval,
         gone_percent: config.accounts_gone_percent,
+        deleted_percent: config.records_gone_percent,
         ..ApplierLimits::default()
     };
     let mut applier = Applier::open(Arc::clone(store), Arc::clone(&numbers), limits).map_err(store_error)?;

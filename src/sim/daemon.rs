@@ -106,6 +106,7 @@ fn limits() -> ApplierLimits {
         listing_interval: LISTING_INTERVAL,
         audit_interval: AUDIT_INTERVAL,
         gone_percent: 10,
+        deleted_percent: 50,
         rebuild_records_max: REBUILD_RECORDS_MAX,
         rebuild_records_per_group_max: 3 * REBUILD_RECORDS_MAX,
     }

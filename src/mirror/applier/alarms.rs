@@ -11,9 +11,8 @@ use crate::types::{Did, Digest, HostName};
 
 /// Generations kept for one account, at most: the oldest ones stay, for they hold what was lost first.
 const PINS_MAX: usize = 4;
-/// What counts as a mass deletion within a window: this many records and this share of what there was.
+/// So many records that go within a window, if they are the share that is set besides, are a mass deletion.
 const MASS_DELETE_RECORDS: u64 = 100;
-const MASS_DELETE_PERCENT: u64 = 50;
 /// The window.
 const MASS_DELETE_WINDOW: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 /// A host that was rolled back is watched this long: what its accounts lose in a swap is kept.
@@ -71,6 +70,7 @@ impl Applier {
 
     /// A deleted record is counted; many within a day raise an alarm, which says what is left.
     pub(super) fn count_deletes(
+        &self,
         group: &mut Group<'_>,
         did: &Did,
         row: &mut AccountRow,
@@ -91,8 +91,9 @@ impl Applier {
             window = fresh(group.now);
         }
         window.deleted += deleted;
+        let percent = self.limits.deleted_percent;
         let mass = window.deleted >= MASS_DELETE_RECORDS
-            && window.deleted.saturating_mul(100) >= window.records.saturating_mul(MASS_DELETE_PERCENT);
+            && window.deleted.saturating_mul(100) >= window.records.saturating_mul(percent);
         if mass && !window.alarmed {
             window.alarmed = true;
             let snapshot = row.snapshot;
@@ -130,6 +131,7 @@ impl Applier {
 
     /// Before a generation is replaced: decides whether it is kept, and says so. Returns whether it is.
     pub(super) fn pin_if_lost(
+        &self,
         group: &mut Group<'_>,
         did: &Did,
         row: &mut AccountRow,
@@ -146,8 +148,9 @@ impl Applier {
         let Lost { gone: lost, changed } = lost_records(group, old, new_number)?;
         let rolled_back = group.stage.host(&row.host)?.and_then(|host| host.rolled_back_at);
         let watched = rolled_back.is_some_and(|at| group.now.since(at) < ROLLBACK_WATCH);
+        let percent = self.limits.deleted_percent;
         let mass =
-            lost >= MASS_DELETE_RECORDS && lost.saturating_mul(100) >= row.records * MASS_DELETE_PERCENT;
+            lost >= MASS_DELETE_RECORDS && lost.saturating_mul(100) >= row.records.saturating_mul(percent);
         let (kind, reason) = match () {
             () if lost + changed > 0 && (watched || was_diverged) => {
                 (AlarmKind::Rollback, PinReason::Rollback)

@@ -206,7 +206,7 @@ impl Applier {
         let number = row.account_number;
         let deleted = changes.iter().filter(|change| change.new.is_none()).count() as u64;
         let before = row.records;
-        Self::count_deletes(group, did, &mut row, deleted, before)?;
+        self.count_deletes(group, did, &mut row, deleted, before)?;
         let mut noncanonical = 0;
         let mut released = Vec::new();
         let mut journal_ops = Vec::with_capacity(changes.len());

@@ -221,7 +221,7 @@ impl Applier {
         Self::note_noncanonical(group, did, &row.host, repo.noncanonical());
         let first = row.head.is_none();
         let was_diverged = row.diverged_before_fetch;
-        if !Self::pin_if_lost(group, did, row, number, was_diverged)? {
+        if !self.pin_if_lost(group, did, row, number, was_diverged)? {
             drop_generation(group, row.account_number);
         }
         row.diverged_before_fetch = false;

@@ -88,6 +88,8 @@ pub struct ApplierLimits {
     pub audit_interval: Duration,
     /// When this share of a host's accounts goes off or vanishes within a day, an alarm is raised.
     pub gone_percent: u64,
+    /// When this share of an account's records goes within a day, an alarm is raised, and what was is pinned.
+    pub deleted_percent: u64,
 }
 
 impl Default for ApplierLimits {
@@ -106,6 +108,7 @@ impl Default for ApplierLimits {
             listing_interval: Duration::from_secs(6 * 3600),
             audit_interval: Duration::from_secs(24 * 3600),
             gone_percent: 10,
+            deleted_percent: 50,
         }
     }
 }

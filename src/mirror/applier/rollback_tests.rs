@@ -300,6 +300,27 @@ fn many_deletions_by_commit_raise_one_alarm() {
 }
 
 #[test]
+fn which_share_counts_as_many_is_set() {
+    let mut world = World::new();
+    world.applier.limits.deleted_percent = 60;
+    let mut account = world.live(1);
+    for chunk in 0..2 {
+        let writes: Vec<_> = (0..100).map(|i| write(&format!("r{chunk}x{i}"), "x")).collect();
+        world.commit(&mut account, &writes);
+    }
+    let gone = |chunk, count| {
+        (0..count)
+            .map(|i| delete(&format!("r{chunk}x{i}")))
+            .collect::<Vec<_>>()
+    };
+    world.commit(&mut account, &gone(0, 100));
+    world.commit(&mut account, &gone(1, 20));
+    assert_eq!(kinds(&world), [], "120 of 201 are less than 60 %");
+    world.commit(&mut account, &[delete("a")]);
+    assert_eq!(kinds(&world), [AlarmKind::MassDelete]);
+}
+
+#[test]
 fn a_swap_to_a_nearly_empty_repository_keeps_what_was_there() {
     let mut world = World::new();
     let mut account = world.live(1);
