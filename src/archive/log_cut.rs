@@ -31,6 +31,8 @@ pub struct Segment {
     pub last: u64,
     /// When the oldest of its entries reached us.
     pub oldest: Timestamp,
+    /// Whether there was more than fits into it.
+    pub is_full: bool,
 }
 
 /// The next segment: of the cut that is fixed already, or of as much of the outbox as fits into one.
@@ -40,13 +42,15 @@ pub struct Segment {
 pub fn next_segment(mirror: &Mirror<'_>, log: &LogRow) -> Result<Option<Segment>, StoreError> {
     let from = log.cut.map_or(0, |(first, _)| first);
     let mut parts = Parts::default();
-    let (mut first, mut last) = (None, 0);
+    let (mut first, mut last, mut is_full) = (None, 0, false);
     for (number, row) in mirror.outbox(from, PAGE)? {
         let (entry, journalled) = entry_of(mirror, number, row)?;
         let fits = parts.push(entry, journalled.as_ref());
+        is_full |= !fits;
         if !fits || log.cut.is_some_and(|(_, end)| number > end) {
             break;
         }
+        is_full |= parts.entries.len() == PAGE;
         first.get_or_insert(number);
         last = number;
         if log.cut.is_some_and(|(_, end)| number == end) {
@@ -74,6 +78,7 @@ pub fn next_segment(mirror: &Mirror<'_>, log: &LogRow) -> Result<Option<Segment>
         first,
         last,
         oldest,
+        is_full,
     }))
 }
 

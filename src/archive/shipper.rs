@@ -35,6 +35,9 @@ use crate::mirror::store::{Store, StoreError};
 /// First and longest wait after the archive failed.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
+/// The longest wait while the daemon is stopping.
+const HURRY: Duration = Duration::from_millis(100);
+
 /// What shipping needs.
 pub struct Shipper {
     /// The mirror.
@@ -89,18 +92,25 @@ struct Built {
 
 /// What one step of shipping came to.
 enum Step {
-    Shipped,
+    Shipped {
+        /// Whether there was more than fitted into the segment.
+        more: bool,
+    },
     Nothing,
     /// The archive took nothing.
     Failed(String),
 }
 
 impl Shipper {
-    /// Ships until it is cancelled.
+    /// Ships until it is cancelled; from `hurry` on without waiting for the interval.
     ///
     /// # Errors
     /// When this mirror is not the writer any more, or the mirror itself fails.
-    pub async fn run(self: Arc<Self>, cancel: CancellationToken) -> Result<(), ShipError> {
+    pub async fn run(
+        self: Arc<Self>,
+        hurry: CancellationToken,
+        cancel: CancellationToken,
+    ) -> Result<(), ShipError> {
         loop {
             let step = tokio::select! {
                 biased;
@@ -108,12 +118,13 @@ impl Shipper {
                 step = self.ship_next() => step?,
             };
             let wait = match step {
-                Step::Shipped => {
+                Step::Shipped { more } => {
                     if self.failures.swap(0, Ordering::Relaxed) > 0 {
                         tracing::info!("the log reaches the archive again");
                     }
                     self.metrics.segments.of(Outcome::Ok).inc();
-                    self.flush_interval
+                    // A long queue goes on at once; what came meanwhile waits for its turn.
+                    if more { Duration::ZERO } else { self.flush_interval }
                 }
                 Step::Nothing => self.flush_interval,
                 Step::Failed(why) => {
@@ -128,14 +139,12 @@ impl Shipper {
                     wait + self.clock.jitter(wait / 4)
                 }
             };
-            // A long queue goes on at once.
-            if self.applier.totals().unshipped > 0 && self.failures.load(Ordering::Relaxed) == 0 {
-                continue;
-            }
+            let hurried = hurry.is_cancelled();
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Ok(()),
-                () = sleep(wait) => {}
+                () = hurry.cancelled(), if !hurried => {}
+                () = sleep(if hurried { wait.min(HURRY) } else { wait }) => {}
             }
         }
     }
@@ -185,7 +194,9 @@ impl Shipper {
             .await?;
         let took = self.clock.now().since(segment.oldest);
         self.metrics.log_age.observe(took.as_secs_f64());
-        Ok(Step::Shipped)
+        Ok(Step::Shipped {
+            more: segment.is_full,
+        })
     }
 
     /// The next segment, packed.

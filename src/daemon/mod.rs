@@ -191,8 +191,12 @@ impl Running {
             let cancel = stop_archiving.clone();
             tasks.spawn(async move { link.run(cancel).await });
         }
-        let (shipper, cancel) = (Arc::clone(&daemon.shipper), stop_archiving.clone());
-        tasks.spawn(async move { ship(shipper, cancel).await });
+        let (shipper, hurry, cancel) = (
+            Arc::clone(&daemon.shipper),
+            stop_work.clone(),
+            stop_archiving.clone(),
+        );
+        tasks.spawn(async move { ship(shipper, hurry, cancel).await });
         if let Some((service, xrpc, admin)) = daemon.service.take() {
             let cancel = stop_serving.clone();
             tasks.spawn(async move {
@@ -290,7 +294,11 @@ impl Running {
 }
 
 /// Ships the log, from when the archive is open.
-async fn ship(shipper: Arc<OnceLock<Arc<Shipper>>>, cancel: CancellationToken) -> Result<(), DaemonError> {
+async fn ship(
+    shipper: Arc<OnceLock<Arc<Shipper>>>,
+    hurry: CancellationToken,
+    cancel: CancellationToken,
+) -> Result<(), DaemonError> {
     let shipper = loop {
         if let Some(shipper) = shipper.get() {
             break Arc::clone(shipper);
@@ -301,7 +309,7 @@ async fn ship(shipper: Arc<OnceLock<Arc<Shipper>>>, cancel: CancellationToken) -
             () = sleep(LINK_LOOK) => {}
         }
     };
-    shipper.run(cancel).await.map_err(|error| {
+    shipper.run(hurry, cancel).await.map_err(|error| {
         let code = match error {
             ShipError::Superseded(_) | ShipError::Copied(_) => exit::OWNED,
             ShipError::Store(_) | ShipError::Stopped(_) => exit::FAILED,

@@ -317,6 +317,8 @@ fn many_changes_are_cut_into_files_that_fit() {
         at = to;
     }
     assert_eq!(at, account.rev());
+    let first = next_segment(&Mirror::new(&*world.store), &LogRow::default()).expect("sound");
+    assert!(first.expect("something").is_full);
     let mut shipped = Shipped::default();
     shipped.drain(&mut world);
     assert_eq!(shipped.files.len(), 2);

@@ -6,12 +6,16 @@ use super::*;
 use crate::archive::folder::FolderBucket;
 use crate::archive::log_file::{Entry, LogFile};
 use crate::archive::snapshot_file::SnapshotDecoder;
-use crate::mirror::applier::tests::{NOW, World, write};
+use crate::mirror::applier::tests::{ASKED, NOW, World, write};
 use crate::mirror::handle;
+use crate::mirror::input::{ListedPage, ListedRepo};
+use crate::mirror::rows::Listing;
+use crate::types::{AccountStatus, Did};
 
 struct Fixture {
     shipper: Arc<Shipper>,
     root: PathBuf,
+    did: Did,
     _keep: tempfile::TempDir,
 }
 
@@ -44,6 +48,7 @@ async fn holding(commits: u32) -> Fixture {
             paused: AtomicBool::new(false),
         }),
         root,
+        did: account.did().clone(),
         _keep: keep,
     }
 }
@@ -71,7 +76,7 @@ impl Fixture {
 async fn what_was_applied_stands_in_the_archive() {
     let fixture = holding(3).await;
     assert_eq!(fixture.unshipped(), 4);
-    assert!(matches!(fixture.step().await, Ok(Step::Shipped)));
+    assert!(matches!(fixture.step().await, Ok(Step::Shipped { more: false })));
     assert_eq!(fixture.unshipped(), 0);
     assert!(
         matches!(fixture.step().await, Ok(Step::Nothing)),
@@ -99,7 +104,7 @@ async fn an_earlier_try_of_ours_is_recognised() {
     let path = fixture.object(1, 1);
     std::fs::create_dir_all(path.parent().expect("a folder")).expect("makes");
     std::fs::write(&path, body).expect("writes");
-    assert!(matches!(fixture.step().await, Ok(Step::Shipped)));
+    assert!(matches!(fixture.step().await, Ok(Step::Shipped { more: false })));
     let log = Mirror::new(&*fixture.shipper.store).log().expect("reads");
     assert_eq!(
         (log.number, log.prev, log.cut),
@@ -138,7 +143,42 @@ async fn nothing_goes_into_the_place_of_the_archive() {
     assert!(matches!(fixture.step().await, Ok(Step::Failed(_))));
     assert!(!fixture.object(1, 1).exists());
     fixture.shipper.paused.store(false, Ordering::Relaxed);
-    assert!(matches!(fixture.step().await, Ok(Step::Shipped)));
+    assert!(matches!(fixture.step().await, Ok(Step::Shipped { more: false })));
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_the_interval() {
+    let mut fixture = holding(1).await;
+    let shipper = Arc::get_mut(&mut fixture.shipper).expect("not shared yet");
+    shipper.flush_interval = Duration::from_secs(3600);
+    let (hurry, cancel) = (CancellationToken::new(), CancellationToken::new());
+    assert!(matches!(fixture.step().await, Ok(Step::Shipped { .. })));
+    let running = tokio::spawn(Arc::clone(&fixture.shipper).run(hurry.clone(), cancel.clone()));
+    // Asleep until the next flush: the first look finds nothing.
+    sleep(Duration::from_millis(50)).await;
+    let off = ListedRepo {
+        did: fixture.did.clone(),
+        head: None,
+        status: AccountStatus::Takendown,
+    };
+    let listed = Input::Listed(ListedPage {
+        host: "pds.test".parse().expect("a host"),
+        repos: vec![off],
+        listing: Listing::Finished { at: NOW },
+        asked_at: ASKED,
+        task: None,
+    });
+    fixture.shipper.applier.apply(listed).await.expect("applies");
+    assert_eq!(fixture.unshipped(), 1);
+    sleep(Duration::from_millis(50)).await;
+    assert_eq!(fixture.unshipped(), 1, "it waits for the interval");
+    hurry.cancel();
+    while fixture.unshipped() > 0 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!running.is_finished(), "it goes on until it is cancelled");
+    cancel.cancel();
+    running.await.expect("ends").expect("well");
 }
 
 #[tokio::test]
@@ -148,7 +188,7 @@ async fn nothing_is_lost_while_the_archive_is_away() {
     std::fs::rename(&fixture.root, &away).expect("renames");
     std::fs::write(&fixture.root, b"not a folder").expect("writes");
     let cancel = CancellationToken::new();
-    let running = tokio::spawn(Arc::clone(&fixture.shipper).run(cancel.clone()));
+    let running = tokio::spawn(Arc::clone(&fixture.shipper).run(CancellationToken::new(), cancel.clone()));
     while !fixture.shipper.is_failing() {
         tokio::task::yield_now().await;
     }
