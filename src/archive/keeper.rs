@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use super::bucket::{Body, Bucket, BucketError, PutOptions, PutOutcome};
+use super::bucket::{Body, Bucket, BucketError, BucketErrorKind, PutOptions, PutOutcome};
 use super::content_type::ContentType;
 use super::log_cut::deltas;
 use super::log_file::{Entry, LogFile, Origin};
-use super::names::{BlobName, DeltaName, DidFolder, SnapshotName};
+use super::names::{self, BlobName, DeltaName, DidFolder, SnapshotName};
 use super::shipper::pack;
 use super::snapshot_file::{FileStats, SnapshotDecoder, SnapshotEncoder};
 use crate::clock::Clock;
@@ -241,7 +241,14 @@ impl Keeper {
         let (out, stats) = encoder.finish().map_err(std::io::Error::other)?;
         out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
         let deltas = match snapshot {
-            Some(before) => deltas(&mirror, did, did_number, &host, before.rev, head.rev)?,
+            Some(before) => match deltas(&mirror, did, did_number, &host, before.rev, head.rev) {
+                // The snapshot stands for itself; the moments before it stay in the segments.
+                Err(error @ (StoreError::BadRow { .. } | StoreError::Corrupt { .. })) => {
+                    tracing::error!(%did, "the journal of this account is damaged ({error}); no delta is made of it");
+                    Vec::new()
+                }
+                made => made?,
+            },
             None => Vec::new(),
         };
         Ok(Made {
@@ -355,12 +362,30 @@ impl Keeper {
         bytes: u64,
         options: &PutOptions,
     ) -> Result<PutOutcome, BucketError> {
+        self.must_be_there().await?;
         let put = self.counted(StoreOp::Put, self.bucket.put(name, body, options));
         let outcome = put.await?;
+        self.must_be_there().await?;
         if outcome == PutOutcome::Created {
             self.metrics.store_bytes.of(Direction::Sent).inc_by(bytes);
         }
         Ok(outcome)
+    }
+
+    /// A folder whose disk is not mounted takes everything: nothing is put there, and what was is not archived.
+    async fn must_be_there(&self) -> Result<(), BucketError> {
+        match &self.bucket {
+            Bucket::Folder(_) if self.bucket.head(names::ARCHIVE).await?.is_none() => Err(BucketError {
+                kind: BucketErrorKind::Other,
+                action: "find the archive in",
+                place: self.bucket.to_string(),
+                detail: format!(
+                    "there is no {}: its disk is not mounted, or it was emptied",
+                    names::ARCHIVE
+                ),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// A request to the bucket, counted and timed.

@@ -8,7 +8,8 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use super::log_file::{
-    Change, Entry, FORMAT, ITEMS_MAX, LogFile, LogIndex, Op, Origin, PLAIN_BYTES_MAX, block_bytes,
+    Change, ENTRIES_BYTES_MAX, Entry, FORMAT, ITEMS_MAX, LogFile, LogIndex, Op, Origin, PLAIN_BYTES_MAX,
+    block_bytes,
 };
 use crate::mirror::reader::Mirror;
 use crate::mirror::rows::{JournalEntry, LogRow, OutboxEntry};
@@ -208,6 +209,9 @@ struct Parts {
     entries: Vec<Entry>,
     blocks: BTreeMap<Cid, Bytes>,
     items: usize,
+    /// Bytes of the entries in the index.
+    index_bytes: usize,
+    /// Bytes of the blocks behind it.
     bytes: u64,
     oldest: Option<Timestamp>,
 }
@@ -224,10 +228,13 @@ impl Parts {
         blocks.retain(|cid, _| !self.blocks.contains_key(cid));
         let items = self.items + entry.items();
         let bytes = self.bytes + blocks.values().map(|block| block_bytes(block.len())).sum::<u64>();
-        if !self.entries.is_empty() && (items > ITEMS_MAX || bytes + INDEX_BYTES > PLAIN_BYTES_MAX) {
+        let index_bytes = self.index_bytes.saturating_add(entry.encoded_bytes());
+        let too_much =
+            items > ITEMS_MAX || index_bytes > ENTRIES_BYTES_MAX || bytes + INDEX_BYTES > PLAIN_BYTES_MAX;
+        if !self.entries.is_empty() && too_much {
             return false;
         }
-        (self.items, self.bytes) = (items, bytes);
+        (self.items, self.index_bytes, self.bytes) = (items, index_bytes, bytes);
         self.oldest.get_or_insert(match &entry {
             Entry::Commit(change) | Entry::Swap(change) => change.received,
             Entry::Loaded { received, .. } | Entry::Account { received, .. } => *received,

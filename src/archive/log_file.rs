@@ -32,6 +32,9 @@ pub const FORMAT: u32 = 1;
 pub const ITEMS_MAX: usize = 2000;
 /// Bytes of one file before it is packed, at most. An entry by itself is never more: a frame has 5 MB.
 pub const PLAIN_BYTES_MAX: u64 = 24 << 20;
+/// Bytes of the entries in one index, at most. An entry by itself is never more; with what stands around the entries
+/// the index stays within one block of a CAR.
+pub const ENTRIES_BYTES_MAX: usize = CAR_BLOCK_BYTES_MAX - (16 << 10);
 
 /// What a segment or delta says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,6 +184,12 @@ impl Entry {
             Self::Commit(change) | Self::Swap(change) => Some(change),
             Self::Loaded { .. } | Self::Account { .. } => None,
         }
+    }
+
+    /// What it takes in an index.
+    #[must_use]
+    pub fn encoded_bytes(&self) -> usize {
+        serde_ipld_dagcbor::to_vec(self).map_or(usize::MAX, |bytes| bytes.len())
     }
 
     /// What it counts against [`ITEMS_MAX`].

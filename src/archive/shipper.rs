@@ -17,20 +17,22 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::bucket::{Body, Bucket, BucketError, PutOptions, PutOutcome};
+use super::bucket::{Body, Bucket, BucketError, BucketErrorKind, PutOptions, PutOutcome};
 use super::content_type::ContentType;
 use super::log_cut::{Segment, next_segment};
+use super::log_file::LogFile;
 use super::names::SegmentName;
 use super::snapshot_file::{FileStats, SnapshotEncoder};
-use super::writer::{self, ClaimError, SHARD};
+use super::writer::{self, ClaimError, SHARD, Standing};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::metrics::labels::{Direction, Outcome};
 use crate::mirror::handle::{ApplierHandle, Stopped};
 use crate::mirror::input::{Input, SegmentShipped};
+use crate::mirror::keyspace;
 use crate::mirror::reader::Mirror;
 use crate::mirror::rows::LogRow;
-use crate::mirror::store::{Store, StoreError};
+use crate::mirror::store::{Family, Store, StoreError};
 
 /// First and longest wait after the archive failed.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -126,7 +128,10 @@ impl Shipper {
                     // A long queue goes on at once; what came meanwhile waits for its turn.
                     if more { Duration::ZERO } else { self.flush_interval }
                 }
-                Step::Nothing => self.flush_interval,
+                Step::Nothing => {
+                    self.failures.store(0, Ordering::Relaxed);
+                    self.flush_interval
+                }
                 Step::Failed(why) => {
                     self.metrics.segments.of(Outcome::Error).inc();
                     let failures = self.failures.fetch_add(1, Ordering::Relaxed);
@@ -156,8 +161,9 @@ impl Shipper {
     }
 
     async fn ship_next(self: &Arc<Self>) -> Result<Step, ShipError> {
+        // Whoever paused it says why.
         if self.paused.load(Ordering::Relaxed) {
-            return Ok(Step::Failed("another archive stands in its place".to_owned()));
+            return Ok(Step::Nothing);
         }
         if self.applier.totals().unshipped == 0 {
             self.metrics.log_oldest.set(0.0);
@@ -207,7 +213,14 @@ impl Shipper {
         let Some(segment) = next_segment(&mirror, &log)? else {
             return Ok(None);
         };
-        let (body, stats) = pack(&segment.file.encode_car());
+        let car = segment.file.encode_car();
+        // What nobody could read again must not be acknowledged.
+        if let Err(error) = LogFile::decode(&*car) {
+            let first = keyspace::encode_outbox(segment.first);
+            let what = format!("the segment made of it could not be read again: {error}");
+            return Err(StoreError::bad_row(Family::Outbox, &first, what));
+        }
+        let (body, stats) = pack(&car);
         Ok(Some(Built {
             log,
             segment,
@@ -234,6 +247,14 @@ impl Shipper {
             sha256: Some(stats.sha256),
             ..PutOptions::create(ContentType::zstd())
         };
+        // A folder whose disk is not mounted takes everything.
+        if let Bucket::Folder(_) = &self.bucket {
+            match writer::standing(&self.bucket, log.generation).await {
+                Ok(Standing::Gone) => return Ok(Err(self.gone())),
+                Ok(_) => {}
+                Err(error) => return Ok(Err(error)),
+            }
+        }
         let put = self.bucket.put(&name, Body::Bytes(body.into()), &options);
         match put.await {
             Ok(PutOutcome::Created) => {
@@ -251,10 +272,20 @@ impl Shipper {
             },
             Err(error) => return Ok(Err(error)),
         }
-        match writer::is_superseded(&self.bucket, log.generation).await {
-            Ok(false) => Ok(Ok(())),
-            Ok(true) => Err(ShipError::Superseded(self.bucket.to_string())),
+        match writer::standing(&self.bucket, log.generation).await {
+            Ok(Standing::Writer) => Ok(Ok(())),
+            Ok(Standing::Superseded) => Err(ShipError::Superseded(self.bucket.to_string())),
+            Ok(Standing::Gone) => Ok(Err(self.gone())),
             Err(error) => Ok(Err(error)),
+        }
+    }
+
+    fn gone(&self) -> BucketError {
+        BucketError {
+            kind: BucketErrorKind::Other,
+            action: "find our own claim in",
+            place: self.bucket.to_string(),
+            detail: "it is not there: a disk that is not mounted, or a bucket that was emptied".to_owned(),
         }
     }
 }

@@ -104,15 +104,20 @@ pub async fn claim(
         let newest = newest_claim(bucket).await?;
         let (generation, how) = match &newest {
             None => (1, How::First),
-            Some((generation, claim)) if claim.instance == instance => {
-                let known = log.filter(|log| log.generation == *generation);
-                if let Some(log) = known
-                    && !is_ahead(bucket, log).await?
-                {
-                    let (log, how) = (log.clone(), How::GoesOn);
-                    return Ok(Claimed { log, how });
+            Some((generation, claim)) if claim.instance == instance && !take_over => {
+                let generation = *generation;
+                match log.filter(|log| log.generation == generation) {
+                    Some(log) if !is_ahead(bucket, log).await? => {
+                        let (log, how) = (log.clone(), How::GoesOn);
+                        return Ok(Claimed { log, how });
+                    }
+                    // Claimed, and gone before that was noted here.
+                    None if !has_segments(bucket, generation).await? => {
+                        let log = after(generation, tail(bucket, generation).await?);
+                        return Ok(Claimed { log, how: How::First });
+                    }
+                    _ => (generation + 1, How::FellBack),
                 }
-                (generation + 1, How::FellBack)
             }
             Some((generation, _)) if take_over => (generation + 1, How::TookOver),
             Some((_, claim)) => {
@@ -123,14 +128,10 @@ pub async fn claim(
                 });
             }
         };
+        // What cannot be gone on from is not claimed.
+        tail(bucket, generation).await?;
         if create(bucket, generation, instance, now).await? {
-            let tail = tail(bucket, generation).await?;
-            let log = LogRow {
-                generation,
-                number: tail.map_or(1, |(number, _)| number + 1),
-                prev: tail.map(|(_, index)| index),
-                cut: None,
-            };
+            let log = after(generation, tail(bucket, generation).await?);
             return Ok(Claimed { log, how });
         }
         tokio::time::sleep(PAUSE).await;
@@ -142,16 +143,53 @@ pub async fn claim(
     })
 }
 
-/// Whether somebody claimed the log after this generation.
+/// Where the log of a new generation begins.
+fn after(generation: u64, tail: Option<(u64, Cid)>) -> LogRow {
+    LogRow {
+        generation,
+        number: tail.map_or(1, |(number, _)| number + 1),
+        prev: tail.map(|(_, index)| index),
+        cut: None,
+    }
+}
+
+/// Whether a generation has written anything.
+async fn has_segments(bucket: &Bucket, generation: u64) -> Result<bool, BucketError> {
+    let mut found = false;
+    each_name(bucket, &SegmentName::prefix(SHARD), |name| {
+        found |= matches!(name, ObjectName::Segment(segment) if segment.generation == generation);
+    })
+    .await?;
+    Ok(found)
+}
+
+/// What the claims say of a writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Its claim is the newest.
+    Writer,
+    /// Somebody claimed after it.
+    Superseded,
+    /// Its claim is not there: neither is the archive.
+    Gone,
+}
+
+/// What the claims say of the writer of this generation.
 ///
 /// # Errors
 /// When the bucket cannot be used.
-pub async fn is_superseded(bucket: &Bucket, generation: u64) -> Result<bool, BucketError> {
-    let next = WriterName {
+pub async fn standing(bucket: &Bucket, generation: u64) -> Result<Standing, BucketError> {
+    let claim = |generation| WriterName {
         shard: SHARD,
-        generation: generation + 1,
+        generation,
     };
-    Ok(bucket.head(&next.to_string()).await?.is_some())
+    if bucket.head(&claim(generation + 1).to_string()).await?.is_some() {
+        return Ok(Standing::Superseded);
+    }
+    Ok(match bucket.head(&claim(generation).to_string()).await? {
+        Some(_) => Standing::Writer,
+        None => Standing::Gone,
+    })
 }
 
 /// Whether the archive has segments of this generation that the mirror does not know of. The one that is being

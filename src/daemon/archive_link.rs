@@ -247,6 +247,14 @@ pub enum NotAdopted {
 }
 
 impl NotAdopted {
+    /// Whether trying again is no use: another mirror writes there, or ours fails.
+    pub fn is_final(&self) -> bool {
+        !matches!(
+            self,
+            Self::Claim(ClaimError::Bucket(_) | ClaimError::Damaged { .. })
+        )
+    }
+
     /// Whether it may go well later.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Claim(ClaimError::Bucket(error)) if error.is_transient())
@@ -376,10 +384,8 @@ impl ArchiveLink {
             match try_open(&self.config, &*self.store, self.new_archive, &self.clock).await {
                 Ok(opened) => match self.adopt(opened).await {
                     Ok(()) => wait = self.check_interval,
-                    Err(error) if error.is_transient() => {
-                        tracing::debug!("the archive cannot be reached yet: {error}");
-                    }
-                    Err(error) => return Err(error.into()),
+                    Err(error) if error.is_final() => return Err(error.into()),
+                    Err(error) => self.show(Err(Unlinked::Unreachable(error.to_string()))),
                 },
                 Err(Unlinked::Unreachable(text)) => {
                     tracing::debug!("the archive cannot be reached yet: {text}")

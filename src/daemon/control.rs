@@ -252,7 +252,7 @@ impl DaemonControl {
             let totals = self.applier.totals();
             let held = totals.blobs.get("held").copied().unwrap_or(0);
             let accounts = totals.with_head.saturating_sub(totals.archived);
-            let left = totals.unshipped + held + accounts;
+            let left = totals.unshipped + held + accounts + totals.open_cars;
             if left == 0 {
                 return Ok(());
             }
@@ -260,8 +260,9 @@ impl DaemonControl {
                 (least, since) = (left, self.clock.now());
             } else if self.clock.now().since(since) > STUCK_AFTER {
                 return Err(format!(
-                    "{accounts} accounts, {} changes and {held} blobs are not archived: the archive takes nothing",
-                    totals.unshipped
+                    "{accounts} accounts, {} changes, {held} blobs and {} quarantined repositories are not archived: the \
+                     archive takes nothing",
+                    totals.unshipped, totals.open_cars
                 ));
             }
             tokio::time::sleep(LOOK).await;

@@ -49,6 +49,8 @@ const LIMITS: [(TaskKind, usize); 9] = [
 const ARCHIVING: [TaskKind; 3] = [TaskKind::ArchiveBlob, TaskKind::Snapshot, TaskKind::ArchiveCar];
 /// Due tasks that one look passes over at most, so that a long queue of one kind cannot hide the others for good.
 const SCAN_MAX: usize = 20_000;
+/// Due tasks of kinds that may not run now, such as archiving while the archive is away, that one look passes over.
+const PASS_MAX: usize = 50 * SCAN_MAX;
 /// Between two looks at least this long passes, so that many small results share one look.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 /// Without any sign, the rows are looked at again after this long.
@@ -156,12 +158,12 @@ fn due(shop: &Workshop, busy: &HashSet<Task>, draining: bool) -> Result<Vec<(Vec
     }
     free.retain(|_, free| *free > 0);
     let mut chosen: Vec<(Vec<u8>, Task)> = Vec::new();
-    let mut seen = 0;
+    let (mut seen, mut passed) = (0, 0);
     let mut bad = None;
     let range = keyspace::due_range(shop.clock.now().millis());
     shop.store.scan(Family::Tasks, &range, &mut |key, _| {
         seen += 1;
-        if free.is_empty() || seen > SCAN_MAX {
+        if free.is_empty() || seen > SCAN_MAX || passed > PASS_MAX {
             return ControlFlow::Break(());
         }
         let task = match keyspace::decode_task(key) {
@@ -172,6 +174,8 @@ fn due(shop: &Workshop, busy: &HashSet<Task>, draining: bool) -> Result<Vec<(Vec
             }
         };
         let Some(slots) = free.get_mut(&task.kind()) else {
+            // What may not run now does not stand in the way of what may.
+            (seen, passed) = (seen - 1, passed + 1);
             return ControlFlow::Continue(());
         };
         if busy.contains(&task) || chosen.iter().any(|(_, other)| *other == task) {

@@ -100,6 +100,9 @@ pub struct AccountRow {
     pub identity: Option<StoredIdentity>,
     /// Events are parked until the DID document was read again; a task does it.
     pub awaiting_identity: bool,
+    /// Its rows were found not to be what its head says, and have not been replaced since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub damaged: bool,
     /// Up to which rev the archive's log has it; none: nothing of it since it is archived.
     #[serde(default, with = "codec::option")]
     pub shipped: Option<Rev>,
@@ -149,6 +152,7 @@ impl AccountRow {
             journal_commits: 0,
             journal_bytes: 0,
             snapshot: None,
+            damaged: false,
             shipped: None,
             min_rev: None,
             parked: 0,

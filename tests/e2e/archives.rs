@@ -3,6 +3,11 @@
 use std::path::Path;
 use std::time::Instant;
 
+use firekeep::archive::bucket::Bucket;
+use firekeep::archive::folder::FolderBucket;
+use firekeep::archive::identity::{self, ArchiveId};
+use firekeep::types::Timestamp;
+
 use crate::support::firekeep::{Firekeep, Running};
 use crate::support::sandbox::{Compared, Sandbox};
 use crate::support::{http, inventory, report, sized, wait_for};
@@ -228,15 +233,17 @@ fn an_archive_that_goes_away() {
     assert_eq!(files(&archive), 0, "nothing is put into its place");
 
     // Another archive stands there.
-    let text = std::fs::read_to_string(elsewhere.join("v1/archive.json")).expect("its identity");
-    let id = text
-        .split('"')
-        .find(|part| part.len() == 32)
-        .expect("an id")
-        .to_owned();
-    std::fs::create_dir(archive.join("v1")).expect("a folder");
-    let other = text.replace(&id, &"f".repeat(32));
-    std::fs::write(archive.join("v1/archive.json"), other).expect("a file");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let other = runtime.block_on(async {
+        let bucket = Bucket::Folder(FolderBucket::open(&archive).await?);
+        identity::open_or_create(
+            &bucket,
+            ArchiveId::from_bytes([0xff; 16]),
+            Timestamp::from_micros(1),
+        )
+        .await
+    });
+    other.expect("another archive");
     wait_for("the log tells of it", || {
         let told = running.log().contains("holds another archive now");
         if told { Ok(()) } else { Err(running.log()) }

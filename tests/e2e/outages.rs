@@ -190,7 +190,10 @@ fn plc_down() {
     assert_ne!(head_at(&pds, waiting), unproven, "and more had come on top");
     let last = sandbox.post(waiting, "under a key that is known now");
     running.wait_head(waiting, &last);
-    assert_eq!(running.alarms(), Vec::new());
+    // Ten minutes of churn delete most of what there was at first, and that is said.
+    let mut alarms = running.alarms();
+    alarms.retain(|(kind, _)| kind != "mass_delete");
+    assert_eq!(alarms, Vec::new());
     running.wait_caught_up(&sandbox);
     running.snapshot();
     let archive = firekeep.archive();

@@ -17,6 +17,17 @@ struct Fixture {
     _keep: tempfile::TempDir,
 }
 
+/// An archive in a folder.
+async fn open(root: &std::path::Path) -> Bucket {
+    let bucket = Bucket::Folder(FolderBucket::open(root).await.expect("opens"));
+    let options = PutOptions::create(ContentType::json());
+    let put = bucket
+        .put(names::ARCHIVE, Body::Bytes("{}".into()), &options)
+        .await;
+    put.expect("puts");
+    bucket
+}
+
 /// A mirror that holds one blob, and an archive in a folder.
 async fn holding(bytes: &[u8]) -> Fixture {
     let keep = tempfile::tempdir().expect("a folder");
@@ -39,7 +50,7 @@ async fn holding(bytes: &[u8]) -> Fixture {
     batch.put(Family::BlobData, data, bytes);
     let store = Arc::new(MemoryStore::new());
     store.write(batch).expect("writes");
-    let bucket = Bucket::Folder(FolderBucket::open(&root).await.expect("opens"));
+    let bucket = open(&root).await;
     let name = BlobName {
         did: DidFolder::try_from(&did).expect("short"),
         blob: blob.digest,
@@ -112,7 +123,7 @@ async fn a_quarantined_car_is_archived_as_it_came_under_a_name_of_its_own() {
     put(Family::BlobData, chunk(0), first.to_vec());
     let keeper = Arc::new(Keeper::new(
         Arc::clone(&store) as _,
-        Bucket::Folder(FolderBucket::open(&root).await.expect("opens")),
+        open(&root).await,
         Clock::manual(now),
         keep.path().to_owned(),
         Arc::new(Metrics::new()),
@@ -174,4 +185,13 @@ async fn an_archive_that_refuses_is_failing_until_it_takes_something() {
     std::fs::remove_file(&blocks).expect("removed");
     assert!(matches!(archive().await, Ok(Input::BlobArchived { .. })));
     assert!(!fixture.keeper.is_failing());
+}
+
+#[tokio::test]
+async fn nothing_is_put_where_the_archive_is_not() {
+    let fixture = holding(PNG).await;
+    std::fs::remove_file(fixture.root.join(names::ARCHIVE)).expect("as if it were not mounted");
+    let archived = fixture.keeper.blob(fixture.blob.clone(), Vec::new()).await;
+    assert!(matches!(archived, Ok(Input::TaskDelayed { .. })), "{archived:?}");
+    assert!(!fixture.object.exists());
 }

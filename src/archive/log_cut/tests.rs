@@ -193,6 +193,44 @@ fn what_has_nothing_to_build_on_is_told_by_a_snapshot() {
 }
 
 #[test]
+fn a_swap_to_the_head_that_is_held_leaves_its_change_in_the_log() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    let mut states = state_of(&account);
+    snapshot(&mut world, &account);
+    world.commit(&mut account, &[write("b", "second")]);
+    // Asked for again, it gives the very head that is held.
+    let seq = world.seq();
+    let frame = account.sync_frame(seq + 1, NOW);
+    world.frame(frame);
+    world.want_again(account.did());
+    world.fetch(&account);
+    let mut shipped = Shipped::default();
+    shipped.drain(&mut world);
+    for (file, entry) in shipped.entries() {
+        if let Some(change) = entry.change() {
+            assert!(change.since < change.rev);
+            replay(&mut states, file, change);
+        }
+    }
+    assert_eq!(states, state_of(&account));
+}
+
+#[test]
+fn no_index_outgrows_its_block() {
+    let mut world = World::new();
+    for n in 0..1200 {
+        let did = format!("did:web:{}.{n}.example", "a".repeat(1900));
+        let mut account = SimAccount::new(n + 1, NOW).with_did(did.parse().expect("a DID"));
+        account.commit(0, &[], NOW);
+        account_event(&mut world, &account, false, Some("takendown"));
+    }
+    let mut shipped = Shipped::default();
+    shipped.drain(&mut world);
+    assert!(shipped.files.len() > 1, "{}", shipped.files.len());
+}
+
+#[test]
 fn a_swap_that_changes_too_much_is_told_by_a_snapshot() {
     let mut world = World::new();
     let mut account = world.live(1);
@@ -365,9 +403,13 @@ fn another_archive_starts_a_log_of_its_own() {
     assert_eq!(mirror.log().expect("reads"), LogRow::default());
     assert_eq!(mirror.outbox(0, 9).expect("reads"), []);
     assert_eq!(world.applier.totals().unshipped, 0);
-    assert_eq!(journal(&world, &account), 0);
     let row = world.row(account.did()).expect("known");
     assert_eq!((row.shipped, row.is_archived()), (None, false));
+    // What is left of the journal goes with the next that is shipped and covered.
+    world.commit(&mut account, &[write("c", "third")]);
+    Shipped::default().drain(&mut world);
+    snapshot(&mut world, &account);
+    assert_eq!(journal(&world, &account), 0);
 }
 
 #[test]

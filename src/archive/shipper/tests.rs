@@ -137,10 +137,19 @@ async fn who_was_taken_over_stops_and_acknowledges_nothing() {
 }
 
 #[tokio::test]
+async fn nothing_is_acknowledged_where_our_own_claim_is_not() {
+    let fixture = holding(2).await;
+    std::fs::remove_dir_all(fixture.root.join("v1")).expect("as if it were not mounted");
+    assert!(matches!(fixture.step().await, Ok(Step::Failed(_))));
+    assert_eq!(fixture.unshipped(), 3);
+    assert!(!fixture.object(1, 1).exists());
+}
+
+#[tokio::test]
 async fn nothing_goes_into_the_place_of_the_archive() {
     let fixture = holding(1).await;
     fixture.shipper.paused.store(true, Ordering::Relaxed);
-    assert!(matches!(fixture.step().await, Ok(Step::Failed(_))));
+    assert!(matches!(fixture.step().await, Ok(Step::Nothing)));
     assert!(!fixture.object(1, 1).exists());
     fixture.shipper.paused.store(false, Ordering::Relaxed);
     assert!(matches!(fixture.step().await, Ok(Step::Shipped { more: false })));

@@ -62,7 +62,7 @@ async fn the_first_claims_and_goes_on() {
         .await
         .expect("ours");
     assert_eq!((again.how, &again.log), (How::GoesOn, &first.log));
-    assert!(!is_superseded(&bucket, 1).await.expect("reads"));
+    assert_eq!(standing(&bucket, 1).await.expect("reads"), Standing::Writer);
 }
 
 #[tokio::test]
@@ -78,10 +78,8 @@ async fn another_mirror_is_refused_unless_it_takes_over() {
         matches!(&refused, ClaimError::Taken { instance, .. } if instance == "one"),
         "{refused}"
     );
-    assert!(
-        !is_superseded(&bucket, 1).await.expect("reads"),
-        "a refusal changes nothing"
-    );
+    let now = standing(&bucket, 1).await.expect("reads");
+    assert_eq!(now, Standing::Writer, "a refusal changes nothing");
 
     let taken = claim(&bucket, "two", None, true, NOW).await.expect("takes over");
     assert_eq!(taken.how, How::TookOver);
@@ -89,7 +87,7 @@ async fn another_mirror_is_refused_unless_it_takes_over() {
         (taken.log.generation, taken.log.number, taken.log.prev),
         (2, 4, last)
     );
-    assert!(is_superseded(&bucket, 1).await.expect("reads"));
+    assert_eq!(standing(&bucket, 1).await.expect("reads"), Standing::Superseded);
     let back = claim(&bucket, "one", None, false, NOW).await.expect_err("taken");
     assert!(
         matches!(&back, ClaimError::Taken { instance, .. } if instance == "two"),
@@ -132,9 +130,41 @@ async fn a_mirror_that_fell_back_starts_a_new_generation() {
         (fell.log.generation, fell.log.number, fell.log.prev),
         (2, 2, Some(one))
     );
-    // And one that knows nothing of its own claim.
+    // One that knows nothing of its own claim: before anything is written under it, it is only taken up again.
     let lost = claim(&bucket, "one", None, false, NOW).await.expect("ours");
-    assert_eq!((lost.how, lost.log.generation), (How::FellBack, 3));
+    assert_eq!((lost.how, &lost.log), (How::First, &fell.log));
+    put_segment(&bucket, 2, 2, Some(one)).await;
+    let lost = claim(&bucket, "one", None, false, NOW).await.expect("ours");
+    assert_eq!(
+        (lost.how, lost.log.generation, lost.log.number),
+        (How::FellBack, 3, 3)
+    );
+    // A person may tell it to begin a generation of its own, whatever it knows.
+    let told = claim(&bucket, "one", Some(&lost.log), true, NOW)
+        .await
+        .expect("ours");
+    assert_eq!((told.how, told.log.generation), (How::TookOver, 4));
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_gone_on_from_is_not_claimed() {
+    let (_keep, bucket) = bucket().await;
+    claim(&bucket, "one", None, false, NOW).await.expect("free");
+    let name = SegmentName {
+        shard: SHARD,
+        generation: 1,
+        number: 1,
+    };
+    let options = PutOptions::create(ContentType::zstd());
+    let put = bucket
+        .put(&name.to_string(), Body::Bytes("zstd?".into()), &options)
+        .await;
+    put.expect("puts");
+    for _ in 0..2 {
+        let refused = claim(&bucket, "two", None, true, NOW).await.expect_err("damaged");
+        assert!(matches!(refused, ClaimError::Damaged { .. }), "{refused}");
+    }
+    assert_eq!(standing(&bucket, 1).await.expect("reads"), Standing::Writer);
 }
 
 #[tokio::test]

@@ -137,6 +137,7 @@ impl Applier {
         row: &mut AccountRow,
         new_number: u64,
         was_diverged: bool,
+        sound: bool,
     ) -> Result<bool, StoreError> {
         let old = row.account_number;
         let Some(head) = row.head.clone() else {
@@ -145,7 +146,11 @@ impl Applier {
         if old == keyspace::NO_NUMBER {
             return Ok(false);
         }
-        let Lost { gone: lost, changed } = lost_records(group, old, new_number)?;
+        // Rows that are damaged cannot be compared: where something may have been lost they are kept as they are.
+        let Lost { gone: lost, changed } = match sound {
+            true => lost_records(group, old, new_number)?,
+            false => Lost { gone: 0, changed: 1 },
+        };
         let rolled_back = group.stage.host(&row.host)?.and_then(|host| host.rolled_back_at);
         let watched = rolled_back.is_some_and(|at| group.now.since(at) < ROLLBACK_WATCH);
         let percent = self.limits.deleted_percent;

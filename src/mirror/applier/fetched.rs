@@ -7,9 +7,12 @@
 use super::super::input::{BlobMention, FetchFailure, Fetched, FetchedContent};
 use super::super::keyspace::{self, AlarmKind, NO_NUMBER, Task};
 use super::super::reader::Mirror;
-use super::super::rows::{AccountRow, DesyncReason, Head, HeadSigner, Row as _, StoredIdentity, SyncState};
+use super::super::rows::{
+    AccountRow, DesyncReason, Head, HeadSigner, OutboxEntry, Row as _, StoredIdentity, SyncState,
+};
 use super::super::store::{Family, StoreError};
 use super::events::{Arrival, Fate, Turn};
+use super::log::Logged;
 use super::moved::Placed;
 use super::quarantine::Kept;
 use super::{Applier, Group, Note};
@@ -95,7 +98,7 @@ impl Applier {
             return self.stay_quarantined(group, did, row);
         }
         // The same head does not put right a copy that was found damaged while it was asked for.
-        let damaged = reason == DesyncReason::CopyDamaged;
+        let damaged = reason == DesyncReason::CopyDamaged || row.damaged;
         if damaged || row.head.as_ref().map(|head| head.commit) != Some(commit) {
             group.stage.put_task(group.now, &Task::FetchRepo(did.clone()));
             group.stage.put_account(did, row);
@@ -146,9 +149,9 @@ impl Applier {
             return Ok(());
         }
         let seen = row.min_rev.filter(|_| reason == DesyncReason::Quarantined);
-        let sound = reason != DesyncReason::CopyDamaged;
-        Self::log_swap(group, did, &mut row, number, repo, sound)?;
-        self.swap(group, did, &mut row, number, repo, blobs)?;
+        let sound = reason != DesyncReason::CopyDamaged && !row.damaged;
+        let logged = Self::log_swap(group, did, &mut row, number, repo, sound)?;
+        self.swap(group, did, &mut row, number, (repo, logged, sound), blobs)?;
         Self::leave_quarantine(group, did, &mut row, seen)?;
         group.notes.push(Note::Swapped {
             host: row.host.clone(),
@@ -215,13 +218,13 @@ impl Applier {
         did: &Did,
         row: &mut AccountRow,
         number: u64,
-        repo: &VerifiedRepo,
+        (repo, logged, sound): (&VerifiedRepo, Logged, bool),
         blobs: &[BlobMention],
     ) -> Result<(), StoreError> {
         Self::note_noncanonical(group, did, &row.host, repo.noncanonical());
         let first = row.head.is_none();
         let was_diverged = row.diverged_before_fetch;
-        if !self.pin_if_lost(group, did, row, number, was_diverged)? {
+        if !self.pin_if_lost(group, did, row, number, was_diverged, sound)? {
             drop_generation(group, row.account_number);
         }
         row.diverged_before_fetch = false;
@@ -242,6 +245,11 @@ impl Applier {
         row.sync = SyncState::Live;
         row.min_rev = None;
         row.verified_at = Some(group.now);
+        row.damaged = false;
+        if logged == Logged::NeedsSnapshot {
+            // Not before its snapshot stands there is it in the archive: no waiting for the interval.
+            row.snapshot = None;
+        }
         self.schedule_snapshot(group, did, row);
         for blob in blobs {
             Self::want_blob(group, did, row.did_number, blob)?;
@@ -284,6 +292,12 @@ impl Applier {
                 });
                 Self::note_away(group, did, &mut row, false);
                 row.upstream = status.clone();
+                group.stage.put_outbox(OutboxEntry::Account {
+                    did: did.clone(),
+                    host: row.host.clone(),
+                    status: status.clone(),
+                    received: group.now,
+                });
             }
         }
         if let FetchFailure::Inactive(_) = failure

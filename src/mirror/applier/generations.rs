@@ -53,8 +53,9 @@ impl Applier {
             return Ok(());
         }
         if before.is_some() {
-            Self::forget_log(group)?;
             self.forget_archive(group)?;
+            // Last, and with the new id: should this be cut short, the log still fits the archive of before.
+            Self::forget_log(group)?;
         }
         group
             .stage
@@ -76,12 +77,6 @@ impl Applier {
             };
             row.snapshot = None;
             row.shipped = None;
-            (row.journal_commits, row.journal_bytes) = (0, 0);
-            let (from, to) = keyspace::number_bounds(row.did_number);
-            group
-                .stage
-                .batch()
-                .delete_range(Family::Journal, from.to_vec(), to.to_vec());
             if row.head.is_some() {
                 self.schedule_snapshot(group, &did, &mut row);
             }

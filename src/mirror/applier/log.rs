@@ -21,6 +21,15 @@ const SWAP_BYTES_MAX: usize = 4 << 20;
 /// Paths compared at once.
 const PAGE: usize = 4096;
 
+/// How the log tells of a swap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Logged {
+    /// By what it changed, on the ground of what was there before.
+    AsChange,
+    /// Not at all: only a snapshot does.
+    NeedsSnapshot,
+}
+
 impl Applier {
     /// Journals a change of an account and queues it for the log.
     pub(super) fn log_change(
@@ -49,9 +58,21 @@ impl Applier {
         number: u64,
         repo: &VerifiedRepo,
         sound: bool,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Logged, StoreError> {
         let host = row.host.clone();
         let ops = match &row.head {
+            // The head that is held already: its change stands in the log under this rev.
+            Some(head) if head.rev == repo.rev() => {
+                let ops = if sound {
+                    Self::swap_ops(group, row.account_number, number)?
+                } else {
+                    None
+                };
+                match ops {
+                    Some(ops) if ops.is_empty() => return Ok(Logged::AsChange),
+                    _ => None,
+                }
+            }
             Some(_) if sound => Self::swap_ops(group, row.account_number, number)?,
             _ => None,
         };
@@ -66,7 +87,7 @@ impl Applier {
                 seq: 0,
             };
             Self::log_change(group, did, &host, row, repo.rev(), &entry);
-            return Ok(());
+            return Ok(Logged::AsChange);
         }
         group.stage.put_outbox(OutboxEntry::Loaded {
             did: did.clone(),
@@ -75,9 +96,7 @@ impl Applier {
             commit: repo.cid(),
             received: group.now,
         });
-        // Not before its snapshot stands there is it in the archive: no waiting for the interval.
-        row.snapshot = None;
-        Ok(())
+        Ok(Logged::NeedsSnapshot)
     }
 
     /// A segment's entries are fixed, before its upload.

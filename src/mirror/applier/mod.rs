@@ -359,6 +359,8 @@ impl Applier {
         reason: DesyncReason,
         least_rev: Option<Rev>,
     ) {
+        // Kept whatever state the account is in: only other rows put it right.
+        row.damaged |= reason == DesyncReason::CopyDamaged;
         row.min_rev = row.min_rev.max(least_rev);
         // What moved away cannot be fetched here.
         if let SyncState::Moved { .. } = row.sync {

@@ -114,11 +114,14 @@ impl Applier {
         let Some(mut row) = self.account(group, did)? else {
             return Ok(());
         };
+        row.snapshot_due = false;
         if row.account_number == account_number {
-            row.snapshot_due = false;
             Self::want(group, did, &mut row, DesyncReason::CopyDamaged, None);
-            group.stage.put_account(did, row);
+        } else if row.head.is_some() && !row.is_snapshotted() {
+            // It was replaced while it was read: the task that is gone was the new one's too.
+            self.schedule_snapshot(group, did, &mut row);
         }
+        group.stage.put_account(did, row);
         Ok(())
     }
 }

@@ -11,7 +11,7 @@ use crate::mirror::input::{
 };
 use crate::mirror::memory::MemoryStore;
 use crate::mirror::reader::Mirror;
-use crate::mirror::rows::{BlobFailure, BlobState, Listing, StoredIdentity};
+use crate::mirror::rows::{BlobFailure, BlobState, Listing, Row as _, StoredIdentity};
 use crate::mirror::store::View as _;
 use crate::repo::car::parse_car;
 use crate::repo::export::{RecordRows, prove};
@@ -136,6 +136,20 @@ impl World {
             host: Some(self.host.to_string()),
             read_at: NOW,
         }
+    }
+
+    /// Has an account fetched whatever its state is: a copy of which somebody says that it is to be compared.
+    pub(crate) fn want_again(&mut self, did: &Did) {
+        let mut row = self.row(did).expect("known");
+        row.sync = SyncState::Wanted {
+            reason: DesyncReason::Requested,
+            since: NOW,
+            tries: 0,
+        };
+        let mut batch = super::super::store::Batch::new();
+        batch.put(Family::Accounts, keyspace::encode_account(did), row.encode());
+        self.store.write(batch).expect("writes");
+        self.applier.cache.clear();
     }
 
     /// Does what a fetch does: loads the export under a number of its own.

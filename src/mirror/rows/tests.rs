@@ -48,6 +48,7 @@ fn account(status: AccountStatus, sync: SyncState) -> AccountRow {
             at: at(8),
             bytes: 9,
         }),
+        damaged: false,
         shipped: Some(rev(11)),
         min_rev: Some(rev(10)),
         parked: 11,
