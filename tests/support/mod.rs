@@ -3,6 +3,7 @@
 //! Nothing here knows Firekeep's code: the binary is run, its listeners are asked, and what it holds is judged by
 //! the sandbox's own comparer.
 
+pub mod alone;
 pub mod firekeep;
 pub mod http;
 pub mod metrics;
