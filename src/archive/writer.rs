@@ -154,6 +154,20 @@ pub async fn is_superseded(bucket: &Bucket, generation: u64) -> Result<bool, Buc
     Ok(bucket.head(&next.to_string()).await?.is_some())
 }
 
+/// Whether this mirror's claim stands there. It does not where a disk is not mounted, or in another archive: what is
+/// put there is not archived.
+///
+/// # Errors
+/// When the claim is damaged, or the bucket cannot be used.
+pub async fn is_claimed_by(bucket: &Bucket, generation: u64, instance: &str) -> Result<bool, ClaimError> {
+    let shard = SHARD;
+    let name = WriterName { shard, generation };
+    if bucket.head(&name.to_string()).await?.is_none() {
+        return Ok(false);
+    }
+    Ok(read_claim(bucket, &name).await?.instance == instance)
+}
+
 /// Whether the archive has segments of this generation that the mirror does not know of. The one that is being
 /// written may be there already.
 async fn is_ahead(bucket: &Bucket, log: &LogRow) -> Result<bool, BucketError> {
