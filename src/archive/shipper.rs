@@ -5,7 +5,8 @@
 //! same number. A number that is taken is read and judged: with the same index it is an earlier try of ours, with
 //! another one somebody else writes under our name, and this mirror stops. After the upload, and before the mirror
 //! hears of it, the writers' claims are looked at: who was taken over stops as well, and what it has just written is
-//! not taken for archived.
+//! not taken for archived. Before the upload and after it, this mirror's own claim must be there: where a disk is not
+//! mounted it is not, and nothing that is put there counts.
 //!
 //! While the archive is away the outbox grows in the mirror; nothing is dropped.
 
@@ -17,13 +18,13 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::bucket::{Body, Bucket, BucketError, BucketErrorKind, PutOptions, PutOutcome};
+use super::bucket::{Body, Bucket, PutOptions, PutOutcome};
 use super::content_type::ContentType;
 use super::log_cut::{Segment, next_segment};
 use super::log_file::LogFile;
 use super::names::SegmentName;
 use super::snapshot_file::{FileStats, SnapshotEncoder};
-use super::writer::{self, ClaimError, SHARD, Standing};
+use super::writer::{self, ClaimError, SHARD};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::metrics::labels::{Direction, Outcome};
@@ -48,6 +49,8 @@ pub struct Shipper {
     pub applier: ApplierHandle,
     /// The archive.
     pub bucket: Bucket,
+    /// The name of this mirror in its claim.
+    pub instance: String,
     /// The clock.
     pub clock: Clock,
     /// Counts.
@@ -188,7 +191,7 @@ impl Shipper {
         }
         match self.upload(&log, &segment, body, &stats).await? {
             Ok(()) => {}
-            Err(error) => return Ok(Step::Failed(error.to_string())),
+            Err(why) => return Ok(Step::Failed(why)),
         }
         self.applier
             .apply(Input::SegmentShipped(SegmentShipped {
@@ -236,7 +239,10 @@ impl Shipper {
         segment: &Segment,
         body: Vec<u8>,
         stats: &FileStats,
-    ) -> Result<Result<(), BucketError>, ShipError> {
+    ) -> Result<Result<(), String>, ShipError> {
+        if let Err(why) = self.check_place(log.generation).await {
+            return Ok(Err(why));
+        }
         let segment_name = SegmentName {
             shard: SHARD,
             generation: log.generation,
@@ -247,14 +253,6 @@ impl Shipper {
             sha256: Some(stats.sha256),
             ..PutOptions::create(ContentType::zstd())
         };
-        // A folder whose disk is not mounted takes everything.
-        if let Bucket::Folder(_) = &self.bucket {
-            match writer::standing(&self.bucket, log.generation).await {
-                Ok(Standing::Gone) => return Ok(Err(self.gone())),
-                Ok(_) => {}
-                Err(error) => return Ok(Err(error)),
-            }
-        }
         let put = self.bucket.put(&name, Body::Bytes(body.into()), &options);
         match put.await {
             Ok(PutOutcome::Created) => {
@@ -268,24 +266,27 @@ impl Shipper {
                 Ok(_) | Err(ClaimError::Damaged { .. } | ClaimError::Taken { .. }) => {
                     return Err(ShipError::Copied(format!("{name} in {}", self.bucket)));
                 }
-                Err(ClaimError::Bucket(error)) => return Ok(Err(error)),
+                Err(ClaimError::Bucket(error)) => return Ok(Err(error.to_string())),
             },
-            Err(error) => return Ok(Err(error)),
+            Err(error) => return Ok(Err(error.to_string())),
         }
-        match writer::standing(&self.bucket, log.generation).await {
-            Ok(Standing::Writer) => Ok(Ok(())),
-            Ok(Standing::Superseded) => Err(ShipError::Superseded(self.bucket.to_string())),
-            Ok(Standing::Gone) => Ok(Err(self.gone())),
-            Err(error) => Ok(Err(error)),
+        match writer::is_superseded(&self.bucket, log.generation).await {
+            Ok(false) => Ok(self.check_place(log.generation).await),
+            Ok(true) => Err(ShipError::Superseded(self.bucket.to_string())),
+            Err(error) => Ok(Err(error.to_string())),
         }
     }
 
-    fn gone(&self) -> BucketError {
-        BucketError {
-            kind: BucketErrorKind::Other,
-            action: "find our own claim in",
-            place: self.bucket.to_string(),
-            detail: "it is not there: a disk that is not mounted, or a bucket that was emptied".to_owned(),
+    /// What stands in the archive's place is the archive that this mirror claimed.
+    async fn check_place(&self, generation: u64) -> Result<(), String> {
+        match writer::is_claimed_by(&self.bucket, generation, &self.instance).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(format!(
+                "{} is not the archive that this mirror writes: its claim is not there; if a disk is not mounted, \
+                 mount it",
+                self.bucket
+            )),
+            Err(error) => Err(error.to_string()),
         }
     }
 }

@@ -163,33 +163,30 @@ async fn has_segments(bucket: &Bucket, generation: u64) -> Result<bool, BucketEr
     Ok(found)
 }
 
-/// What the claims say of a writer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Its claim is the newest.
-    Writer,
-    /// Somebody claimed after it.
-    Superseded,
-    /// Its claim is not there: neither is the archive.
-    Gone,
-}
-
-/// What the claims say of the writer of this generation.
+/// Whether somebody claimed the log after this generation.
 ///
 /// # Errors
 /// When the bucket cannot be used.
-pub async fn standing(bucket: &Bucket, generation: u64) -> Result<Standing, BucketError> {
-    let claim = |generation| WriterName {
+pub async fn is_superseded(bucket: &Bucket, generation: u64) -> Result<bool, BucketError> {
+    let next = WriterName {
         shard: SHARD,
-        generation,
+        generation: generation + 1,
     };
-    if bucket.head(&claim(generation + 1).to_string()).await?.is_some() {
-        return Ok(Standing::Superseded);
+    Ok(bucket.head(&next.to_string()).await?.is_some())
+}
+
+/// Whether this mirror's claim stands there. It does not where a disk is not mounted, or in another archive: what is
+/// put there is not archived.
+///
+/// # Errors
+/// When the claim is damaged, or the bucket cannot be used.
+pub async fn is_claimed_by(bucket: &Bucket, generation: u64, instance: &str) -> Result<bool, ClaimError> {
+    let shard = SHARD;
+    let name = WriterName { shard, generation };
+    if bucket.head(&name.to_string()).await?.is_none() {
+        return Ok(false);
     }
-    Ok(match bucket.head(&claim(generation).to_string()).await? {
-        Some(_) => Standing::Writer,
-        None => Standing::Gone,
-    })
+    Ok(read_claim(bucket, &name).await?.instance == instance)
 }
 
 /// Whether the archive has segments of this generation that the mirror does not know of. The one that is being

@@ -340,6 +340,7 @@ impl ArchiveLink {
             store: Arc::clone(&self.store),
             applier: self.applier.clone(),
             bucket: opened.bucket.clone(),
+            instance,
             clock: self.clock.clone(),
             metrics: Arc::clone(&self.metrics),
             flush_interval: self.flush_interval,

@@ -230,7 +230,12 @@ fn an_archive_that_goes_away() {
     let said = firekeep.ask(&["snapshot"]);
     assert_eq!(said.code, 1, "{}", said.stderr);
     assert!(said.stderr.contains("the archive is gone"), "{}", said.stderr);
-    assert_eq!(files(&archive), 0, "nothing is put into its place");
+    assert_eq!(
+        files(&archive),
+        0,
+        "nothing is put into its place: {:?}",
+        inventory(&archive)
+    );
 
     // Another archive stands there.
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");

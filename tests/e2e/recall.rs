@@ -1,13 +1,13 @@
 //! What the archive gives back by itself: no mirror, no daemon, and the PDS as the judge.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use serde_json::Value;
 
+use crate::support::alone::{blocks, repository};
 use crate::support::firekeep::Firekeep;
 use crate::support::sandbox::Sandbox;
-use crate::support::{http, report, sized};
+use crate::support::{report, sized};
 
 #[test]
 fn recall() {
@@ -50,7 +50,10 @@ fn recalled(name: &str, sandbox: &Sandbox, firekeep: &Firekeep, source: &[&str])
     running.wait_caught_up(sandbox);
     running.snapshot();
     let before = running.heads(&dids);
-    let earlier: Vec<Vec<u8>> = dids.iter().map(|did| repository(sandbox, did)).collect();
+    let earlier: Vec<Vec<u8>> = dids
+        .iter()
+        .map(|did| repository(&sandbox.pds_url(), did))
+        .collect();
 
     sandbox.churn(20, sized(3, 30)).wait().assert_taken();
     running.wait_caught_up(sandbox);
@@ -75,7 +78,7 @@ fn recalled(name: &str, sandbox: &Sandbox, firekeep: &Firekeep, source: &[&str])
     };
     let (mut blobs, mut changed) = (0, 0);
     for (did, earlier) in dids.iter().zip(&earlier) {
-        let now = repository(sandbox, did);
+        let now = repository(&sandbox.pds_url(), did);
         let newest = export(did, &["--blobs", "newest.tar"]);
         assert_eq!(blocks(&newest.0), blocks(&now), "{did}");
         assert_eq!(newest.1["blobs"]["missing"], Value::Array(Vec::new()));
@@ -102,33 +105,4 @@ fn recalled(name: &str, sandbox: &Sandbox, firekeep: &Firekeep, source: &[&str])
         dids.len()
     );
     report(name, began, &counts);
-}
-
-/// What the PDS says an account holds.
-fn repository(sandbox: &Sandbox, did: &str) -> Vec<u8> {
-    let path = format!("/xrpc/com.atproto.sync.getRepo?did={did}");
-    let answer = http::get(&sandbox.pds_url(), &path).expect("the PDS answers");
-    assert_eq!(answer.status, 200);
-    answer.body
-}
-
-/// A CAR's header and blocks, in no order: what stands behind each length.
-fn blocks(car: &[u8]) -> BTreeSet<&[u8]> {
-    let (mut found, mut rest) = (BTreeSet::new(), car);
-    while !rest.is_empty() {
-        let (mut length, mut shift) = (0, 0);
-        loop {
-            let (byte, after) = rest.split_first().expect("a length");
-            rest = after;
-            length |= usize::from(byte & 0x7f) << shift;
-            shift += 7;
-            if byte & 0x80 == 0 {
-                break;
-            }
-        }
-        let (block, after) = rest.split_at(length);
-        found.insert(block);
-        rest = after;
-    }
-    found
 }

@@ -423,6 +423,16 @@ impl Running {
         assert_eq!(status.code(), None, "it was killed: {status}");
     }
 
+    /// Waits until it ends by itself; its exit code, and the last line that it logged.
+    pub fn wait_end(mut self) -> (Option<i32>, String) {
+        let status = wait_for("firekeep ends by itself", || {
+            self.child.try_wait().expect("a child").ok_or("it runs")
+        });
+        self.ended = true;
+        let log = self.log();
+        (status.code(), log.lines().last().unwrap_or_default().to_owned())
+    }
+
     /// Asks it to stop; it must do so with exit code 0 and within the promised time. How long it took.
     pub fn stop(mut self) -> Duration {
         self.assert_alive();

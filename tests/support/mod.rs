@@ -3,7 +3,9 @@
 //! Nothing here knows Firekeep's code: the binary is run, its listeners are asked, and what it holds is judged by
 //! the sandbox's own comparer.
 
+pub mod alone;
 pub mod firekeep;
+pub mod history;
 pub mod http;
 pub mod metrics;
 pub mod sandbox;

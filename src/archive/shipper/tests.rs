@@ -41,6 +41,7 @@ async fn holding(commits: u32) -> Fixture {
             store,
             applier,
             bucket,
+            instance: "one".to_owned(),
             clock,
             metrics: Arc::new(Metrics::new()),
             flush_interval: Duration::from_millis(1),
@@ -210,4 +211,30 @@ async fn nothing_is_lost_while_the_archive_is_away() {
     assert!(fixture.object(1, 1).exists());
     cancel.cancel();
     running.await.expect("ends").expect("well");
+}
+
+/// Nobody has noticed yet that a disk is not mounted any more, or that another archive stands there.
+#[tokio::test]
+async fn what_is_put_elsewhere_is_not_taken_for_archived() {
+    let fixture = holding(2).await;
+    let away = fixture.root.with_extension("away");
+    std::fs::rename(&fixture.root, &away).expect("renames");
+    std::fs::create_dir(&fixture.root).expect("makes");
+    for other in [None, Some("two")] {
+        if let Some(other) = other {
+            let claimed = writer::claim(&fixture.shipper.bucket, other, None, false, NOW).await;
+            assert_eq!(claimed.expect("free").log.generation, 1, "the same name");
+        }
+        let step = fixture.step().await;
+        assert!(
+            matches!(&step, Ok(Step::Failed(why)) if why.contains("its claim is not there")),
+            "{other:?}"
+        );
+        assert!(!fixture.object(1, 1).exists(), "{other:?}: nothing is put there");
+        assert_eq!(fixture.unshipped(), 3, "{other:?}");
+    }
+    std::fs::remove_dir_all(&fixture.root).expect("removes");
+    std::fs::rename(&away, &fixture.root).expect("renames");
+    assert!(matches!(fixture.step().await, Ok(Step::Shipped { more: false })));
+    assert_eq!(fixture.unshipped(), 0);
 }
