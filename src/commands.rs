@@ -19,6 +19,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::archive::bucket::Bucket;
 use crate::cli::AlarmCommand;
 use crate::config::Config;
 use crate::daemon::{DaemonError, exit};
@@ -285,6 +286,20 @@ const fn reachable(address: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
+}
+
+/// The archive's bucket, for reading: a folder that is mistyped is not made.
+async fn existing(config: &Config) -> Result<Bucket, DaemonError> {
+    let opened = Bucket::open_existing(&config.archive).await;
+    opened
+        .map_err(|error| failed(error.to_string()))?
+        .ok_or_else(|| DaemonError {
+            code: exit::NO_BACKUP,
+            text: format!(
+                "no archive at {}: there is no such folder; check --archive (and that its disk is mounted)",
+                config.archive.url
+            ),
+        })
 }
 
 fn failed(text: String) -> DaemonError {

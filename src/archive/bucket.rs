@@ -137,6 +137,17 @@ impl Bucket {
         }
     }
 
+    /// Opens a bucket for reading what is in it: a folder that is not there is not made. `None`: there is none.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_existing(config: &ArchiveConfig) -> Result<Option<Self>, BucketError> {
+        match &config.url {
+            ArchiveUrl::Folder(path) if !path.exists() => Ok(None),
+            _ => Self::open(config).await.map(Some),
+        }
+    }
+
     /// Stores an object.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use super::identity::{self, IdentityError};
 use super::log_chain::{Link, SegmentHead, chain};
 use super::log_file::{Entry, LogFile, LogIndex, Origin, PLAIN_BYTES_MAX};
 use super::names::{self, BlobName, DeltaName, DidFolder, NameError, ObjectName, SegmentName, SnapshotName};
-use super::settings::{ArchiveConfig, ArchiveUrl};
+use super::settings::ArchiveConfig;
 use super::snapshot_file::SnapshotDecoder;
 use super::timeline::{Fault, Hides, Timeline, TimelineBuilder};
 use crate::types::{Cid, Did, RepoPath};
@@ -94,14 +94,11 @@ impl ArchiveReader {
     /// # Errors
     /// When there is none, it is of a newer version, or the store does not answer.
     pub async fn open(config: &ArchiveConfig, temp_dir: &Path) -> Result<Self, ReadError> {
-        // Opening a folder would make it.
-        if let ArchiveUrl::Folder(path) = &config.url
-            && !path.exists()
-        {
+        let Some(bucket) = Bucket::open_existing(config).await? else {
             let (place, detail) = (config.url.to_string(), "there is no such folder");
             return Err(ReadError::NoArchive { place, detail });
-        }
-        Self::of_bucket(Bucket::open(config).await?, temp_dir).await
+        };
+        Self::of_bucket(bucket, temp_dir).await
     }
 
     /// As [`Self::open`], for a bucket that is open.

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::{failed, print, size};
-use crate::archive::bucket::{Bucket, BucketError};
+use super::{existing, failed, print, size};
+use crate::archive::bucket::BucketError;
 use crate::archive::names::{ObjectName, REPOS};
 use crate::archive::retention::{Delta, Fate, Holdings, Keep, Plan, Planned, Proof, Snapshot, plan};
 use crate::clock::Clock;
@@ -27,7 +27,7 @@ struct Total {
 /// When the archive cannot be listed, or is empty.
 pub async fn dry_run(config: &Config, as_json: bool) -> Result<u8, DaemonError> {
     let broken = |error: BucketError| failed(error.to_string());
-    let bucket = Bucket::open(&config.archive).await.map_err(broken)?;
+    let bucket = existing(config).await?;
     let now = Clock::system().now();
     let mut total = Total::default();
     let mut accounts = 0_u64;

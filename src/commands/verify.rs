@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 
-use super::{failed, print, size};
-use crate::archive::bucket::Bucket;
+use super::{existing, failed, print, size};
 use crate::archive::scrub::run::{self, Options, Progress, ScrubError};
 use crate::archive::scrub::{Checkpoint, Report, Sample};
 use crate::cli::VerifyArgs;
@@ -50,9 +49,7 @@ pub async fn verify(config: &Config, args: &VerifyArgs, json: bool) -> Result<u8
         }
         _ => options,
     };
-    let bucket = Bucket::open(&config.archive)
-        .await
-        .map_err(|error| failed(error.to_string()))?;
+    let bucket = existing(config).await?;
     let progress = Arc::new(Progress::default());
     let mut keeper = Keeper {
         path: args.resume.clone(),
@@ -240,6 +237,39 @@ mod tests {
             rate: None,
             resume: None,
         }
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_is_not_there_is_no_backup_and_is_not_made() {
+        let keep = tempfile::tempdir().expect("a folder");
+        let path = keep.path().join("mistyped");
+        let url = format!("file://{}", path.display());
+        let place = crate::cli::PlaceArgs {
+            archive: crate::cli::ArchiveArgs {
+                archive: Some(url),
+                ..Default::default()
+            },
+            data_dir: None,
+        };
+        let mut layers = crate::config::Layers::default();
+        for (name, value) in &place.settings() {
+            layers.add_flag(name, value).expect("a setting");
+        }
+        let config = Config::check(&layers, Path::new("/nowhere")).expect("settings");
+        let args = VerifyArgs {
+            common: place,
+            sample: None,
+            seed: None,
+            ..args("5%")
+        };
+        let verified = verify(&config, &args, false).await.expect_err("nothing is there");
+        let planned = crate::commands::prune::dry_run(&config, false).await;
+        let planned = planned.expect_err("nothing is there");
+        for error in [verified, planned] {
+            assert_eq!(error.code, exit::NO_BACKUP, "{error}");
+            assert!(error.text.contains("no such folder"), "{error}");
+        }
+        assert!(!path.exists());
     }
 
     #[test]

@@ -424,10 +424,12 @@ impl ArchiveLink {
 
     /// A folder is opened anew, by its name: what was mounted there may be gone.
     async fn read_identity(&self) -> Result<Option<ArchiveInfo>, IdentityError> {
-        match (&self.config.url, self.bucket.get()) {
-            (ArchiveUrl::Folder(path), _) if !path.exists() => Ok(None),
-            (ArchiveUrl::S3 { .. }, Some(bucket)) => identity::read(bucket).await,
-            _ => identity::read(&Bucket::open(&self.config).await?).await,
+        if let (ArchiveUrl::S3 { .. }, Some(bucket)) = (&self.config.url, self.bucket.get()) {
+            return identity::read(bucket).await;
+        }
+        match Bucket::open_existing(&self.config).await? {
+            Some(bucket) => identity::read(&bucket).await,
+            None => Ok(None),
         }
     }
 

@@ -193,7 +193,9 @@ impl Applier {
             return Ok(());
         }
         match &status {
-            None if row.upstream != AccountStatus::Deleted && row.head.is_some() => {
+            // Nobody said that it was deleted, and there is nothing of it to keep.
+            None if row.upstream != AccountStatus::Deleted && row.head.is_none() => {}
+            None if row.upstream != AccountStatus::Deleted => {
                 let message = format!("{did}: the host says that it has no such account; ours is kept");
                 Self::note_away(group, did, &mut row, false);
                 let (host, number) = (row.host.clone(), row.account_number);

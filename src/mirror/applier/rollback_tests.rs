@@ -428,6 +428,29 @@ fn repeated_audits_and_listings_leave_one_task_each() {
 }
 
 #[test]
+fn an_account_that_was_never_loaded_is_not_deleted_because_its_host_does_not_know_it() {
+    use crate::types::AccountStatus;
+
+    let mut world = World::new();
+    let mut account = SimAccount::new(1, NOW);
+    world.commit(&mut account, &[write("a", "x")]);
+    world.apply(Input::Audited {
+        host: world.host.clone(),
+        did: account.did().clone(),
+        status: None,
+        head: None,
+        asked_at: ASKED,
+        task: Vec::new(),
+    });
+    let row = world.row(account.did()).expect("known");
+    assert_eq!(
+        (row.upstream, row.deletion_confirmed_at),
+        (AccountStatus::Active, None)
+    );
+    assert_eq!(kinds(&world), []);
+}
+
+#[test]
 fn a_deletion_counts_only_when_the_host_confirms_it() {
     use crate::stream::encode::encode_frame;
     use crate::stream::frame::{AccountFrame, Frame};
