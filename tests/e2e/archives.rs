@@ -93,8 +93,10 @@ fn round(sandbox: &Sandbox, firekeep: &Firekeep, accounts: u64) -> (Compared, u6
     let equal = sandbox.compare(&["--url", &firekeep.url(), "--s3", "--prefix", PREFIX]);
     assert_eq!((equal.accounts, equal.snapshots), (accounts, accounts));
     assert!(equal.archived_blobs > 0, "{equal:?}");
-    let status = running.status();
-    assert_eq!(status.standing(), "off_machine", "{status:?}");
+    // The newest changes go with the next flush; a snapshot on command does not wait for it.
+    let status = running.wait_status("all is off this machine", |status| {
+        status.standing() == "off_machine"
+    });
     assert_eq!(status.0["archive"]["on_this_machine"], false, "{status:?}");
     assert_eq!(status.archive("accounts_due"), 0, "{status:?}");
     running.stop();
