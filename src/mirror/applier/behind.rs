@@ -18,7 +18,7 @@ use crate::types::{Did, Rev};
 /// What a host that is behind says is fetched no oftener than this,
 const REFETCH_FIRST: Duration = Duration::from_secs(30);
 /// and, of a large repository, at no more bytes a second than these.
-const REFETCH_BYTES_PER_SECOND: u64 = 256 << 10;
+pub(super) const REFETCH_BYTES_PER_SECOND: u64 = 256 << 10;
 
 impl Applier {
     /// A fetch brought a state that is older than ours, or another one at the same rev.
