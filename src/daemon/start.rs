@@ -196,6 +196,7 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         health: Arc::clone(&health),
         control: Arc::clone(&control) as Arc<dyn serve::Control>,
         limits: ServeLimits::default(),
+        public_url: config.public_url.clone(),
     };
     let hosts = host_parts(&config, &upstream, &store, &applier, &metrics, &clock)?;
     Ok(Daemon {

@@ -30,6 +30,7 @@ use super::mst::BuildError;
 use kept::{Kept, Range};
 use level::Level;
 
+pub use car::frame_bytes;
 pub use part::{RecordProof, RevVisitor, each_newer_block, find_blocks, prove_path};
 
 /// Takes a row `(path, cid, record bytes)` and says whether to go on.
