@@ -73,6 +73,7 @@ for_both! {
     samples_are_repeatable_and_rates_are_kept,
     a_writer_that_was_taken_over_from_is_no_part_of_the_log,
     signatures_trees_and_histories_are_proven,
+    a_gap_behind_the_log_is_named_without_any_delta,
 }
 
 async fn open_folder(path: &std::path::Path) -> Bucket {
