@@ -120,13 +120,7 @@ pub async fn claim(
                 }
             }
             Some((generation, _)) if take_over => (generation + 1, How::TookOver),
-            Some((_, claim)) => {
-                return Err(ClaimError::Taken {
-                    place: bucket.to_string(),
-                    instance: claim.instance.clone(),
-                    since: claim.claimed.clone(),
-                });
-            }
+            Some((_, claim)) => return Err(taken(bucket, claim)),
         };
         // What cannot be gone on from is not claimed.
         tail(bucket, generation).await?;
@@ -141,6 +135,25 @@ pub async fn claim(
         instance: "several at once".to_owned(),
         since: now.to_string(),
     })
+}
+
+/// Whether a mirror that is not there yet could become the writer. Writes nothing.
+///
+/// # Errors
+/// As [`claim`].
+pub async fn must_be_free(bucket: &Bucket) -> Result<(), ClaimError> {
+    match newest_claim(bucket).await? {
+        None => Ok(()),
+        Some((_, claim)) => Err(taken(bucket, &claim)),
+    }
+}
+
+fn taken(bucket: &Bucket, claim: &Claim) -> ClaimError {
+    ClaimError::Taken {
+        place: bucket.to_string(),
+        instance: claim.instance.clone(),
+        since: claim.claimed.clone(),
+    }
 }
 
 /// Where the log of a new generation begins.

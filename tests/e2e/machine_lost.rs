@@ -183,8 +183,10 @@ impl Scene {
 
     /// A machine that nobody told to take over is refused.
     fn check_refused(&self, name: &str) {
-        let refused = self.machine(name).refused();
+        let machine = self.machine(name);
+        let refused = machine.refused();
         assert_eq!(refused.code, 11, "{}", refused.stderr);
+        assert!(!machine.data_dir.exists(), "it leaves no mirror behind");
         assert!(refused.stderr.contains("--take-over"), "{}", refused.stderr);
     }
 
