@@ -226,6 +226,9 @@ pub struct KeptCar {
     pub since: Timestamp,
     /// Whether it stands in the archive.
     pub archived: bool,
+    /// Whether its bytes here are no longer those that came: it is not archived as if they were.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub damaged: bool,
 }
 
 /// Something of an account that is kept until a person says otherwise.
@@ -581,6 +584,13 @@ pub struct JournalEntry {
     pub received: Timestamp,
     /// The host's number for it; 0 for what was fetched.
     pub seq: u64,
+    /// The host that it came from: the account may be at another one since. None: written before this was kept.
+    #[serde(
+        default,
+        with = "codec::optional_text",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub host: Option<HostName>,
 }
 
 /// What a commit did to one path.
