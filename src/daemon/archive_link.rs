@@ -305,6 +305,12 @@ impl ArchiveLink {
         let bucket = &opened.bucket;
         let claimed =
             writer::claim(bucket, &instance, log.as_ref(), self.take_over, self.clock.now()).await?;
+        if !writer::honours_create_only(bucket, claimed.log.generation).await? {
+            tracing::warn!(
+                "this store does not keep a second Firekeep out of the archive: one is only noticed afterwards, so \
+                 start no other on it"
+            );
+        }
         self.applier
             .apply(Input::ArchiveLinked {
                 id: opened.id.to_string(),
@@ -349,6 +355,7 @@ impl ArchiveLink {
             flush_interval: self.flush_interval,
             failures: AtomicU32::new(0),
             paused: AtomicBool::new(false),
+            last: Mutex::new(None),
         };
         self.show(Ok(()));
         // All are set once: an archive is linked once.

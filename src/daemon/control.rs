@@ -223,6 +223,7 @@ impl DaemonControl {
                 "accounts_due": totals.with_head.saturating_sub(totals.archived),
                 "changes_due": totals.unshipped,
                 "trouble": self.archive.trouble(),
+                "keeps_others_out": self.keeper.get().map(|keeper| keeper.bucket.create_only_is_atomic()),
             },
             "data_dir": self.config.data_dir.display().to_string(),
             "xrpc": format!("http://{}/", self.listen),

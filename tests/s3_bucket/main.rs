@@ -8,7 +8,15 @@
 
 mod archive;
 mod contract;
+mod faults;
 mod own;
+#[path = "../support/proxy.rs"]
+#[allow(
+    dead_code,
+    clippy::disallowed_methods,
+    reason = "shared with the end-to-end tests; it waits and measures time"
+)]
+mod proxy;
 mod server;
 mod verify;
 mod verify_own;
