@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::bucket::{Body, Bucket, PutOptions, PutOutcome};
@@ -39,6 +39,10 @@ use crate::types::Digest;
 /// First and longest wait after the archive failed.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
+/// A segment that the store has not taken by then is tried again: this long, and longer for a large one.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Slower than this, in bytes a second, is no upload.
+const UPLOAD_RATE_MIN: u64 = 16 << 10;
 /// The longest wait while the daemon is stopping.
 const HURRY: Duration = Duration::from_millis(100);
 
@@ -192,9 +196,17 @@ impl Shipper {
         if log.cut.is_none() {
             self.applier.apply(Input::SegmentCut { first, last }).await?;
         }
-        match self.upload(&log, &segment, body, &stats).await? {
-            Ok(()) => {}
-            Err(why) => return Ok(Step::Failed(why)),
+        let within = UPLOAD_TIMEOUT + Duration::from_secs(stats.file_bytes / UPLOAD_RATE_MIN);
+        match timeout(within, self.upload(&log, &segment, body, &stats)).await {
+            Ok(uploaded) => {
+                if let Err(why) = uploaded? {
+                    return Ok(Step::Failed(why));
+                }
+            }
+            Err(_) => {
+                let why = format!("{} took nothing within {} s", self.bucket, within.as_secs());
+                return Ok(Step::Failed(why));
+            }
         }
         self.applier
             .apply(Input::SegmentShipped(SegmentShipped {

@@ -288,7 +288,7 @@ impl State {
             if written.len() >= WRITTEN_MAX {
                 written.drain(..WRITTEN_MAX / 2);
             }
-            written.push((request.key().to_owned(), Instant::now()));
+            written.push((request.key().replace("%3A", ":"), Instant::now()));
         }
     }
 
