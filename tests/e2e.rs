@@ -24,6 +24,8 @@ mod arroba;
 mod bad_input;
 #[path = "e2e/kill_nine.rs"]
 mod kill_nine;
+#[path = "e2e/lax_pds.rs"]
+mod lax_pds;
 #[path = "e2e/machine_lost.rs"]
 mod machine_lost;
 #[path = "e2e/main_job.rs"]

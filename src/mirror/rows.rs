@@ -185,7 +185,7 @@ impl AccountRow {
     #[must_use]
     pub fn kept_beside(&self) -> Option<&KeptCar> {
         let behind = self.diverged_before_fetch || matches!(self.sync, SyncState::Diverged { .. });
-        self.kept_car.as_ref().filter(|_| behind)
+        self.kept_car.as_ref().filter(|car| behind && !car.damaged)
     }
 
     /// Whether the head stands in the archive as a snapshot.

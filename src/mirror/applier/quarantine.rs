@@ -11,17 +11,27 @@ use super::super::input::BlobMention;
 use super::super::keyspace::{self, AlarmKind, Task};
 use super::super::rows::{AccountRow, DesyncReason, KeptCar, SyncState};
 use super::super::store::{Family, StoreError};
+use super::behind::REFETCH_BYTES_PER_SECOND;
 use super::events::Fate;
 use super::{Applier, Group, Note};
 use crate::types::{Did, HostName, Rev, Timestamp};
 use crate::verify::LaxRepo;
 
-/// An event has a quarantined account fetched again this long after the last time, and twice as long each time
-/// that brings nothing better.
-const REFETCH_FIRST: Duration = Duration::from_secs(10 * 60);
+/// An event has a quarantined account fetched again this long after the last time (longer, if it is large), and
+/// twice as long each time that brings nothing new.
+const REFETCH_FIRST: Duration = Duration::from_secs(60);
 const REFETCH_LONGEST: Duration = Duration::from_secs(6 * 3600);
 /// What says that the repository may be another one, such as a `#sync`, waits this long only.
 const REFETCH_SOON: Duration = Duration::from_secs(60);
+
+/// How soon a quarantined account is fetched again.
+#[derive(Clone, Copy)]
+enum Pace {
+    /// It may be another one now.
+    Soon,
+    /// It went on, and need not be better for that.
+    Bounded,
+}
 
 /// A repository that was fetched and kept.
 pub(super) struct Kept {
@@ -73,8 +83,8 @@ impl Applier {
             }
         }
         let first = row.head.is_none() && row.kept_car.is_none();
-        let (since, tries) = match row.sync {
-            SyncState::Quarantined { since, tries, .. } => (since, tries.saturating_add(1)),
+        let since = match row.sync {
+            SyncState::Quarantined { since, .. } => since,
             _ => {
                 let ours = match &row.head {
                     Some(head) => format!("our proven copy of rev {} stays", head.rev),
@@ -93,7 +103,7 @@ impl Applier {
                     message,
                     Vec::new(),
                 )?;
-                (group.now, 0)
+                group.now
             }
         };
         row.sync = SyncState::Quarantined {
@@ -101,7 +111,7 @@ impl Applier {
             since,
             rev: Some(rev),
             commit: Some(kept.repo.cid()),
-            tries,
+            tries: 0,
             tried_at: Some(group.now),
             next_try: None,
         };
@@ -160,7 +170,7 @@ impl Applier {
     ) -> Result<(), StoreError> {
         row.min_rev = row.min_rev.filter(|least| *least > rev);
         if row.min_rev.is_some() {
-            Self::refetch_later(group, did, &mut row, REFETCH_FIRST);
+            Self::refetch_later(group, did, &mut row, Pace::Bounded);
         }
         group.stage.put_account(did, row);
         self.replay_parked(group, did)
@@ -216,12 +226,13 @@ impl Applier {
             reason,
             DesyncReason::SyncEvent | DesyncReason::Reactivated | DesyncReason::Requested
         );
-        Self::refetch_later(group, did, row, if soon { REFETCH_SOON } else { REFETCH_FIRST });
+        Self::refetch_later(group, did, row, if soon { Pace::Soon } else { Pace::Bounded });
     }
 
     /// Sees to it that there is a task, no sooner than the pace allows. The pace slows down while nothing better
     /// comes, unless the reason is a good one.
-    fn refetch_later(group: &mut Group<'_>, did: &Did, row: &mut AccountRow, pace: Duration) {
+    fn refetch_later(group: &mut Group<'_>, did: &Did, row: &mut AccountRow, pace: Pace) {
+        let size = row.kept_car.as_ref().map_or(0, |car| car.bytes);
         let SyncState::Quarantined {
             tries,
             tried_at,
@@ -231,10 +242,12 @@ impl Applier {
         else {
             return;
         };
-        let wait = if pace == REFETCH_SOON {
-            pace
-        } else {
-            pace.saturating_mul(1 << (*tries).min(10)).min(REFETCH_LONGEST)
+        let wait = match pace {
+            Pace::Soon => REFETCH_SOON,
+            Pace::Bounded => {
+                let once = REFETCH_FIRST.max(Duration::from_secs(size / REFETCH_BYTES_PER_SECOND));
+                once.saturating_mul(1 << (*tries).min(10)).min(REFETCH_LONGEST)
+            }
         };
         let due = tried_at.map_or(group.now, |at| at.plus(wait)).max(group.now);
         if next_try.is_none_or(|next| due < next) {
@@ -324,16 +337,18 @@ impl Applier {
         };
         car.damaged = true;
         let rev = car.rev;
-        let next = if let SyncState::Quarantined { commit, .. } = &mut row.sync {
+        if let SyncState::Quarantined { commit, .. } = &mut row.sync {
             *commit = None;
-            Self::want(group, did, &mut row, DesyncReason::Requested, None);
-            "it is fetched again"
-        } else {
-            "a newer copy of the account took its place already"
+        }
+        let next = match row.sync {
+            SyncState::Quarantined { .. } | SyncState::Diverged { .. } => {
+                Self::want(group, did, &mut row, DesyncReason::Requested, None);
+                "it is fetched again"
+            }
+            _ => "a newer copy of the account took its place already",
         };
         let message = format!(
-            "{did}: the CAR that was kept of it at rev {rev}, which does not rebuild to its signed root, is damaged on \
-             this machine's disk, and was not archived; {next}"
+            "{did}: the CAR that was kept of it as it came, at rev {rev}, is damaged on this machine's disk, and was not archived; {next}"
         );
         let host = row.host.clone();
         Self::raise(

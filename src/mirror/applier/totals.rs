@@ -72,7 +72,9 @@ impl Totals {
         if let Some(car) = row.kept_car.as_ref().filter(|car| !car.archived) {
             match (car.damaged, &row.sync) {
                 (false, _) => step(&mut self.open_cars, 1, plus),
-                (true, SyncState::Quarantined { .. }) => step(&mut self.damaged_cars, 1, plus),
+                (true, SyncState::Quarantined { .. } | SyncState::Diverged { .. }) => {
+                    step(&mut self.damaged_cars, 1, plus)
+                }
                 // A proven copy took its place.
                 (true, _) => {}
             }
