@@ -40,6 +40,8 @@ mod outages;
 mod recall;
 #[path = "e2e/rollback.rs"]
 mod rollback;
+#[path = "e2e/store_faults.rs"]
+mod store_faults;
 #[path = "e2e/takedowns.rs"]
 mod takedowns;
 #[path = "e2e/window.rs"]

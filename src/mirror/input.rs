@@ -155,6 +155,15 @@ pub enum Input {
         /// The key of the task row that asked for it.
         task: Vec<u8>,
     },
+    /// A CAR that is kept as it came is damaged here: fetch the repository again.
+    CarDamaged {
+        /// Whose.
+        did: Did,
+        /// Its number.
+        number: u64,
+        /// The key of the task row that found it.
+        task: Vec<u8>,
+    },
     /// A snapshot stands in the archive.
     SnapshotStored(SnapshotStored),
     /// What the next segment holds is fixed.

@@ -103,7 +103,7 @@ impl World {
     }
 
     /// Sets an account's row, as if a batch had.
-    pub(super) fn put_row(&mut self, did: &Did, row: &AccountRow) {
+    pub(crate) fn put_row(&mut self, did: &Did, row: &AccountRow) {
         use crate::mirror::rows::Row as _;
 
         let mut batch = crate::mirror::store::Batch::new();
