@@ -490,5 +490,6 @@ fn unproven(error: ExportError<StoreError>) -> Failed {
 }
 
 mod quarantined;
+pub mod state;
 #[cfg(test)]
 mod tests;

@@ -7,12 +7,13 @@
 //! time to time: a daemon that has nothing to archive would not notice.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::archive_watch::{AWAY, ArchiveWatch, GOOD, NOT_SEEN, REFUSED};
 use super::{DaemonError, exit};
 use crate::archive::bucket::{Bucket, BucketErrorKind};
 use crate::archive::identity::{self, ArchiveId, ArchiveInfo, IdentityError};
@@ -40,54 +41,6 @@ const RECHECK: Duration = Duration::from_secs(60);
 const LOOK_TIMEOUT: Duration = Duration::from_secs(60);
 /// What the health endpoints say while the archive must not be used.
 const GONE: &str = "the archive is gone, refuses, or is another one";
-
-/// What the newest look at the archive found.
-#[derive(Debug, Default)]
-pub struct ArchiveWatch {
-    seen: AtomicU8,
-    trouble: Mutex<Option<String>>,
-}
-
-const NOT_SEEN: u8 = 0;
-const GOOD: u8 = 1;
-const AWAY: u8 = 2;
-const REFUSED: u8 = 3;
-
-impl ArchiveWatch {
-    /// Whether it answered, and is the mirror's.
-    #[must_use]
-    pub fn is_good(&self) -> bool {
-        self.seen.load(Ordering::Relaxed) == GOOD
-    }
-
-    /// Whether something may be put there: not into another archive, or into an unmounted disk's place.
-    #[must_use]
-    pub fn may_write(&self) -> bool {
-        self.seen.load(Ordering::Relaxed) != REFUSED
-    }
-
-    /// What is wrong with it, for a person.
-    #[must_use]
-    pub fn trouble(&self) -> Option<String> {
-        self.trouble
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    /// Takes what was seen; returns what was seen before, and whether the trouble is another one.
-    fn see(&self, seen: u8, trouble: Option<String>) -> (u8, bool) {
-        let mut known = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = *known != trouble;
-        *known = trouble;
-        let before = self.seen.load(Ordering::Relaxed);
-        // What was refused stays so until it is seen to be the right one again.
-        if !(before == REFUSED && seen == AWAY) {
-            self.seen.store(seen, Ordering::Relaxed);
-        }
-        (before, changed)
-    }
-}
 
 /// An archive that was opened, and whose id is known to be the mirror's, or is to become it.
 pub struct Opened {
@@ -472,33 +425,6 @@ impl BlobArchive for LateBucket {
             None => Box::pin(std::future::ready(Err(std::io::Error::other(
                 "the archive is not open",
             )))),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_is_put_into_an_archive_that_was_refused_until_it_is_the_right_one_again() {
-        let watch = ArchiveWatch::default();
-        let shown = |watch: &ArchiveWatch| (watch.is_good(), watch.may_write());
-        assert_eq!(shown(&watch), (false, true), "not seen yet");
-        let text = |text: &str| Some(text.to_owned());
-        for (seen, trouble, told, expected) in [
-            (GOOD, None, (NOT_SEEN, false), (true, true)),
-            (AWAY, text("no answer"), (GOOD, true), (false, true)),
-            (GOOD, None, (AWAY, true), (true, true)),
-            (REFUSED, text("none"), (GOOD, true), (false, false)),
-            (REFUSED, text("another"), (REFUSED, true), (false, false)),
-            (REFUSED, text("another"), (REFUSED, false), (false, false)),
-            (AWAY, text("no answer"), (REFUSED, true), (false, false)),
-            (GOOD, None, (REFUSED, true), (true, true)),
-        ] {
-            assert_eq!(watch.see(seen, trouble.clone()), told, "{seen}");
-            assert_eq!(shown(&watch), expected, "{seen} {trouble:?}");
-            assert_eq!(watch.trouble(), trouble);
         }
     }
 }

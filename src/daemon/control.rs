@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::archive_link::ArchiveWatch;
+use super::archive_watch::ArchiveWatch;
 use super::inspect::parse_alarm;
 use super::standing::{Standing, Surroundings};
 

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
-use super::archive_link::{ArchiveLink, ArchiveWatch, Opened, check_archive, open_archive};
+use super::archive_link::{ArchiveLink, Opened, check_archive, open_archive};
+use super::archive_watch::ArchiveWatch;
 use super::control::DaemonControl;
 use super::follow::{Follow, KeyCache};
+use super::probe::probe_hosts;
+use super::states::States;
 use super::upstream::upstream;
 use super::work::Workshop;
 use super::{DaemonError, exit, observe};
@@ -22,7 +24,6 @@ use crate::cli::Said;
 use crate::clock::Clock;
 use crate::config::{Config, HostConfig};
 use crate::http::client::Upstream;
-use crate::http::request::{FetchError, Limits};
 use crate::identity::document::PdsEndpoint;
 use crate::identity::resolver::{Resolver, ResolverConfig};
 use crate::metrics::Metrics;
@@ -39,9 +40,6 @@ use crate::mirror::store::{Store, StoreError};
 use crate::serve::{self, Health, ServeLimits, Service};
 use crate::stream::session::Start;
 use crate::stream::subscriber::{Subscriber, SubscriberEvent, SubscriberLimits};
-
-/// A host's answer to the first question may take this long.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A host that is about to be followed.
 pub struct HostParts {
@@ -66,6 +64,8 @@ pub struct Daemon {
     pub archive_link: Option<ArchiveLink>,
     /// Ships the log; empty while the archive cannot be reached.
     pub shipper: Arc<OnceLock<Arc<Shipper>>>,
+    /// Writes the states of hosts into the archive.
+    pub states: Option<States>,
     /// The listeners.
     pub service: Option<(Service, TcpListener, TcpListener)>,
     /// What commands and the status need.
@@ -106,9 +106,10 @@ impl Daemon {
             hosts,
             archive_link,
             shipper,
+            states,
             ..
         } = self;
-        drop((workshop, control, service, hosts, archive_link, shipper));
+        drop((workshop, control, service, hosts, archive_link, shipper, states));
         if let Some(thread) = thread {
             let joined = tokio::task::spawn_blocking(move || thread.join().is_ok());
             match tokio::time::timeout(within, joined).await {
@@ -201,6 +202,7 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
     Ok(Daemon {
         hosts,
         resolver,
+        states: Some(states(&workshop, &control)),
         workshop,
         archive_link: Some(link),
         shipper,
@@ -210,6 +212,18 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         applier_result,
         applier_thread: Mutex::new(Some(thread)),
     })
+}
+
+fn states(workshop: &Workshop, control: &DaemonControl) -> States {
+    States {
+        store: Arc::clone(&control.store),
+        keeper: Arc::clone(&control.keeper),
+        shipper: Arc::clone(&control.shipper),
+        archive: Arc::clone(&control.archive),
+        hosts: workshop.urls.clone(),
+        interval: control.config.snapshot_interval,
+        clock: control.clock.clone(),
+    }
 }
 
 fn must_follow(config: &Config) -> Result<(), DaemonError> {
@@ -355,73 +369,6 @@ pub fn store_error(error: StoreError) -> DaemonError {
 
 fn bind(address: std::net::SocketAddr, setting: &'static str) -> Result<TcpListener, DaemonError> {
     serve::bind(address, setting).map_err(|error| DaemonError::config(error.to_string()))
-}
-
-#[derive(Deserialize)]
-struct DescribeServer {
-    #[expect(dead_code, reason = "a PDS has one; that it is there is what is asked")]
-    did: String,
-}
-
-/// Asks every host whether it is a PDS. One that does not answer may be down: it is followed as soon as it is
-/// up. One that was never seen and whose name does not exist is a mistake.
-async fn probe_hosts(
-    config: &Config,
-    upstream: &Upstream,
-    store: Option<&dyn Store>,
-) -> Result<(), DaemonError> {
-    for host in &config.hosts {
-        let row = match store {
-            Some(store) => Mirror::new(store).host(&host.name).map_err(store_error)?,
-            None => None,
-        };
-        let known = row.is_some_and(|row| row.cursor.is_some());
-        if !known {
-            check_name(host).await?;
-        }
-        let url = format!("{}/xrpc/com.atproto.server.describeServer", host.url);
-        let limits = Limits {
-            total: PROBE_TIMEOUT,
-            first_byte: PROBE_TIMEOUT,
-            ..Limits::json(256 << 10)
-        };
-        let Err(error) = upstream.get_json_within::<DescribeServer>(&url, &limits).await else {
-            continue;
-        };
-        let no_pds = match &error {
-            FetchError::Json { .. } | FetchError::Redirected { .. } | FetchError::Encoding { .. } => true,
-            FetchError::Status { status, .. } => matches!(status, 400 | 404 | 405 | 410 | 501),
-            FetchError::Refused(_) | FetchError::BadUrl { .. } => {
-                return Err(DaemonError::config(format!("hosts = \"{}\": {error}", host.url)));
-            }
-            _ => false,
-        };
-        if no_pds && !known {
-            return Err(DaemonError::config(format!(
-                "hosts = \"{}\": this is no PDS ({error}); write the web address of a PDS, the one that \
-                 /xrpc/com.atproto.server.describeServer answers at",
-                host.url
-            )));
-        }
-        tracing::warn!(host = %host.name, "the host does not answer yet ({error}); it is followed as soon as it does");
-    }
-    Ok(())
-}
-
-async fn check_name(host: &HostConfig) -> Result<(), DaemonError> {
-    let name = host.name.as_str();
-    let target = if name.contains(':') {
-        name.to_owned()
-    } else {
-        format!("{name}:443")
-    };
-    match tokio::time::timeout(PROBE_TIMEOUT, tokio::net::lookup_host(&target)).await {
-        Ok(Err(error)) => Err(DaemonError::config(format!(
-            "hosts = \"{}\": the name cannot be found ({error}); check its spelling, and that DNS works here",
-            host.url
-        ))),
-        _ => Ok(()),
-    }
 }
 
 type StartedApplier = (

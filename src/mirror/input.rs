@@ -155,6 +155,15 @@ pub enum Input {
         /// The key of the task row that asked for it.
         task: Vec<u8>,
     },
+    /// What the directory says of an account stands in the archive.
+    IdentityArchived {
+        /// Whose.
+        did: Did,
+        /// SHA-256 of what it says.
+        digest: Digest,
+        /// The key of the task row that asked for it.
+        task: Vec<u8>,
+    },
     /// A snapshot stands in the archive.
     SnapshotStored(SnapshotStored),
     /// What the next segment holds is fixed.

@@ -129,6 +129,7 @@ impl Daemon {
             | Task::AuditAccount(did)
             | Task::ArchiveBlob(did, _)
             | Task::ArchiveCar(did)
+            | Task::ArchiveIdentity(did)
             | Task::Snapshot(did) => mirror.account(did)?,
             Task::ListRepos(host) => {
                 cursor = mirror.host(host)?.map(|row| match row.listing {
@@ -207,8 +208,8 @@ impl Daemon {
             Task::AuditAccount(did) => audit(net, did, &work, world.now),
             Task::ArchiveBlob(did, digest) => vec![self.archive_blob(world, did, digest, &work)?],
             Task::Snapshot(did) => vec![self.snapshot(world, did, &work)?],
-            // No simulated host is lax.
-            Task::ArchiveCar(_) | Task::DropGeneration(_) => vec![done],
+            // No simulated host is lax, and the directory's own words are not simulated.
+            Task::ArchiveCar(_) | Task::ArchiveIdentity(_) | Task::DropGeneration(_) => vec![done],
             Task::SweepBlobs(host) => vec![self.sweep(world, net, host, &work)?],
         };
         let wait = match work.task {

@@ -291,6 +291,9 @@ impl Applier {
             Input::Acknowledge { alarm, by } => Self::on_acknowledged(group, &alarm, by),
             Input::ArchiveLinked { id } => self.on_archive_linked(group, &id),
             Input::CarArchived { did, number, task } => self.on_car_archived(group, &did, number, &task),
+            Input::IdentityArchived { did, digest, task } => {
+                self.on_identity_archived(group, &did, digest, &task)
+            }
             Input::SnapshotStored(stored) => self.on_snapshot_stored(group, &stored),
             Input::SegmentCut { first, last } => Self::on_segment_cut(group, first, last),
             Input::SegmentShipped(shipped) => self.on_segment_shipped(group, &shipped),

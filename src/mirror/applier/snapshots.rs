@@ -8,7 +8,7 @@ use super::super::reader::Mirror;
 use super::super::rows::{AccountRow, DesyncReason, SnapshotMark};
 use super::super::store::{Family, StoreError};
 use super::{Applier, Group};
-use crate::types::Did;
+use crate::types::{Did, Digest};
 
 impl Applier {
     /// Makes sure that a task will snapshot the account: at once if it has no snapshot; when the interval since
@@ -76,6 +76,22 @@ impl Applier {
             self.schedule_snapshot(group, &stored.did, &mut row);
         }
         group.stage.put_account(&stored.did, row);
+        Ok(())
+    }
+
+    /// What the directory says of an account stands in the archive.
+    pub(super) fn on_identity_archived(
+        &self,
+        group: &mut Group<'_>,
+        did: &Did,
+        digest: Digest,
+        task: &[u8],
+    ) -> Result<(), StoreError> {
+        group.stage.delete_task(task);
+        if let Some(mut row) = self.account(group, did)? {
+            row.identity_archived = Some(digest);
+            group.stage.put_account(did, row);
+        }
         Ok(())
     }
 
