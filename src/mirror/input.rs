@@ -314,6 +314,16 @@ pub enum FetchedContent {
         /// Every blob that its records refer to.
         blobs: Vec<BlobMention>,
     },
+    /// A proven repository that is older than ours, or another one at the same rev: the host went back. Its CAR is
+    /// kept beside ours.
+    Behind {
+        /// Its CAR, which stands in `blob_data`; none: it is larger than what is kept.
+        car: Option<KeptCar>,
+        /// The proof.
+        repo: VerifiedRepo,
+        /// Every blob that its records refer to.
+        blobs: Vec<BlobMention>,
+    },
     /// A repository that does not rebuild to its signed root, but is signed and all there: its CAR is kept.
     Kept {
         /// Its CAR, which stands in `blob_data`.

@@ -129,7 +129,7 @@ pub struct AccountRow {
     /// When its host confirmed that it is deleted: from then on the time of grace runs.
     #[serde(with = "codec::option")]
     pub deletion_confirmed_at: Option<Timestamp>,
-    /// The CAR of a repository that does not rebuild to its signed root, as the host sent it.
+    /// The CAR of a repository that does not rebuild to its signed root, or is behind ours, as the host sent it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_car: Option<KeptCar>,
 }
@@ -185,6 +185,13 @@ impl AccountRow {
         self.status_at.is_some_and(|known| asked_at <= known)
     }
 
+    /// What is kept of a host that is behind us.
+    #[must_use]
+    pub fn kept_beside(&self) -> Option<&KeptCar> {
+        let behind = self.diverged_before_fetch || matches!(self.sync, SyncState::Diverged { .. });
+        self.kept_car.as_ref().filter(|_| behind)
+    }
+
     /// Whether the head stands in the archive as a snapshot.
     #[must_use]
     pub fn is_snapshotted(&self) -> bool {
@@ -207,7 +214,8 @@ impl AccountRow {
     }
 }
 
-/// A CAR that is kept whole, byte for byte, because its tree does not rebuild: never taken for a proven copy.
+/// A CAR that is kept whole, byte for byte, because its tree does not rebuild or its host is behind us: never taken
+/// for the account's copy.
 /// Its bytes stand in `blob_data` under a number of its own and the digest of its commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -27,7 +27,10 @@ const NOT_WANTED: [(DesyncReason, &str); 4] = [
         "nothing gives it: a gap leads to a listing",
     ),
     (DesyncReason::Requested, "nothing gives it yet"),
-    (DesyncReason::Quarantined, "no simulated host is lax"),
+    (
+        DesyncReason::Quarantined,
+        "an account is in quarantine, not desynchronised, while it is fetched; its swaps are counted",
+    ),
 ];
 
 #[test]

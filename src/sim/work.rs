@@ -208,12 +208,13 @@ impl Daemon {
             Task::AuditAccount(did) => audit(net, did, &work, world.now),
             Task::ArchiveBlob(did, digest) => vec![self.archive_blob(world, did, digest, &work)?],
             Task::Snapshot(did) => vec![self.snapshot(world, did, &work)?],
-            // No simulated host is lax, and the directory's own words are not simulated.
-            Task::ArchiveCar(_) | Task::ArchiveIdentity(_) | Task::DropGeneration(_) => vec![done],
+            Task::ArchiveCar(did) => vec![self.archive_car(world, did, &work)?],
+            // The directory's own words are not simulated.
+            Task::ArchiveIdentity(_) | Task::DropGeneration(_) => vec![done],
             Task::SweepBlobs(host) => vec![self.sweep(world, net, host, &work)?],
         };
         let wait = match work.task {
-            Task::ArchiveBlob(..) | Task::Snapshot(_) => bucket::duration(world),
+            Task::ArchiveBlob(..) | Task::ArchiveCar(_) | Task::Snapshot(_) => bucket::duration(world),
             _ => world.net_rng.millis(1, 1_500),
         };
         self.works.insert(id, work);
@@ -409,6 +410,26 @@ impl Daemon {
         )
     }
 
+    fn archive_car(&mut self, world: &mut World, did: Did, work: &Work) -> Result<Input, StoreError> {
+        let task = work.key.clone();
+        let row = Mirror::new(&self.store).account(&did)?;
+        let Some(car) = row.and_then(|row| row.kept_car).filter(|car| !car.archived) else {
+            return Ok(Input::TaskDone { task });
+        };
+        let mut bytes = Vec::new();
+        Mirror::new(&self.store).car_chunks(&car, |chunk| {
+            bytes.extend_from_slice(chunk);
+            ControlFlow::Continue(())
+        })?;
+        let number = car.number;
+        Ok(
+            match self.archive.put(world, bucket::kept_name(&did, &car), bytes) {
+                Put::Stored => Input::CarArchived { did, number, task },
+                Put::Failed(wait) => delayed(world, task, Task::ArchiveCar(did), wait),
+            },
+        )
+    }
+
     fn snapshot(&mut self, world: &mut World, did: Did, work: &Work) -> Result<Input, StoreError> {
         let task = work.key.clone();
         let store = self.store.clone();
@@ -476,7 +497,7 @@ fn audit(net: &Network, did: Did, work: &Work, now: Timestamp) -> Vec<Input> {
         did: did.clone(),
         host: pds.name.clone(),
         status,
-        head: shown.map(|held| held.account.head()),
+        head: shown.map(|held| held.head().1),
         asked_at: now,
         task,
     };

@@ -6,7 +6,7 @@ use super::super::input::BlobMention;
 use super::super::keyspace::Task;
 use super::super::reader::Record;
 use super::super::rows::{
-    AccountRow, BlobRow, BlobState, DesyncReason, Head, HeadSigner, JournalEntry, JournalOp,
+    AccountRow, BlobRow, BlobState, DesyncReason, Head, HeadSigner, JournalEntry, JournalOp, SyncState,
 };
 use super::super::store::StoreError;
 use super::events::Arrival;
@@ -271,6 +271,11 @@ impl Applier {
             data: commit.data(),
         });
         row.head_signed_by = HeadSigner::Current;
+        if let SyncState::Diverged { .. } = row.sync {
+            // It builds on ours, so the host has ours again.
+            row.sync = SyncState::Live;
+            Self::leave_quarantine(group, did, &mut row, None)?;
+        }
         self.schedule_snapshot(group, did, &mut row);
         group.stage.put_account(did, row);
         Self::note_noncanonical(group, did, &arrival.host, noncanonical);

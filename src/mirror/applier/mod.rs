@@ -9,6 +9,7 @@
 //! last good copy of anything because a host said so.
 
 mod alarms;
+mod behind;
 mod blobs;
 #[cfg(test)]
 mod blob_tests;

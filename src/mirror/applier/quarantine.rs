@@ -44,9 +44,8 @@ impl Applier {
         kept: Kept,
     ) -> Result<(), StoreError> {
         let (host, rev) = (row.host.clone(), kept.repo.rev());
-        if let Some(ours) = row.head.as_ref().map(|head| head.rev).filter(|ours| rev <= *ours) {
-            drop_car(group, kept.car.number);
-            return self.diverge(group, did, row, ours, rev);
+        if row.head.as_ref().is_some_and(|head| rev <= head.rev) {
+            return self.on_behind(group, did, row, (Some(kept.car), rev), &kept.blobs);
         }
         if let Some(before) = row.kept_car.clone().filter(|before| rev < before.rev) {
             let (newer, archived) = (before.rev, before.archived);

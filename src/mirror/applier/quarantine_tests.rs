@@ -323,7 +323,7 @@ fn an_account_that_was_never_proven_is_quarantined_without_a_head() {
 }
 
 #[test]
-fn what_is_older_than_ours_is_not_kept() {
+fn what_is_older_than_ours_is_kept_beside_it() {
     let mut world = World::new();
     let old = world.live(1);
     let mut account = old.clone();
@@ -337,7 +337,7 @@ fn what_is_older_than_ours_is_not_kept() {
     world.lax(&old, 900);
     assert_eq!(
         (world.state(&account), world.kept_numbers()),
-        ("diverged", vec![])
+        ("diverged", vec![900])
     );
     assert_eq!(world.alarm_kinds(), [AlarmKind::Rollback]);
     world.check_equal(&account);

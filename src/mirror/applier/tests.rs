@@ -202,16 +202,44 @@ impl World {
             },
         )
         .expect("a proven repository");
-        self.store.write(batch).expect("writes");
-        Input::Fetched(Box::new(Fetched {
-            did: account.did().clone(),
-            from_number: self.row(account.did()).map_or(0, |row| row.account_number),
-            identity: self.identity(account),
-            content: FetchedContent::Loaded {
+        // As the fetcher does it: what is behind ours is kept as it came.
+        let row = self.row(account.did());
+        let head = row.as_ref().and_then(|row| row.head.as_ref());
+        let behind = |head: &super::super::rows::Head| {
+            repo.rev() < head.rev || (repo.rev() == head.rev && repo.cid() != head.commit)
+        };
+        let content = if head.is_some_and(behind) {
+            let mut batch = super::super::store::Batch::new();
+            let key = keyspace::encode_blob_data(number, repo.cid().digest(), 0);
+            batch.put(Family::BlobData, key, &car[..]);
+            self.store.write(batch).expect("writes");
+            let car = super::super::rows::KeptCar {
+                number,
+                rev: repo.rev(),
+                commit: repo.cid(),
+                bytes: car.len() as u64,
+                sha256: crate::types::cid::sha256(&car),
+                since: NOW,
+                archived: false,
+            };
+            FetchedContent::Behind {
+                car: Some(car),
+                repo,
+                blobs,
+            }
+        } else {
+            self.store.write(batch).expect("writes");
+            FetchedContent::Loaded {
                 account_number: number,
                 repo,
                 blobs,
-            },
+            }
+        };
+        Input::Fetched(Box::new(Fetched {
+            did: account.did().clone(),
+            from_number: row.map_or(0, |row| row.account_number),
+            identity: self.identity(account),
+            content,
             task: self.fetch_task(account.did()),
         }))
     }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::{Failed, Fetcher, blocking};
 use crate::mirror::input::{FetchFailure, FetchedContent};
 use crate::mirror::reader::Mirror;
-use crate::mirror::rows::{AccountRow, DesyncReason, Head};
+use crate::mirror::rows::{AccountRow, DesyncReason, Head, SyncState};
 use crate::mirror::spool::{IndexedCar, Spool, SpoolWriter};
 use crate::mirror::store::StoreError;
 use crate::repo::export::{ExportError, prove};
@@ -60,7 +60,8 @@ impl BlockSource for Overlay<'_> {
 impl Fetcher {
     /// Whether there is something to catch up from.
     pub(super) fn base_of(row: &AccountRow, reason: DesyncReason) -> Option<&Head> {
-        let usable = reason != DesyncReason::CopyDamaged && !row.diverged_before_fetch;
+        let behind = row.diverged_before_fetch || matches!(row.sync, SyncState::Diverged { .. });
+        let usable = reason != DesyncReason::CopyDamaged && !behind;
         row.head.as_ref().filter(|_| usable)
     }
 

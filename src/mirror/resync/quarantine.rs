@@ -1,5 +1,5 @@
 #![allow(clippy::disallowed_methods, reason = "shell: part of the fetcher")]
-//! Keeping what does not rebuild: the received CAR goes into the mirror byte for byte, under a number of its own.
+//! Keeping what does not rebuild, or is behind ours: the received CAR goes into the mirror byte for byte, under a number of its own.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,8 +14,8 @@ use crate::mirror::rows::KeptCar;
 use crate::mirror::spool::IndexedCar;
 use crate::mirror::store::{Batch, Family, StoreError};
 use crate::repo::record::scan_record;
-use crate::types::{Did, Timestamp};
-use crate::verify::{HeadKey, LaxRepo, RepoFault, check_lax_repo};
+use crate::types::{Cid, Did, Rev, Timestamp};
+use crate::verify::{HeadKey, RepoFault, VerifiedRepo, check_lax_repo};
 
 /// Largest CAR that is kept as it came, in bytes.
 pub const KEPT_CAR_BYTES_MAX: u64 = 1 << 30;
@@ -62,7 +62,7 @@ impl Fetcher {
             );
             return Ok(Judged::Failed(Failed::unproven(text)));
         }
-        let car = match self.keep(car, number, &repo, now)? {
+        let car = match self.keep(car, number, (repo.rev(), repo.cid()), now)? {
             Ok(car) => car,
             Err(error) => {
                 self.drop_chunks(number)?;
@@ -78,12 +78,40 @@ impl Fetcher {
         })))
     }
 
+    /// A proven repository is behind ours: its CAR is kept, unless it is too large for that.
+    pub(super) fn keep_beside(
+        &self,
+        car: &IndexedCar,
+        number: u64,
+        repo: VerifiedRepo,
+        blobs: Vec<BlobMention>,
+        now: Timestamp,
+    ) -> Result<Judged, StoreError> {
+        let mut kept = None;
+        if car.bytes() <= self.kept_car_bytes_max {
+            match self.keep(car, number, (repo.rev(), repo.cid()), now)? {
+                Ok(car) => kept = Some(car),
+                Err(error) => {
+                    self.drop_chunks(number)?;
+                    let fault = RepoFault::<StoreError>::Read(error);
+                    return Ok(Judged::Failed(Failed::unproven(fault.to_string())));
+                }
+            }
+        }
+        let content = FetchedContent::Behind {
+            car: kept,
+            repo,
+            blobs,
+        };
+        Ok(Judged::Proven(Box::new(content)))
+    }
+
     /// Chunks are not synced by themselves: the batch that names them comes after them.
     fn keep(
         &self,
         car: &IndexedCar,
         number: u64,
-        repo: &LaxRepo,
+        (rev, commit): (Rev, Cid),
         now: Timestamp,
     ) -> Result<io::Result<KeptCar>, StoreError> {
         let (mut hasher, mut bytes, mut chunk_number) = (Sha256::new(), 0u64, 0u32);
@@ -92,7 +120,7 @@ impl Fetcher {
             hasher.update(chunk);
             bytes += chunk.len() as u64;
             let mut batch = Batch::new();
-            let key = keyspace::encode_blob_data(number, repo.cid().digest(), chunk_number);
+            let key = keyspace::encode_blob_data(number, commit.digest(), chunk_number);
             batch.put(Family::BlobData, key, chunk);
             chunk_number += 1;
             failed = self.store.write(batch);
@@ -101,8 +129,8 @@ impl Fetcher {
         failed?;
         Ok(read.map(|()| KeptCar {
             number,
-            rev: repo.rev(),
-            commit: repo.cid(),
+            rev,
+            commit,
             bytes,
             sha256: hasher.finalize().into(),
             since: now,

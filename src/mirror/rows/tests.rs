@@ -174,6 +174,9 @@ fn accounts_round_trip() {
     let diverged = SyncState::Diverged {
         since: at(1),
         theirs: rev(2),
+        heard: Some(rev(3)),
+        tried_at: Some(at(4)),
+        next_try: Some(at(5)),
     };
     round_trip(&account(AccountStatus::Active, diverged));
     let mut bare = account(AccountStatus::Active, SyncState::Live);
