@@ -11,7 +11,7 @@
 //! Pure: [`names`], [`content_type`], [`settings`], [`snapshot_file`], [`log_file`], [`log_cut`], [`log_chain`],
 //! [`timeline`], [`sealed`], [`identity_file`], [`state_file`], [`state_cut`],
 //! [`retention`]. Shell: [`bucket`], [`folder`], [`s3`], [`identity`],
-//! [`writer`], [`shipper`], [`keeper`], [`reader`], [`rebuild`], [`block_file`], [`probe`]; [`scrub`] has both.
+//! [`writer`], [`shipper`], [`keeper`], [`reader`], [`rebuild`], [`log_pass`], [`block_file`], [`probe`]; [`scrub`] has both.
 
 pub mod content_type;
 pub mod identity_file;
@@ -38,6 +38,8 @@ pub mod folder;
 pub mod identity;
 #[cfg(feature = "daemon")]
 pub mod keeper;
+#[cfg(feature = "daemon")]
+pub mod log_pass;
 #[cfg(feature = "daemon")]
 pub mod probe;
 #[cfg(feature = "daemon")]

@@ -28,6 +28,8 @@ use super::snapshot_file::SnapshotDecoder;
 use super::timeline::{Fault, Hides, Timeline, TimelineBuilder};
 use crate::types::{Cid, Did, RepoPath};
 
+mod whole;
+
 /// Largest segment or delta that is read, in bytes, as it is stored.
 const LOG_OBJECT_BYTES_MAX: usize = PLAIN_BYTES_MAX as usize + (1 << 20);
 /// Objects that are fetched at the same time.
@@ -281,7 +283,7 @@ impl ArchiveReader {
     }
 
     /// Reads segments or deltas, a few at a time, in the order of their names. What is wrong with one is a text.
-    fn log_files(
+    pub(super) fn log_files(
         &self,
         names: Vec<String>,
     ) -> impl futures_util::Stream<Item = Result<Result<LogFile, String>, ReadError>> + Unpin + '_ {
@@ -310,7 +312,11 @@ impl ArchiveReader {
     }
 
     /// An object's bytes; `None` if there is none, a text if it is not what it should be.
-    async fn object(&self, name: &str, bytes_max: usize) -> Result<Option<Result<Bytes, String>>, ReadError> {
+    pub(super) async fn object(
+        &self,
+        name: &str,
+        bytes_max: usize,
+    ) -> Result<Option<Result<Bytes, String>>, ReadError> {
         let mut tries = 1;
         loop {
             let read = async {
@@ -371,7 +377,7 @@ impl ArchiveReader {
     }
 
     /// Every name that begins with `prefix`.
-    async fn list(&self, prefix: &str) -> Result<Vec<String>, ReadError> {
+    pub(super) async fn list(&self, prefix: &str) -> Result<Vec<String>, ReadError> {
         let mut names: Vec<String> = Vec::new();
         let mut after: Option<String> = None;
         loop {

@@ -10,6 +10,7 @@
 
 pub mod archive_link;
 pub mod archive_watch;
+pub mod cold_start;
 pub mod control;
 pub mod follow;
 pub mod inspect;

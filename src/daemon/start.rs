@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::archive_link::{ArchiveLink, Opened, check_archive, open_archive};
 use super::archive_watch::ArchiveWatch;
+use super::cold_start;
 use super::control::DaemonControl;
 use super::follow::{Follow, KeyCache};
 use super::probe::probe_hosts;
@@ -134,34 +135,43 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         admin,
     } = open_base(&config, &clock).await?;
     let metrics = Arc::new(Metrics::new());
-    let (applier, numbers) = open_applier(&config, &store)?;
-    let archive = open_archive(&config, &*store, said.new_archive, &clock).await?;
-    let (applier, thread, applier_result) = start_applier(applier, &clock, &metrics)?;
-
+    let (mut applier, numbers) = open_applier(&config, &store)?;
     let resolver = Resolver::new(
         upstream.clone(),
         clock.clone(),
         ResolverConfig::new(&config.plc_url, config.dev_mode),
     );
+    let archive = open_archive(&config, &*store, said.new_archive, &clock).await?;
+    let filled = match &archive {
+        Some(opened) => {
+            let mirror = (&config, &store, &numbers);
+            let around = (&resolver, &clock, temp_dir.as_path());
+            cold_start::fill_if_empty(&mut applier, opened, mirror, around, said.take_over).await?
+        }
+        None => false,
+    };
+    let (applier, thread, applier_result) = start_applier(applier, &clock, &metrics)?;
+
     let keeper: Arc<OnceLock<Arc<Keeper>>> = Arc::default();
     let bucket: Arc<OnceLock<Bucket>> = Arc::default();
     let shipper: Arc<OnceLock<Arc<Shipper>>> = Arc::default();
     let watch: Arc<ArchiveWatch> = Arc::default();
     let health = Arc::new(Health::default());
     let link = ArchiveLink {
-        config: config.archive.clone(),
+        config: config.clone(),
+        numbers: Arc::clone(&numbers),
+        resolver: resolver.clone(),
         store: Arc::clone(&store),
         applier: applier.clone(),
         keeper: Arc::clone(&keeper),
         bucket: Arc::clone(&bucket),
         shipper: Arc::clone(&shipper),
-        flush_interval: config.flush_interval,
         clock: clock.clone(),
         metrics: Arc::clone(&metrics),
         temp_dir: temp_dir.clone(),
         new_archive: said.new_archive,
-        take_over: said.take_over,
-        check_interval: config.archive_check_interval,
+        // Who was just filled from it has taken it over already.
+        take_over: said.take_over && !filled,
         watch: Arc::clone(&watch),
         health: Arc::clone(&health),
     };

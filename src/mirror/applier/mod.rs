@@ -32,6 +32,9 @@ mod moved;
 #[cfg(test)]
 pub(crate) mod moved_tests;
 mod quarantine;
+pub mod restored;
+#[cfg(test)]
+mod restored_tests;
 mod snapshots;
 mod stage;
 #[cfg(test)]
@@ -295,6 +298,8 @@ impl Applier {
             Input::IdentityArchived { did, digest, task } => {
                 self.on_identity_archived(group, &did, digest, &task)
             }
+            Input::Restored(restored) => self.on_restored(group, *restored),
+            Input::Refilled(refilled) => self.on_refilled(group, *refilled),
             Input::SnapshotStored(stored) => self.on_snapshot_stored(group, &stored),
             Input::SegmentCut { first, last } => Self::on_segment_cut(group, first, last),
             Input::SegmentShipped(shipped) => self.on_segment_shipped(group, &shipped),
@@ -407,6 +412,8 @@ const fn needs_own_batch(input: &Input) -> bool {
             | Input::SegmentCut { .. }
             | Input::SegmentShipped(_)
             | Input::LogClaimed(_)
+            | Input::Restored(_)
+            | Input::Refilled(_)
             | Input::ArchiveLinked { .. }
     )
 }

@@ -453,6 +453,10 @@ impl<'s> Stage<'s> {
 /// it belongs into the archive.
 fn identity_changed(before: Option<&AccountRow>, now: &AccountRow) -> Option<Timestamp> {
     let identity = now.identity.as_ref()?;
+    // It came from there.
+    if before.is_none() && now.identity_archived.is_some() {
+        return None;
+    }
     let known = before.and_then(|row| row.identity.as_ref());
     let same = known.is_some_and(|known| known.key == identity.key && known.host == identity.host);
     (!same).then_some(identity.read_at)

@@ -1,0 +1,535 @@
+#![allow(
+    clippy::disallowed_methods,
+    reason = "shell: the archive, the directory, threads that may block"
+)]
+//! One account, from the archive into the mirror: its snapshot is loaded, what the log says since is applied, and what
+//! comes out is proven against the account's key before any row points at it.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use super::{ColdStart, FillError, Sources};
+use crate::archive::identity_file::IdentityFile;
+use crate::archive::keeper::state::testimony_digest;
+use crate::archive::names::SnapshotName;
+use crate::archive::reader::ReadError;
+use crate::archive::rebuild::{RebuildError, Rebuilt};
+use crate::archive::scrub::content::read_snapshot;
+use crate::identity::document::Identity;
+use crate::identity::plc_log::{LoggedKey, PlcLog};
+use crate::mirror::input::{BlobMention, Restored, RestoredRepo};
+use crate::mirror::keyspace::{self, NO_NUMBER};
+use crate::mirror::reader::Mirror;
+use crate::mirror::resync::stored_identity;
+use crate::mirror::rows::{
+    BlobRow, BlobState, JournalEntry, Pin, RecordValue, SnapshotMark, StoredIdentity, SyncState,
+};
+use crate::mirror::store::{Batch, Family, StoreError};
+use crate::repo::export::RecordRows as _;
+use crate::repo::record::scan_record;
+use crate::repo::signing_key::SigningKey;
+use crate::types::{AccountStatus, Cid, Did, DidMethod, Digest, Rev, Timestamp};
+use crate::verify::{HeadKey, RejectReason, RowsFault, VerifiedRepo, check_rows};
+
+/// Rows are written in batches of this many bytes.
+const BATCH_BYTES: usize = 1 << 20;
+/// Keys of before that a head is held against, at most.
+const EARLIER_KEYS_MAX: usize = 16;
+/// Older moments that are tried where the newest does not prove.
+const OLDER_TRIES: usize = 16;
+/// Between two tries while the archive does not answer.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// An account that is ready for the applier, and what to say of it.
+pub(super) struct Prepared {
+    pub(super) restored: Restored,
+    pub(super) records: u64,
+    /// What could not be had from the archive.
+    pub(super) lacks: Option<String>,
+}
+
+/// Who may have signed.
+#[derive(Default)]
+struct Keys {
+    stored: Option<StoredIdentity>,
+    archived: Option<Digest>,
+    current: Option<SigningKey>,
+    earlier: Vec<LoggedKey>,
+}
+
+/// What came of trying to put an account together.
+enum Tried {
+    Proven(Box<RestoredRepo>, Vec<BlobMention>),
+    /// For a person.
+    Not(String),
+}
+
+impl ColdStart {
+    /// Puts an account together; waits for an archive that does not answer.
+    pub(super) async fn prepare(
+        self: &Arc<Self>,
+        did: Did,
+        sources: Arc<Sources>,
+        from_number: u64,
+    ) -> Result<Prepared, FillError> {
+        loop {
+            match self.try_prepare(&did, &sources, from_number).await {
+                Err(FillError::Read(error)) if is_passing(&error) => {
+                    tracing::warn!(%did, "the archive does not answer ({error}); waiting for it");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                prepared => return prepared,
+            }
+        }
+    }
+
+    async fn try_prepare(
+        self: &Arc<Self>,
+        did: &Did,
+        sources: &Arc<Sources>,
+        from_number: u64,
+    ) -> Result<Prepared, FillError> {
+        let keys = self.keys(did).await?;
+        let tried = self.put_together(did, sources, &keys).await?;
+        let known = sources.state_of(did);
+        let told = sources.log.accounts.get(did);
+        let newest = told.and_then(|told| told.newest);
+        let (repo, mentions, mut lacks) = match tried {
+            Tried::Proven(repo, mentions) => (Some(*repo), mentions, None),
+            Tried::Not(why) => (None, Vec::new(), Some(why)),
+        };
+        let rev = repo.as_ref().map(|repo| repo.repo.rev());
+        if let (Some(rev), Some(newest)) = (rev, newest)
+            && rev < newest
+        {
+            lacks = Some(format!(
+                "the log speaks of rev {newest}, and rev {rev} is the newest that can be put together"
+            ));
+        }
+        let follows = known
+            .is_none_or(|(_, state)| state.sync == (SyncState::Live).label() || state.moved_to.is_some());
+        let now = self.clock.now();
+        let blobs = self.blobs(
+            did,
+            mentions,
+            known.map(|(_, state)| state.withheld.as_slice()),
+            now,
+        );
+        let blobs = blobs.await?;
+        let host = sources
+            .host_of(did)
+            .or_else(|| {
+                keys.stored
+                    .as_ref()
+                    .and_then(|stored| stored.host.as_deref()?.parse().ok())
+            })
+            .or_else(|| self.hosts.keys().next().cloned())
+            .ok_or(FillError::NoHost)?;
+        let status = sources.status_of(did);
+        let pins = sources.pins.get(did).into_iter().flatten().map(|pin| Pin {
+            // Its rows were in the mirror.
+            generation: None,
+            head: None,
+            snapshot: pin.snapshot.map(|(rev, commit)| SnapshotMark {
+                rev,
+                commit,
+                at: pin.since,
+                bytes: 0,
+            }),
+            since: pin.since,
+            reason: pin.reason,
+        });
+        Ok(Prepared {
+            records: repo.as_ref().map_or(0, |repo| repo.repo.records()),
+            restored: Restored {
+                did: did.clone(),
+                did_number: self.numbers.next()?,
+                from_number,
+                host,
+                identity: keys.stored,
+                identity_archived: keys.archived,
+                status,
+                deleted_at: known.and_then(|(_, state)| state.deleted_at),
+                moved_to: known.and_then(|(_, state)| state.moved_to.clone()),
+                whole: lacks.is_none() && follows,
+                repo,
+                pins: pins.collect(),
+                blobs,
+            },
+            lacks,
+        })
+    }
+
+    /// Who may sign for the account: by the archive, or where that does not say, by the directory.
+    async fn keys(&self, did: &Did) -> Result<Keys, FillError> {
+        let (files, unusable) = self.reader.identities(did).await?;
+        for fault in unusable {
+            tracing::warn!(%did, "an identity object cannot be used: {fault}");
+        }
+        if let Some(keys) = files.last().and_then(|file| self.keys_of(file)) {
+            return Ok(keys);
+        }
+        let Ok(identity) = self.resolver.resolve(did, false).await else {
+            return Ok(Keys::default());
+        };
+        let mut keys = Keys {
+            stored: Some(stored_identity(&identity)),
+            current: identity.key.clone(),
+            ..Keys::default()
+        };
+        if let (DidMethod::Plc, Some(current)) = (did.method(), &keys.current)
+            && let Ok(log) = self.resolver.audit_log(did).await
+        {
+            keys.earlier = log.earlier_keys(current, EARLIER_KEYS_MAX);
+        }
+        Ok(keys)
+    }
+
+    fn keys_of(&self, file: &IdentityFile) -> Option<Keys> {
+        let document = file.document.as_ref()?;
+        let bytes = document.to_string().into_bytes();
+        let identity = Identity::from_document(&file.did, &bytes, self.dev_mode, file.time).ok()?;
+        let current = identity.key.clone()?;
+        let log = file
+            .plc_log
+            .as_ref()
+            .and_then(|log| PlcLog::parse(&file.did, log.to_string().as_bytes()).ok());
+        Some(Keys {
+            stored: Some(stored_identity(&identity)),
+            archived: Some(testimony_digest(document, file.plc_log.as_ref())),
+            earlier: log.map_or_else(Vec::new, |log| log.earlier_keys(&current, EARLIER_KEYS_MAX)),
+            current: Some(current),
+        })
+    }
+
+    /// The newest that can be put together: from the newest snapshot; where that does not do, from whatever else
+    /// leads there.
+    async fn put_together(
+        self: &Arc<Self>,
+        did: &Did,
+        sources: &Arc<Sources>,
+        keys: &Keys,
+    ) -> Result<Tried, FillError> {
+        let Some((snapshot, size)) = sources.snapshots.get(did) else {
+            return Ok(Tried::Not("the archive has no snapshot of it".to_owned()));
+        };
+        let Some(current) = keys.current.clone() else {
+            let text = "neither the archive nor the directory says who may sign for it".to_owned();
+            return Ok(Tried::Not(text));
+        };
+        let mark = SnapshotMark {
+            rev: snapshot.rev,
+            commit: Cid::dag_cbor(snapshot.commit),
+            at: snapshot.rev.time().min(self.clock.now()),
+            bytes: *size,
+        };
+        let first = match self.reader.object_body(&snapshot.to_string()).await? {
+            None => Err("it vanished".to_owned()),
+            Some(body) => {
+                let (this, name, told) = (Arc::clone(self), snapshot.clone(), Arc::clone(sources));
+                let (current, earlier) = (current.clone(), keys.earlier.clone());
+                let reader = body.into_reader(Handle::current());
+                blocking(move || this.from_snapshot(reader, &name, &told, mark, &current, &earlier)).await?
+            }
+        };
+        let why = match first {
+            Ok((repo, mentions)) => return Ok(Tried::Proven(Box::new(repo), mentions)),
+            Err(why) => why,
+        };
+        // Whether it is the object or the store is told by asking for something that must be there.
+        self.reader.must_answer().await?;
+        tracing::warn!(%did, object = %snapshot, why, "the newest snapshot does not do; an older one is tried");
+        self.from_older(did, current, keys.earlier.clone(), mark, why)
+            .await
+    }
+
+    /// Loads a snapshot, applies what came since, and proves it. The inner error is for a person.
+    fn from_snapshot(
+        &self,
+        file: impl std::io::Read,
+        name: &SnapshotName,
+        sources: &Sources,
+        mark: SnapshotMark,
+        current: &SigningKey,
+        earlier: &[LoggedKey],
+    ) -> Result<Result<(RestoredRepo, Vec<BlobMention>), String>, FillError> {
+        let (did, number) = (name.did.did(), self.numbers.next()?);
+        let mut rows = RowWriter::new(self, number);
+        let read = read_snapshot(file, name, &[], |path, bytes| {
+            rows.put(path, Cid::of_block(bytes), bytes, name.rev);
+        });
+        let mut block = match read {
+            Ok((_, block)) => block,
+            Err(bad) => {
+                rows.finish()?;
+                self.unload(number)?;
+                return Ok(Err(bad.to_string()));
+            }
+        };
+        let journal = sources.log.changes(did).map_err(FillError::Temporary)?;
+        let (mut at, mut broken) = (name.rev, None);
+        for (rev, entry) in &journal {
+            if entry.since != at {
+                broken = Some(format!(
+                    "its change of rev {rev} builds on rev {}, and not on {at}",
+                    entry.since
+                ));
+                break;
+            }
+            if let Err(path) = rows.apply(*rev, entry) {
+                broken = Some(format!("the record {path} of rev {rev} was erased from the log"));
+                break;
+            }
+            at = *rev;
+            block.clone_from(&entry.commit_block);
+        }
+        rows.finish()?;
+        if let Some(broken) = broken {
+            self.unload(number)?;
+            return Ok(Err(broken));
+        }
+        self.prove(number, did, &block, (current, earlier), mark, journal)
+    }
+
+    /// Proves what was loaded under a number, and looks for the blobs that it refers to.
+    fn prove(
+        &self,
+        number: u64,
+        did: &Did,
+        block: &[u8],
+        (current, earlier): (&SigningKey, &[LoggedKey]),
+        snapshot: SnapshotMark,
+        journal: Vec<(Rev, JournalEntry)>,
+    ) -> Result<Result<(RestoredRepo, Vec<BlobMention>), String>, FillError> {
+        let now = self.clock.now();
+        let view = self.store.view();
+        let rows = Mirror::new(&*view).rows(number);
+        let candidates = std::iter::once(HeadKey::Current(current));
+        let mut proven: Result<VerifiedRepo, String> = Err(String::new());
+        for key in candidates.chain(earlier.iter().map(HeadKey::Earlier)) {
+            match check_rows(&rows, block, did, key, now) {
+                Ok(repo) => {
+                    proven = Ok(repo);
+                    break;
+                }
+                Err(fault @ RowsFault::Head(RejectReason::BadSignature | RejectReason::HighS)) => {
+                    proven = Err(fault.to_string());
+                }
+                Err(fault) => {
+                    proven = Err(fault.to_string());
+                    break;
+                }
+            }
+        }
+        let repo = match proven {
+            Ok(repo) => repo,
+            Err(why) => {
+                drop(view);
+                self.unload(number)?;
+                return Ok(Err(why));
+            }
+        };
+        let mut mentions = BTreeMap::new();
+        let mut batch = Batch::new();
+        let mut failed = None;
+        rows.scan(None, &mut |path, record| {
+            for blob in scan_record(record.bytes).blobs {
+                let digest = *blob.cid.digest();
+                let key = keyspace::encode_blob_ref(number, &digest, path);
+                batch.put(Family::BlobRefs, key, Vec::new());
+                mentions.entry(digest).or_insert(BlobMention {
+                    digest,
+                    mime: blob.mime,
+                    size: blob.size,
+                });
+            }
+            if batch.bytes() >= BATCH_BYTES
+                && let Err(error) = self.store.write(std::mem::take(&mut batch))
+            {
+                failed = Some(error);
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })?;
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        self.store.write(batch)?;
+        let restored = RestoredRepo {
+            account_number: number,
+            repo,
+            snapshot,
+            journal,
+        };
+        Ok(Ok((restored, mentions.into_values().collect())))
+    }
+
+    /// The slow way, for one account whose newest snapshot is damaged or leads nowhere: all that the archive says of
+    /// it is read, and the newest moment taken that can be put together.
+    async fn from_older(
+        self: &Arc<Self>,
+        did: &Did,
+        current: SigningKey,
+        earlier: Vec<LoggedKey>,
+        mark: SnapshotMark,
+        why: String,
+    ) -> Result<Tried, FillError> {
+        let line = match self.reader.timeline(did, None).await {
+            Ok(line) => line,
+            Err(ReadError::NoBackup { .. }) => return Ok(Tried::Not(why)),
+            Err(error) => return Err(error.into()),
+        };
+        let rebuildable = line.rebuildable();
+        let indexes = (0..line.moments.len()).rev().filter(|index| rebuildable[*index]);
+        for index in indexes.take(OLDER_TRIES) {
+            let rebuilt = match self.reader.rebuild(did, &line, index, &[]).await {
+                Ok(rebuilt) if rebuilt.withheld.is_empty() => rebuilt,
+                Ok(_) | Err(RebuildError::Unreachable(_) | RebuildError::Unproven { .. }) => continue,
+                Err(RebuildError::Read(error)) => return Err(error.into()),
+            };
+            let (this, current, earlier) = (Arc::clone(self), current.clone(), earlier.clone());
+            // Where it begins is not said: as if nothing of it were snapshotted, so that one is made soon.
+            let mark = SnapshotMark {
+                at: Timestamp::default(),
+                ..mark
+            };
+            let tried = blocking(move || this.from_rebuilt(&rebuilt, mark, &current, &earlier)).await?;
+            if let Ok((repo, mentions)) = tried {
+                return Ok(Tried::Proven(Box::new(repo), mentions));
+            }
+        }
+        Ok(Tried::Not(why))
+    }
+
+    fn from_rebuilt(
+        &self,
+        rebuilt: &Rebuilt,
+        mark: SnapshotMark,
+        current: &SigningKey,
+        earlier: &[LoggedKey],
+    ) -> Result<Result<(RestoredRepo, Vec<BlobMention>), String>, FillError> {
+        let number = self.numbers.next()?;
+        let mut rows = RowWriter::new(self, number);
+        rebuilt
+            .scan(None, &mut |path, cid, bytes| {
+                rows.put(path, cid, bytes, rebuilt.rev);
+                ControlFlow::Continue(())
+            })
+            .map_err(FillError::Temporary)?;
+        rows.finish()?;
+        let block = &rebuilt.commit_block;
+        self.prove(number, &rebuilt.did, block, (current, earlier), mark, Vec::new())
+    }
+
+    /// The account's blobs: those that the archive has, and those that it lacks.
+    async fn blobs(
+        &self,
+        did: &Did,
+        mentions: Vec<BlobMention>,
+        withheld: Option<&[Cid]>,
+        now: Timestamp,
+    ) -> Result<Vec<(Digest, BlobRow)>, FillError> {
+        let archived: BTreeMap<Digest, u64> = self.reader.blobs(did).await?.into_iter().collect();
+        let mut rows: BTreeMap<Digest, BlobRow> = BTreeMap::new();
+        for (digest, size) in &archived {
+            let mut row = BlobRow::wanted(Some(*size), None, now);
+            row.state = BlobState::Archived;
+            let hidden = withheld.is_some_and(|hidden| hidden.contains(&Cid::raw(*digest)));
+            row.withheld_since = hidden.then_some(now);
+            rows.insert(*digest, row);
+        }
+        for mention in mentions {
+            let wanted = BlobRow::wanted(mention.size, None, now);
+            let row = rows.entry(mention.digest).or_insert(wanted);
+            row.mime = mention.mime;
+        }
+        Ok(rows.into_iter().collect())
+    }
+
+    fn unload(&self, number: u64) -> Result<(), StoreError> {
+        let (from, to) = keyspace::number_bounds(number);
+        let mut batch = Batch::new();
+        for family in [Family::Records, Family::BlobRefs] {
+            batch.delete_range(family, from, to);
+        }
+        self.store.write(batch)
+    }
+}
+
+/// Writes records of a generation, in batches.
+struct RowWriter<'c> {
+    cold: &'c ColdStart,
+    number: u64,
+    batch: Batch,
+    failed: Option<StoreError>,
+}
+
+impl<'c> RowWriter<'c> {
+    fn new(cold: &'c ColdStart, number: u64) -> Self {
+        debug_assert_ne!(number, NO_NUMBER, "a generation has a number");
+        Self {
+            cold,
+            number,
+            batch: Batch::new(),
+            failed: None,
+        }
+    }
+
+    fn put(&mut self, path: &[u8], cid: Cid, bytes: &[u8], rev: Rev) {
+        let digest = *cid.digest();
+        let value = RecordValue { rev, digest, bytes };
+        let key = keyspace::encode_record(self.number, path);
+        self.batch.put(Family::Records, key, value.encode());
+        self.flush(BATCH_BYTES);
+    }
+
+    /// Applies a change; the error is the path of a record whose bytes are not there.
+    fn apply(&mut self, rev: Rev, entry: &JournalEntry) -> Result<(), String> {
+        for op in &entry.ops {
+            match (&op.cid, &op.bytes) {
+                (Some(cid), Some(bytes)) => self.put(op.path.as_bytes(), *cid, bytes, rev),
+                (Some(_), None) => return Err(op.path.to_string()),
+                (None, _) => {
+                    let key = keyspace::encode_record(self.number, op.path.as_bytes());
+                    self.batch.delete(Family::Records, key);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, at: usize) {
+        if self.batch.bytes() >= at
+            && self.failed.is_none()
+            && let Err(error) = self.cold.store.write(std::mem::take(&mut self.batch))
+        {
+            self.failed = Some(error);
+        }
+    }
+
+    fn finish(mut self) -> Result<(), StoreError> {
+        self.flush(0);
+        self.failed.map_or(Ok(()), Err)
+    }
+}
+
+/// Whether it may be over when it is tried again.
+pub(super) fn is_passing(error: &ReadError) -> bool {
+    match error {
+        ReadError::Bucket(error) => error.is_transient(),
+        ReadError::Vanished(_) => true,
+        _ => false,
+    }
+}
+
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
+/// The status of an account of which nothing is said: it is shown when its host has said so.
+pub(super) const UNTOLD: AccountStatus = AccountStatus::Active;
