@@ -24,6 +24,8 @@ mod arroba;
 mod bad_input;
 #[path = "e2e/cold_start.rs"]
 mod cold_start;
+#[path = "e2e/drill.rs"]
+mod drill;
 #[path = "e2e/kill_nine.rs"]
 mod kill_nine;
 #[path = "e2e/machine_lost.rs"]

@@ -69,17 +69,15 @@ pub enum FillError {
     /// The applier is gone.
     #[error(transparent)]
     Stopped(#[from] Stopped),
-    /// Nothing is followed.
-    #[error("no host is followed")]
-    NoHost,
 }
 
 /// What filling needs.
 pub struct ColdStart {
     store: Arc<dyn Store>,
     numbers: Arc<Numbers>,
-    reader: ArchiveReader,
-    resolver: Resolver,
+    pub(super) reader: ArchiveReader,
+    /// None: the archive alone has to say who may sign.
+    resolver: Option<Resolver>,
     clock: Clock,
     /// The followed hosts, with their base URLs.
     hosts: BTreeMap<HostName, String>,
@@ -87,7 +85,7 @@ pub struct ColdStart {
 }
 
 /// What was read of the archive before the first account.
-struct Sources {
+pub(super) struct Sources {
     snapshots: BTreeMap<Did, (SnapshotName, u64)>,
     log: LogPass,
     states: BTreeMap<HostName, HostState>,
@@ -115,6 +113,11 @@ impl Sources {
     fn host_of(&self, did: &Did) -> Option<HostName> {
         let told = self.log.accounts.get(did).and_then(|told| told.host.clone());
         told.or_else(|| self.state_of(did).map(|(state, _)| state.host.clone()))
+    }
+
+    /// The accounts that have something to restore.
+    pub(super) fn restorable(&self) -> impl Iterator<Item = &Did> {
+        self.snapshots.keys()
     }
 
     /// The newest that was said of its standing.
@@ -212,17 +215,48 @@ impl ColdStart {
             store: Arc::clone(store),
             numbers: Arc::clone(numbers),
             reader: ArchiveReader::of_bucket(opened.bucket.clone(), temp_dir).await?,
-            resolver: resolver.clone(),
+            resolver: Some(resolver.clone()),
             clock: clock.clone(),
             hosts: hosts.collect(),
             dev_mode: config.dev_mode,
         })
     }
 
+    /// One that has nothing but the archive, and fills a store that nobody follows with.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(super) fn alone(
+        store: Arc<dyn Store>,
+        reader: ArchiveReader,
+        clock: &Clock,
+        dev_mode: bool,
+    ) -> Result<Arc<Self>, StoreError> {
+        Ok(Arc::new(Self {
+            numbers: Arc::new(Numbers::open(Arc::clone(&store))?),
+            store,
+            reader,
+            resolver: None,
+            clock: clock.clone(),
+            hosts: BTreeMap::new(),
+            dev_mode,
+        }))
+    }
+
+    /// Everything that is not one account's, as the archive is now.
+    pub(super) async fn all_sources(&self) -> Result<Arc<Sources>, FillError> {
+        let range = LogRange {
+            from: 0,
+            until: (u64::MAX, u64::MAX),
+        };
+        Ok(Arc::new(self.read_sources(range, &mut |_, _| {}).await?))
+    }
+
     /// Reads everything that is not one account's.
     async fn sources(&self, range: LogRange, shown: &mut Shown) -> Result<Sources, FillError> {
         loop {
-            match self.read_sources(range, shown).await {
+            let mut seen = |read, of| shown.segments(read, of);
+            match self.read_sources(range, &mut seen).await {
                 Err(error) if is_passing(&error) => {
                     tracing::warn!("the archive does not answer ({error}); waiting for it");
                     tokio::time::sleep(PAUSE).await;
@@ -232,14 +266,15 @@ impl ColdStart {
         }
     }
 
-    async fn read_sources(&self, range: LogRange, shown: &mut Shown) -> Result<Sources, ReadError> {
+    async fn read_sources(
+        &self,
+        range: LogRange,
+        seen: &mut (dyn FnMut(u64, u64) + Send),
+    ) -> Result<Sources, ReadError> {
         let snapshots = self.reader.newest_snapshots().await?;
         let newest = snapshots.iter().map(|(did, (name, _))| (did.clone(), name.rev));
         let newest: BTreeMap<Did, Rev> = newest.collect();
-        let log = self
-            .reader
-            .pass_log(range, &newest, &mut |read, of| shown.segments(read, of))
-            .await?;
+        let log = self.reader.pass_log(range, &newest, seen).await?;
         for fault in &log.faults {
             tracing::error!("the archive's log: {fault}");
         }
@@ -419,6 +454,7 @@ impl Filled {
             restored,
             records,
             lacks,
+            ..
         } = prepared;
         self.accounts += u64::from(restored.repo.is_some());
         self.records += records;
@@ -450,3 +486,6 @@ impl From<FillError> for DaemonError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

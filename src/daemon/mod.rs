@@ -12,10 +12,12 @@ pub mod archive_link;
 pub mod archive_watch;
 pub mod cold_start;
 pub mod control;
+pub mod drill;
 pub mod follow;
 pub mod inspect;
 pub mod observe;
 pub mod probe;
+pub mod proof;
 pub mod progress;
 pub mod standing;
 pub mod start;
@@ -201,6 +203,11 @@ impl Running {
             stop_archiving.clone(),
         );
         tasks.spawn(async move { ship(shipper, hurry, cancel).await });
+        let (proof, cancel) = (Arc::clone(&daemon.proof), stop_work.clone());
+        tasks.spawn(async move {
+            let done = proof.run(cancel).await;
+            done.map_err(|error| DaemonError::failed(error.to_string()))
+        });
         if let Some(states) = daemon.states.take() {
             let cancel = stop_archiving.clone();
             tasks.spawn(async move {

@@ -14,6 +14,7 @@ use super::cold_start;
 use super::control::DaemonControl;
 use super::follow::{Follow, KeyCache};
 use super::probe::probe_hosts;
+use super::proof::Proof;
 use super::states::States;
 use super::upstream::upstream;
 use super::work::Workshop;
@@ -65,6 +66,8 @@ pub struct Daemon {
     pub archive_link: Option<ArchiveLink>,
     /// Ships the log; empty while the archive cannot be reached.
     pub shipper: Arc<OnceLock<Arc<Shipper>>>,
+    /// Proves archive and mirror in the background.
+    pub proof: Arc<Proof>,
     /// Writes the states of hosts into the archive.
     pub states: Option<States>,
     /// The listeners.
@@ -108,9 +111,19 @@ impl Daemon {
             archive_link,
             shipper,
             states,
+            proof,
             ..
         } = self;
-        drop((workshop, control, service, hosts, archive_link, shipper, states));
+        drop((
+            workshop,
+            control,
+            service,
+            hosts,
+            archive_link,
+            shipper,
+            states,
+            proof,
+        ));
         if let Some(thread) = thread {
             let joined = tokio::task::spawn_blocking(move || thread.join().is_ok());
             match tokio::time::timeout(within, joined).await {
@@ -187,7 +200,9 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         kept_car_bytes_max: KEPT_CAR_BYTES_MAX,
     };
     let workshop = Arc::new(workshop(&config, &fetcher, &applier, (&keeper, &watch), &metrics));
+    let proof = proof(&config, &workshop, fetcher.spool_dir.clone());
     let control = Arc::new(DaemonControl {
+        proof: Arc::new(proof),
         store: Arc::clone(&store),
         applier: applier.clone(),
         fetcher,
@@ -213,6 +228,7 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         hosts,
         resolver,
         states: Some(states(&workshop, &control)),
+        proof: Arc::clone(&control.proof),
         workshop,
         archive_link: Some(link),
         shipper,
@@ -222,6 +238,23 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         applier_result,
         applier_thread: Mutex::new(Some(thread)),
     })
+}
+
+fn proof(config: &Config, workshop: &Workshop, temp_dir: PathBuf) -> Proof {
+    Proof {
+        store: Arc::clone(&workshop.store),
+        applier: workshop.applier.clone(),
+        keeper: Arc::clone(&workshop.keeper),
+        archive: Arc::clone(&workshop.archive),
+        scrub_interval: config.scrub_interval,
+        drill_interval: config.drill_interval,
+        dev_mode: config.dev_mode,
+        data_dir: config.data_dir.clone(),
+        temp_dir,
+        clock: workshop.clock.clone(),
+        metrics: Arc::clone(&workshop.metrics),
+        drilling: tokio::sync::Mutex::default(),
+    }
 }
 
 fn states(workshop: &Workshop, control: &DaemonControl) -> States {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::keyspace::{AlarmId, Task};
+use super::keyspace::{AlarmId, AlarmKind, Task};
 use super::rows::{
     AlarmRow, BlobFailure, BlobRow, HostRow, JournalEntry, KeptCar, Listing, LogRow, Pin, SnapshotMark,
     StoredIdentity, SweepMark,
@@ -184,6 +184,20 @@ pub enum Input {
     SegmentShipped(SegmentShipped),
     /// This mirror is the writer of the archive's log, from this place on.
     LogClaimed(LogRow),
+    /// Something of our own is not as it should be, and of no host's doing.
+    OwnAlarm {
+        /// What it is about.
+        kind: AlarmKind,
+        /// For people.
+        message: String,
+    },
+    /// What the mirror took for archived is damaged there, or gone: it is put there again.
+    ArchiveLost {
+        /// Whose.
+        did: Did,
+        /// A blob; none: the account's newest snapshot.
+        blob: Option<Digest>,
+    },
     /// Every account whose head is not in the archive is to be snapshotted at once.
     SnapshotAll,
     /// What the mirror holds of an account does not prove its head: fetch it again.
@@ -249,8 +263,8 @@ pub struct RestoredRepo {
     pub account_number: u64,
     /// The proof.
     pub repo: VerifiedRepo,
-    /// The newest snapshot of it.
-    pub snapshot: SnapshotMark,
+    /// The newest snapshot of it that can be read; none: one is to be made.
+    pub snapshot: Option<SnapshotMark>,
     /// What the log says since then.
     pub journal: Vec<(Rev, JournalEntry)>,
 }

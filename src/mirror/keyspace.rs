@@ -51,6 +51,11 @@ pub const META_INSTANCE: &[u8] = b"instance";
 pub fn meta_state(host: &str) -> Vec<u8> {
     format!("state:{host}").into_bytes()
 }
+/// `meta` rows: when something was last proven ([`encode_number`], in milliseconds), or how far that is.
+#[must_use]
+pub fn meta_proof(what: &str) -> Vec<u8> {
+    format!("proof:{what}").into_bytes()
+}
 /// `meta` row: the id of the archive that this mirror is being filled from, until that is done.
 pub const META_COLD_START: &[u8] = b"cold_start";
 /// `meta` row: the id of the archive that "archived" marks belong to, as text.

@@ -57,7 +57,7 @@ pub enum ScrubError {
 }
 
 /// Keeps how far a verification came. Called after each step; not every call needs to write.
-pub type Keep<'k> = &'k mut (dyn FnMut(&Checkpoint) -> std::io::Result<()> + Send);
+pub type Keep<'k> = &'k mut (dyn FnMut(&Checkpoint) -> std::io::Result<()> + Send + Sync);
 
 /// Verifies an archive, from `from` on if it was begun before.
 ///

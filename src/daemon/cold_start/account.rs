@@ -41,15 +41,19 @@ const BATCH_BYTES: usize = 1 << 20;
 const EARLIER_KEYS_MAX: usize = 16;
 /// Older moments that are tried where the newest does not prove.
 const OLDER_TRIES: usize = 16;
+/// Where nothing says which host an account is at, and none is followed.
+const UNKNOWN_HOST: &str = "host.invalid";
 /// Between two tries while the archive does not answer.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// An account that is ready for the applier, and what to say of it.
-pub(super) struct Prepared {
-    pub(super) restored: Restored,
+pub(in crate::daemon) struct Prepared {
+    pub(in crate::daemon) restored: Restored,
     pub(super) records: u64,
     /// What could not be had from the archive.
-    pub(super) lacks: Option<String>,
+    pub(in crate::daemon) lacks: Option<String>,
+    /// What of the archive is damaged, though the account came out of it.
+    pub(in crate::daemon) damaged: Option<String>,
 }
 
 /// Who may have signed.
@@ -63,14 +67,14 @@ struct Keys {
 
 /// What came of trying to put an account together.
 enum Tried {
-    Proven(Box<RestoredRepo>, Vec<BlobMention>),
+    Proven(Box<RestoredRepo>, Vec<BlobMention>, Option<String>),
     /// For a person.
     Not(String),
 }
 
 impl ColdStart {
     /// Puts an account together; waits for an archive that does not answer.
-    pub(super) async fn prepare(
+    pub(in crate::daemon) async fn prepare(
         self: &Arc<Self>,
         did: Did,
         sources: Arc<Sources>,
@@ -98,9 +102,9 @@ impl ColdStart {
         let known = sources.state_of(did);
         let told = sources.log.accounts.get(did);
         let newest = told.and_then(|told| told.newest);
-        let (repo, mentions, mut lacks) = match tried {
-            Tried::Proven(repo, mentions) => (Some(*repo), mentions, None),
-            Tried::Not(why) => (None, Vec::new(), Some(why)),
+        let (repo, mentions, mut lacks, damaged) = match tried {
+            Tried::Proven(repo, mentions, damaged) => (Some(*repo), mentions, None, damaged),
+            Tried::Not(why) => (None, Vec::new(), Some(why), None),
         };
         let rev = repo.as_ref().map(|repo| repo.repo.rev());
         if let (Some(rev), Some(newest)) = (rev, newest)
@@ -128,7 +132,7 @@ impl ColdStart {
                     .and_then(|stored| stored.host.as_deref()?.parse().ok())
             })
             .or_else(|| self.hosts.keys().next().cloned())
-            .ok_or(FillError::NoHost)?;
+            .unwrap_or_else(|| UNKNOWN_HOST.parse().expect("a host's name"));
         let status = sources.status_of(did);
         let pins = sources.pins.get(did).into_iter().flatten().map(|pin| Pin {
             // Its rows were in the mirror.
@@ -161,6 +165,7 @@ impl ColdStart {
                 blobs,
             },
             lacks,
+            damaged,
         })
     }
 
@@ -173,7 +178,10 @@ impl ColdStart {
         if let Some(keys) = files.last().and_then(|file| self.keys_of(file)) {
             return Ok(keys);
         }
-        let Ok(identity) = self.resolver.resolve(did, false).await else {
+        let Some(resolver) = &self.resolver else {
+            return Ok(Keys::default());
+        };
+        let Ok(identity) = resolver.resolve(did, false).await else {
             return Ok(Keys::default());
         };
         let mut keys = Keys {
@@ -182,7 +190,7 @@ impl ColdStart {
             ..Keys::default()
         };
         if let (DidMethod::Plc, Some(current)) = (did.method(), &keys.current)
-            && let Ok(log) = self.resolver.audit_log(did).await
+            && let Ok(log) = resolver.audit_log(did).await
         {
             keys.earlier = log.earlier_keys(current, EARLIER_KEYS_MAX);
         }
@@ -218,7 +226,11 @@ impl ColdStart {
             return Ok(Tried::Not("the archive has no snapshot of it".to_owned()));
         };
         let Some(current) = keys.current.clone() else {
-            let text = "neither the archive nor the directory says who may sign for it".to_owned();
+            let text = match self.resolver {
+                Some(_) => "neither the archive nor the directory says who may sign for it",
+                None => "the archive does not say who may sign for it",
+            };
+            let text = text.to_owned();
             return Ok(Tried::Not(text));
         };
         let mark = SnapshotMark {
@@ -237,14 +249,14 @@ impl ColdStart {
             }
         };
         let why = match first {
-            Ok((repo, mentions)) => return Ok(Tried::Proven(Box::new(repo), mentions)),
+            Ok((repo, mentions)) => return Ok(Tried::Proven(Box::new(repo), mentions, None)),
             Err(why) => why,
         };
         // Whether it is the object or the store is told by asking for something that must be there.
         self.reader.must_answer().await?;
         tracing::warn!(%did, object = %snapshot, why, "the newest snapshot does not do; an older one is tried");
-        self.from_older(did, current, keys.earlier.clone(), mark, why)
-            .await
+        let why = format!("{snapshot}: {why}");
+        self.from_older(did, current, keys.earlier.clone(), why).await
     }
 
     /// Loads a snapshot, applies what came since, and proves it. The inner error is for a person.
@@ -292,7 +304,7 @@ impl ColdStart {
             self.unload(number)?;
             return Ok(Err(broken));
         }
-        self.prove(number, did, &block, (current, earlier), mark, journal)
+        self.prove(number, did, &block, (current, earlier), Some(mark), journal)
     }
 
     /// Proves what was loaded under a number, and looks for the blobs that it refers to.
@@ -302,7 +314,7 @@ impl ColdStart {
         did: &Did,
         block: &[u8],
         (current, earlier): (&SigningKey, &[LoggedKey]),
-        snapshot: SnapshotMark,
+        snapshot: Option<SnapshotMark>,
         journal: Vec<(Rev, JournalEntry)>,
     ) -> Result<Result<(RestoredRepo, Vec<BlobMention>), String>, FillError> {
         let now = self.clock.now();
@@ -375,7 +387,6 @@ impl ColdStart {
         did: &Did,
         current: SigningKey,
         earlier: Vec<LoggedKey>,
-        mark: SnapshotMark,
         why: String,
     ) -> Result<Tried, FillError> {
         let line = match self.reader.timeline(did, None).await {
@@ -392,14 +403,9 @@ impl ColdStart {
                 Err(RebuildError::Read(error)) => return Err(error.into()),
             };
             let (this, current, earlier) = (Arc::clone(self), current.clone(), earlier.clone());
-            // Where it begins is not said: as if nothing of it were snapshotted, so that one is made soon.
-            let mark = SnapshotMark {
-                at: Timestamp::default(),
-                ..mark
-            };
-            let tried = blocking(move || this.from_rebuilt(&rebuilt, mark, &current, &earlier)).await?;
+            let tried = blocking(move || this.from_rebuilt(&rebuilt, &current, &earlier)).await?;
             if let Ok((repo, mentions)) = tried {
-                return Ok(Tried::Proven(Box::new(repo), mentions));
+                return Ok(Tried::Proven(Box::new(repo), mentions, Some(why)));
             }
         }
         Ok(Tried::Not(why))
@@ -408,7 +414,6 @@ impl ColdStart {
     fn from_rebuilt(
         &self,
         rebuilt: &Rebuilt,
-        mark: SnapshotMark,
         current: &SigningKey,
         earlier: &[LoggedKey],
     ) -> Result<Result<(RestoredRepo, Vec<BlobMention>), String>, FillError> {
@@ -422,7 +427,7 @@ impl ColdStart {
             .map_err(FillError::Temporary)?;
         rows.finish()?;
         let block = &rebuilt.commit_block;
-        self.prove(number, &rebuilt.did, block, (current, earlier), mark, Vec::new())
+        self.prove(number, &rebuilt.did, block, (current, earlier), None, Vec::new())
     }
 
     /// The account's blobs: those that the archive has, and those that it lacks.

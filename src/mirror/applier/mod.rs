@@ -308,6 +308,8 @@ impl Applier {
                 Ok(())
             }
             Input::SnapshotAll => self.on_snapshot_all(group),
+            Input::OwnAlarm { kind, message } => Self::raise_own(group, kind, message),
+            Input::ArchiveLost { did, blob } => self.on_archive_lost(group, &did, blob),
             Input::Damaged {
                 did,
                 account_number,

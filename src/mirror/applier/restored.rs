@@ -59,7 +59,9 @@ impl Applier {
         let held = restored.repo.is_some();
         if let Some(repo) = restored.repo {
             Self::point_at(group, &mut row, repo);
-            self.schedule_snapshot(group, &did, &mut row);
+            if !row.is_snapshotted() {
+                self.schedule_snapshot(group, &did, &mut row);
+            }
         }
         for (digest, blob) in restored.blobs {
             let known = group.stage.blob(row.did_number, &digest)?;
@@ -128,7 +130,7 @@ impl Applier {
         row.verified_at = Some(group.now);
         row.damaged = false;
         row.min_rev = None;
-        row.snapshot = Some(snapshot);
+        row.snapshot = snapshot;
         // All of it came from there.
         row.shipped = Some(repo.rev());
         (row.journal_commits, row.journal_bytes) = (0, 0);

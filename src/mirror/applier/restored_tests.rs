@@ -32,12 +32,12 @@ fn loaded(world: &World, account: &SimAccount, writes: &[(String, Vec<u8>)], num
     let repo = check_rows(&rows, account.commit_block(), account.did(), &key, NOW).expect("whole");
     RestoredRepo {
         account_number: number,
-        snapshot: SnapshotMark {
+        snapshot: Some(SnapshotMark {
             rev: repo.rev(),
             commit: repo.cid(),
             at: NOW,
             bytes: 1,
-        },
+        }),
         repo,
         journal: Vec::new(),
     }

@@ -192,6 +192,10 @@ pub enum AlarmKind {
     MassTakedown = 7,
     /// A host gives many of the blobs no longer that we hold of it: it took them down, or lost them.
     BlobsWithheld = 8,
+    /// What stands in the archive is not what was put there.
+    ArchiveDamaged = 9,
+    /// What was restored from the archive for a trial is not what it must be.
+    DrillFailed = 10,
 }
 
 impl AlarmKind {
@@ -207,11 +211,13 @@ impl AlarmKind {
             Self::Quarantine => "quarantine",
             Self::MassTakedown => "mass_takedown",
             Self::BlobsWithheld => "blobs_withheld",
+            Self::ArchiveDamaged => "archive_damaged",
+            Self::DrillFailed => "drill_failed",
         }
     }
 
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::SequenceReset,
         Self::Rollback,
         Self::MassDelete,
@@ -220,6 +226,8 @@ impl AlarmKind {
         Self::Quarantine,
         Self::MassTakedown,
         Self::BlobsWithheld,
+        Self::ArchiveDamaged,
+        Self::DrillFailed,
     ];
 
     fn from_code(code: u8) -> Option<Self> {
