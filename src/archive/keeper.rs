@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 
 use super::bucket::{Body, Bucket, BucketError, BucketErrorKind, PutOptions, PutOutcome};
@@ -34,7 +33,7 @@ use crate::mirror::rows::{AccountRow, BlobRow, BlobState, Head};
 use crate::mirror::store::{Store, StoreError};
 use crate::repo::car::CarReader;
 use crate::repo::export::{ExportError, prove};
-use crate::types::{Cid, Did, Digest, Timestamp};
+use crate::types::{Cid, Did, Timestamp};
 
 /// Blobs up to this size are put from memory, larger ones through a file.
 const BLOB_MEMORY_BYTES_MAX: u64 = 8 << 20;
@@ -358,22 +357,6 @@ impl Keeper {
             self.put(&name, body, size, &options).await?;
         }
         Ok(())
-    }
-
-    /// Whether an object's bytes have this hash.
-    async fn holds(&self, name: &str, digest: &Digest) -> Result<bool, BucketError> {
-        let Some(mut body) = self.counted(StoreOp::Get, self.bucket.get(name)).await? else {
-            return Ok(false);
-        };
-        let mut hash = Sha256::new();
-        while let Some(chunk) = body.stream.next().await {
-            match chunk {
-                Ok(bytes) => hash.update(&bytes),
-                Err(error) if error.kind == BucketErrorKind::Corrupt => return Ok(false),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(<[u8; 32]>::from(hash.finalize()) == *digest)
     }
 
     async fn put(

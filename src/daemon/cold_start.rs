@@ -13,6 +13,7 @@
 
 mod account;
 mod progress;
+mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -148,11 +149,13 @@ impl Sources {
 /// When another mirror writes there (exit code 11), or the mirror or the archive fails.
 pub async fn fill_if_empty(
     applier: &mut Applier,
-    opened: &Opened,
+    opened: Option<&Opened>,
     (config, store, numbers): (&Config, &Arc<dyn Store>, &Arc<Numbers>),
     (resolver, clock, temp_dir): (&Resolver, &Clock, &Path),
     take_over: bool,
 ) -> Result<bool, DaemonError> {
+    // Where it cannot be reached, the mirror is filled from the hosts.
+    let Some(opened) = opened else { return Ok(false) };
     let failed = |error: FillError| DaemonError::failed(format!("cannot fill the mirror: {error}"));
     let id = opened.id.to_string();
     let begun = store

@@ -19,7 +19,6 @@ use super::states::States;
 use super::upstream::upstream;
 use super::work::Workshop;
 use super::{DaemonError, exit, observe};
-use crate::archive::bucket::Bucket;
 use crate::archive::keeper::Keeper;
 use crate::archive::shipper::Shipper;
 use crate::cli::Said;
@@ -149,25 +148,17 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
     } = open_base(&config, &clock).await?;
     let metrics = Arc::new(Metrics::new());
     let (mut applier, numbers) = open_applier(&config, &store)?;
-    let resolver = Resolver::new(
-        upstream.clone(),
-        clock.clone(),
-        ResolverConfig::new(&config.plc_url, config.dev_mode),
-    );
+    let directory = ResolverConfig::new(&config.plc_url, config.dev_mode);
+    let resolver = Resolver::new(upstream.clone(), clock.clone(), directory);
     let archive = open_archive(&config, &*store, said.new_archive, &clock).await?;
-    let filled = match &archive {
-        Some(opened) => {
-            let mirror = (&config, &store, &numbers);
-            let around = (&resolver, &clock, temp_dir.as_path());
-            cold_start::fill_if_empty(&mut applier, opened, mirror, around, said.take_over).await?
-        }
-        None => false,
-    };
+    let (mirror, around) = (
+        (&config, &store, &numbers),
+        (&resolver, &clock, temp_dir.as_path()),
+    );
+    let opened = archive.as_ref();
+    let filled = cold_start::fill_if_empty(&mut applier, opened, mirror, around, said.take_over).await?;
     let (applier, thread, applier_result) = start_applier(applier, &clock, &metrics)?;
 
-    let keeper: Arc<OnceLock<Arc<Keeper>>> = Arc::default();
-    let bucket: Arc<OnceLock<Bucket>> = Arc::default();
-    let shipper: Arc<OnceLock<Arc<Shipper>>> = Arc::default();
     let watch: Arc<ArchiveWatch> = Arc::default();
     let health = Arc::new(Health::default());
     let link = ArchiveLink {
@@ -176,9 +167,9 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         resolver: resolver.clone(),
         store: Arc::clone(&store),
         applier: applier.clone(),
-        keeper: Arc::clone(&keeper),
-        bucket: Arc::clone(&bucket),
-        shipper: Arc::clone(&shipper),
+        keeper: Arc::default(),
+        bucket: Arc::default(),
+        shipper: Arc::default(),
         clock: clock.clone(),
         metrics: Arc::clone(&metrics),
         temp_dir: temp_dir.clone(),
@@ -189,6 +180,7 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         health: Arc::clone(&health),
     };
     adopt_at_start(&link, archive).await?;
+    let (keeper, shipper) = (Arc::clone(&link.keeper), Arc::clone(&link.shipper));
     let fetcher = Fetcher {
         store: Arc::clone(&store),
         numbers,
@@ -215,14 +207,7 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         listen: xrpc.local_addr().unwrap_or(config.listen),
         admin_listen: admin.local_addr().unwrap_or(config.admin_listen),
     });
-    let service = Service {
-        store: Arc::clone(&store),
-        blobs: Arc::new(super::archive_link::LateBucket(bucket)),
-        metrics: Arc::clone(&metrics),
-        health: Arc::clone(&health),
-        control: Arc::clone(&control) as Arc<dyn serve::Control>,
-        limits: ServeLimits::default(),
-    };
+    let service = service(&control, &link);
     let hosts = host_parts(&config, &upstream, &store, &applier, &metrics, &clock)?;
     Ok(Daemon {
         hosts,
@@ -238,6 +223,17 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         applier_result,
         applier_thread: Mutex::new(Some(thread)),
     })
+}
+
+fn service(control: &Arc<DaemonControl>, link: &ArchiveLink) -> Service {
+    Service {
+        store: Arc::clone(&control.store),
+        blobs: Arc::new(super::archive_link::LateBucket(Arc::clone(&link.bucket))),
+        metrics: Arc::clone(&control.metrics),
+        health: Arc::clone(&link.health),
+        control: Arc::clone(control) as Arc<dyn serve::Control>,
+        limits: ServeLimits::default(),
+    }
 }
 
 fn proof(config: &Config, workshop: &Workshop, temp_dir: PathBuf) -> Proof {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::support::alone::{Alone, blocks, repository};
 use crate::support::firekeep::{Firekeep, Running};
 use crate::support::metrics::Metrics;
-use crate::support::sandbox::Sandbox;
+use crate::support::sandbox::{Compared, Sandbox};
 use crate::support::{Chance, report, sized};
 
 const ACCOUNTS: u64 = 5;
@@ -150,6 +150,25 @@ fn from_bucket(name: &str, sandbox: &Sandbox, firekeep: &Firekeep, source: &[&st
     let (repos, blobs) = fetched(&running.metrics());
     assert_eq!((repos, blobs), (0, 0), "nothing can have been fetched");
 
+    let (compared, repos) = goes_on(sandbox, running, (hidden, &before_hiding), cursor);
+    let counts = verified(sandbox, firekeep, source);
+    let text = format!(
+        "data folder lost and {kills} kills while it was filled: {} with the PDS and the directory off, 0 repositories \
+         and 0 blobs fetched (then {repos} bytes while it followed); verify: {}",
+        compared.text(),
+        counts["objects"]
+    );
+    report(name, began, &text);
+    Instant::now()
+}
+
+/// The PDS and the directory are there again: what was written meanwhile is followed, and nothing is fetched for it.
+fn goes_on(
+    sandbox: &Sandbox,
+    mut running: Running,
+    (hidden, before_hiding): (&String, &BTreeSet<Vec<u8>>),
+    cursor: u64,
+) -> (Compared, u64) {
     sandbox.start("plc");
     sandbox.start("pds1");
     running.wait_status("it follows again", |status| {
@@ -160,8 +179,8 @@ fn from_bucket(name: &str, sandbox: &Sandbox, firekeep: &Firekeep, source: &[&st
         account["status"] == "active"
     });
     settled(&mut running, sandbox, ACCOUNTS);
-    let back = repository(&new.url(), hidden);
-    assert!(own(&blocks(&back)) == before_hiding, "{hidden}: it was kept");
+    let back = repository(&running.setup.url(), hidden);
+    assert!(own(&blocks(&back)) == *before_hiding, "{hidden}: it was kept");
     let (repos, blobs) = fetched(&running.metrics());
     assert_eq!(
         (repos, blobs),
@@ -170,21 +189,12 @@ fn from_bucket(name: &str, sandbox: &Sandbox, firekeep: &Firekeep, source: &[&st
     );
     sandbox.churn(20, sized(2, 30)).wait().assert_taken();
     settled(&mut running, sandbox, ACCOUNTS);
-    let compared = sandbox.compare(&["--url", &new.url()]);
+    let compared = sandbox.compare(&["--url", &running.setup.url()]);
     assert_eq!(compared.accounts, ACCOUNTS);
     let (repos, _) = fetched(&running.metrics());
     running.snapshot();
     running.stop();
-
-    let counts = verified(sandbox, firekeep, source);
-    let text = format!(
-        "data folder lost and {kills} kills while it was filled: {} with the PDS and the directory off, 0 repositories \
-         and 0 blobs fetched (then {repos} bytes while it followed); verify: {}",
-        compared.text(),
-        counts["objects"]
-    );
-    report(name, began, &text);
-    Instant::now()
+    (compared, repos)
 }
 
 /// The archive proves itself, with every signature and no moment lost. What was counted.

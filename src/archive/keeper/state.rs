@@ -4,9 +4,11 @@
 
 use std::sync::Arc;
 
+use futures_util::StreamExt as _;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
-use super::super::bucket::{Body, PutOptions, PutOutcome};
+use super::super::bucket::{Body, BucketError, BucketErrorKind, PutOptions, PutOutcome};
 use super::super::content_type::ContentType;
 use super::super::identity_file::{IDENTITY_BYTES_MAX, IdentityFile};
 use super::super::names::{DidFolder, HostFolder, HostStateName, IdentityName, ServiceName};
@@ -100,6 +102,22 @@ impl Keeper {
         let name = ServiceName { time: state.time }.to_string();
         let put = self.put_json(&name, state.encode()).await;
         put.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Whether an object's bytes have this hash.
+    pub(super) async fn holds(&self, name: &str, digest: &Digest) -> Result<bool, BucketError> {
+        let Some(mut body) = self.counted(StoreOp::Get, self.bucket.get(name)).await? else {
+            return Ok(false);
+        };
+        let mut hash = Sha256::new();
+        while let Some(chunk) = body.stream.next().await {
+            match chunk {
+                Ok(bytes) => hash.update(&bytes),
+                Err(error) if error.kind == BucketErrorKind::Corrupt => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(<[u8; 32]>::from(hash.finalize()) == *digest)
     }
 
     async fn put_json(&self, name: &str, bytes: Vec<u8>) -> Result<PutOutcome, Failed> {

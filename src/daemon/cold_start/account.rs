@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use super::rows::{BATCH_BYTES, RowWriter};
 use super::{ColdStart, FillError, Sources};
 use crate::archive::identity_file::IdentityFile;
 use crate::archive::keeper::state::testimony_digest;
@@ -22,21 +23,17 @@ use crate::archive::scrub::content::read_snapshot;
 use crate::identity::document::Identity;
 use crate::identity::plc_log::{LoggedKey, PlcLog};
 use crate::mirror::input::{BlobMention, Restored, RestoredRepo};
-use crate::mirror::keyspace::{self, NO_NUMBER};
+use crate::mirror::keyspace;
 use crate::mirror::reader::Mirror;
 use crate::mirror::resync::stored_identity;
-use crate::mirror::rows::{
-    BlobRow, BlobState, JournalEntry, Pin, RecordValue, SnapshotMark, StoredIdentity, SyncState,
-};
-use crate::mirror::store::{Batch, Family, StoreError};
+use crate::mirror::rows::{JournalEntry, Pin, SnapshotMark, StoredIdentity, SyncState};
+use crate::mirror::store::{Batch, Family};
 use crate::repo::export::RecordRows as _;
 use crate::repo::record::scan_record;
 use crate::repo::signing_key::SigningKey;
-use crate::types::{AccountStatus, Cid, Did, DidMethod, Digest, Rev, Timestamp};
+use crate::types::{AccountStatus, Cid, Did, DidMethod, Digest, Rev};
 use crate::verify::{HeadKey, RejectReason, RowsFault, VerifiedRepo, check_rows};
 
-/// Rows are written in batches of this many bytes.
-const BATCH_BYTES: usize = 1 << 20;
 /// Keys of before that a head is held against, at most.
 const EARLIER_KEYS_MAX: usize = 16;
 /// Older moments that are tried where the newest does not prove.
@@ -245,7 +242,7 @@ impl ColdStart {
                 let (this, name, told) = (Arc::clone(self), snapshot.clone(), Arc::clone(sources));
                 let (current, earlier) = (current.clone(), keys.earlier.clone());
                 let reader = body.into_reader(Handle::current());
-                blocking(move || this.from_snapshot(reader, &name, &told, mark, &current, &earlier)).await?
+                blocking(move || this.load_snapshot(reader, &name, &told, mark, &current, &earlier)).await?
             }
         };
         let why = match first {
@@ -256,11 +253,11 @@ impl ColdStart {
         self.reader.must_answer().await?;
         tracing::warn!(%did, object = %snapshot, why, "the newest snapshot does not do; an older one is tried");
         let why = format!("{snapshot}: {why}");
-        self.from_older(did, current, keys.earlier.clone(), why).await
+        self.try_older(did, current, keys.earlier.clone(), why).await
     }
 
     /// Loads a snapshot, applies what came since, and proves it. The inner error is for a person.
-    fn from_snapshot(
+    fn load_snapshot(
         &self,
         file: impl std::io::Read,
         name: &SnapshotName,
@@ -382,7 +379,7 @@ impl ColdStart {
 
     /// The slow way, for one account whose newest snapshot is damaged or leads nowhere: all that the archive says of
     /// it is read, and the newest moment taken that can be put together.
-    async fn from_older(
+    async fn try_older(
         self: &Arc<Self>,
         did: &Did,
         current: SigningKey,
@@ -403,7 +400,7 @@ impl ColdStart {
                 Err(RebuildError::Read(error)) => return Err(error.into()),
             };
             let (this, current, earlier) = (Arc::clone(self), current.clone(), earlier.clone());
-            let tried = blocking(move || this.from_rebuilt(&rebuilt, &current, &earlier)).await?;
+            let tried = blocking(move || this.load_rebuilt(&rebuilt, &current, &earlier)).await?;
             if let Ok((repo, mentions)) = tried {
                 return Ok(Tried::Proven(Box::new(repo), mentions, Some(why)));
             }
@@ -411,7 +408,7 @@ impl ColdStart {
         Ok(Tried::Not(why))
     }
 
-    fn from_rebuilt(
+    fn load_rebuilt(
         &self,
         rebuilt: &Rebuilt,
         current: &SigningKey,
@@ -428,97 +425,6 @@ impl ColdStart {
         rows.finish()?;
         let block = &rebuilt.commit_block;
         self.prove(number, &rebuilt.did, block, (current, earlier), None, Vec::new())
-    }
-
-    /// The account's blobs: those that the archive has, and those that it lacks.
-    async fn blobs(
-        &self,
-        did: &Did,
-        mentions: Vec<BlobMention>,
-        withheld: Option<&[Cid]>,
-        now: Timestamp,
-    ) -> Result<Vec<(Digest, BlobRow)>, FillError> {
-        let archived: BTreeMap<Digest, u64> = self.reader.blobs(did).await?.into_iter().collect();
-        let mut rows: BTreeMap<Digest, BlobRow> = BTreeMap::new();
-        for (digest, size) in &archived {
-            let mut row = BlobRow::wanted(Some(*size), None, now);
-            row.state = BlobState::Archived;
-            let hidden = withheld.is_some_and(|hidden| hidden.contains(&Cid::raw(*digest)));
-            row.withheld_since = hidden.then_some(now);
-            rows.insert(*digest, row);
-        }
-        for mention in mentions {
-            let wanted = BlobRow::wanted(mention.size, None, now);
-            let row = rows.entry(mention.digest).or_insert(wanted);
-            row.mime = mention.mime;
-        }
-        Ok(rows.into_iter().collect())
-    }
-
-    fn unload(&self, number: u64) -> Result<(), StoreError> {
-        let (from, to) = keyspace::number_bounds(number);
-        let mut batch = Batch::new();
-        for family in [Family::Records, Family::BlobRefs] {
-            batch.delete_range(family, from, to);
-        }
-        self.store.write(batch)
-    }
-}
-
-/// Writes records of a generation, in batches.
-struct RowWriter<'c> {
-    cold: &'c ColdStart,
-    number: u64,
-    batch: Batch,
-    failed: Option<StoreError>,
-}
-
-impl<'c> RowWriter<'c> {
-    fn new(cold: &'c ColdStart, number: u64) -> Self {
-        debug_assert_ne!(number, NO_NUMBER, "a generation has a number");
-        Self {
-            cold,
-            number,
-            batch: Batch::new(),
-            failed: None,
-        }
-    }
-
-    fn put(&mut self, path: &[u8], cid: Cid, bytes: &[u8], rev: Rev) {
-        let digest = *cid.digest();
-        let value = RecordValue { rev, digest, bytes };
-        let key = keyspace::encode_record(self.number, path);
-        self.batch.put(Family::Records, key, value.encode());
-        self.flush(BATCH_BYTES);
-    }
-
-    /// Applies a change; the error is the path of a record whose bytes are not there.
-    fn apply(&mut self, rev: Rev, entry: &JournalEntry) -> Result<(), String> {
-        for op in &entry.ops {
-            match (&op.cid, &op.bytes) {
-                (Some(cid), Some(bytes)) => self.put(op.path.as_bytes(), *cid, bytes, rev),
-                (Some(_), None) => return Err(op.path.to_string()),
-                (None, _) => {
-                    let key = keyspace::encode_record(self.number, op.path.as_bytes());
-                    self.batch.delete(Family::Records, key);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self, at: usize) {
-        if self.batch.bytes() >= at
-            && self.failed.is_none()
-            && let Err(error) = self.cold.store.write(std::mem::take(&mut self.batch))
-        {
-            self.failed = Some(error);
-        }
-    }
-
-    fn finish(mut self) -> Result<(), StoreError> {
-        self.flush(0);
-        self.failed.map_or(Ok(()), Err)
     }
 }
 
