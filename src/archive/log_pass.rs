@@ -248,6 +248,7 @@ fn journalled(change: &Change, file: &LogFile, swap: bool) -> JournalEntry {
         time: change.time,
         received: change.received,
         seq: change.seq,
+        host: Some(change.host.clone()),
     }
 }
 

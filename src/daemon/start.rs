@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
-use super::archive_link::{ArchiveLink, Opened, check_archive, open_archive};
+use super::archive_link::{ArchiveLink, check_archive, open_archive};
 use super::archive_watch::ArchiveWatch;
 use super::cold_start;
 use super::control::DaemonControl;
@@ -145,7 +145,7 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         temp_dir,
         xrpc,
         admin,
-    } = open_base(&config, &clock).await?;
+    } = open_base(&config, &clock, said.take_over).await?;
     let metrics = Arc::new(Metrics::new());
     let (mut applier, numbers) = open_applier(&config, &store)?;
     let directory = ResolverConfig::new(&config.plc_url, config.dev_mode);
@@ -155,7 +155,7 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         (&config, &store, &numbers),
         (&resolver, &clock, temp_dir.as_path()),
     );
-    let opened = archive.as_ref();
+    let opened = archive.as_ref().ok();
     let filled = cold_start::fill_if_empty(&mut applier, opened, mirror, around, said.take_over).await?;
     let (applier, thread, applier_result) = start_applier(applier, &clock, &metrics)?;
 
@@ -179,7 +179,7 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         watch: Arc::clone(&watch),
         health: Arc::clone(&health),
     };
-    adopt_at_start(&link, archive).await?;
+    link.adopt_at_start(archive).await?;
     let (keeper, shipper) = (Arc::clone(&link.keeper), Arc::clone(&link.shipper));
     let fetcher = Fetcher {
         store: Arc::clone(&store),
@@ -274,18 +274,6 @@ fn must_follow(config: &Config) -> Result<(), DaemonError> {
     Ok(())
 }
 
-/// An archive that fails for a moment does not keep the daemon from following: it is linked later.
-async fn adopt_at_start(link: &ArchiveLink, archive: Option<Opened>) -> Result<(), DaemonError> {
-    let Some(opened) = archive else { return Ok(()) };
-    match link.adopt(opened).await {
-        Err(error) if error.is_transient() => {
-            tracing::warn!("{error}; following goes on, archiving begins when it can");
-            Ok(())
-        }
-        adopted => Ok(adopted?),
-    }
-}
-
 fn workshop(
     config: &Config,
     fetcher: &Fetcher,
@@ -326,7 +314,7 @@ struct Base {
     admin: TcpListener,
 }
 
-async fn open_base(config: &Config, clock: &Clock) -> Result<Base, DaemonError> {
+async fn open_base(config: &Config, clock: &Clock, take_over: bool) -> Result<Base, DaemonError> {
     let upstream = upstream(config, clock)?;
     let temp_dir = config.data_dir.join("tmp");
     let listeners = || {
@@ -336,7 +324,7 @@ async fn open_base(config: &Config, clock: &Clock) -> Result<Base, DaemonError> 
         ))
     };
     // A mirror that is not there yet knows no host, and is not made for a mistake.
-    let (store, (xrpc, admin)) = if config.data_dir.exists() {
+    let (store, (xrpc, admin)) = if RocksStore::is_in(&config.data_dir) {
         let store = open_store(&config.data_dir, &temp_dir)?;
         let listeners = listeners()?;
         probe_hosts(config, &upstream, Some(&*store)).await?;
@@ -344,7 +332,7 @@ async fn open_base(config: &Config, clock: &Clock) -> Result<Base, DaemonError> 
     } else {
         probe_hosts(config, &upstream, None).await?;
         let listeners = listeners()?;
-        check_archive(config).await?;
+        check_archive(config, take_over).await?;
         (open_store(&config.data_dir, &temp_dir)?, listeners)
     };
     Ok(Base {

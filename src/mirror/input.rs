@@ -3,12 +3,13 @@
 use bytes::Bytes;
 
 use super::keyspace::{AlarmId, AlarmKind, Task};
-use super::rows::{
-    AlarmRow, BlobFailure, BlobRow, HostRow, JournalEntry, KeptCar, Listing, LogRow, Pin, SnapshotMark,
-    StoredIdentity, SweepMark,
-};
+use super::rows::{BlobFailure, KeptCar, Listing, LogRow, StoredIdentity, SweepMark};
 use crate::types::{AccountStatus, Cid, Did, Digest, HostName, Rev, Timestamp};
 use crate::verify::{CheckedEvent, LaxRepo, VerifiedRepo};
+
+mod restored;
+
+pub use restored::{Refilled, Restored, RestoredRepo};
 
 /// One thing for the applier to do. Inputs are applied in the order in which they come.
 #[derive(Debug)]
@@ -171,6 +172,15 @@ pub enum Input {
     Restored(Box<Restored>),
     /// All accounts of the archive were put together, or those that the mirror had fallen behind with.
     Refilled(Box<Refilled>),
+    /// A CAR that is kept as it came is damaged here: fetch the repository again.
+    CarDamaged {
+        /// Whose.
+        did: Did,
+        /// Its number.
+        number: u64,
+        /// The key of the task row that found it.
+        task: Vec<u8>,
+    },
     /// A snapshot stands in the archive.
     SnapshotStored(SnapshotStored),
     /// What the next segment holds is fixed.
@@ -223,67 +233,6 @@ pub enum Input {
         /// When to try again.
         retry_at: Timestamp,
     },
-}
-
-/// An account as the archive has it.
-#[derive(Debug)]
-pub struct Restored {
-    /// Whose.
-    pub did: Did,
-    /// The DID number that it gets if it has none.
-    pub did_number: u64,
-    /// The account number that its row had when this began.
-    pub from_number: u64,
-    /// The host that it is followed at.
-    pub host: HostName,
-    /// What its DID document said.
-    pub identity: Option<StoredIdentity>,
-    /// What tells the identity in the archive from others.
-    pub identity_archived: Option<Digest>,
-    /// Its standing at its host.
-    pub status: AccountStatus,
-    /// When its host confirmed that it is deleted.
-    pub deleted_at: Option<Timestamp>,
-    /// The host that it left for, if that is not followed.
-    pub moved_to: Option<HostName>,
-    /// Its repository; none: the archive has none that proves.
-    pub repo: Option<RestoredRepo>,
-    /// Whether the repository is all that the archive knows of. Else its host is asked.
-    pub whole: bool,
-    /// What is pinned of it.
-    pub pins: Vec<Pin>,
-    /// Its blobs.
-    pub blobs: Vec<(Digest, BlobRow)>,
-}
-
-/// A repository that was put together from the archive, and loaded under an account number of its own.
-#[derive(Debug)]
-pub struct RestoredRepo {
-    /// Its own number.
-    pub account_number: u64,
-    /// The proof.
-    pub repo: VerifiedRepo,
-    /// The newest snapshot of it that can be read; none: one is to be made.
-    pub snapshot: Option<SnapshotMark>,
-    /// What the log says since then.
-    pub journal: Vec<(Rev, JournalEntry)>,
-}
-
-/// What the archive says besides its accounts.
-#[derive(Debug, Default)]
-pub struct Refilled {
-    /// The archive's id.
-    pub archive: String,
-    /// Where this mirror's log goes on.
-    pub log: LogRow,
-    /// The next log number.
-    pub next_log: u64,
-    /// The hosts, as far as the archive has them.
-    pub hosts: Vec<(HostName, HostRow)>,
-    /// The alarms.
-    pub alarms: Vec<(AlarmId, AlarmRow)>,
-    /// The accounts that the log had more of than the mirror, and up to which rev.
-    pub told: Vec<(Did, Rev)>,
 }
 
 /// A segment that stands in the archive.

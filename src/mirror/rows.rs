@@ -189,7 +189,7 @@ impl AccountRow {
     #[must_use]
     pub fn kept_beside(&self) -> Option<&KeptCar> {
         let behind = self.diverged_before_fetch || matches!(self.sync, SyncState::Diverged { .. });
-        self.kept_car.as_ref().filter(|_| behind)
+        self.kept_car.as_ref().filter(|car| behind && !car.damaged)
     }
 
     /// Whether the head stands in the archive as a snapshot.
@@ -238,6 +238,9 @@ pub struct KeptCar {
     pub since: Timestamp,
     /// Whether it stands in the archive.
     pub archived: bool,
+    /// Whether its bytes here are no longer those that came: it is not archived as if they were.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub damaged: bool,
 }
 
 /// Something of an account that is kept until a person says otherwise.
@@ -593,6 +596,13 @@ pub struct JournalEntry {
     pub received: Timestamp,
     /// The host's number for it; 0 for what was fetched.
     pub seq: u64,
+    /// The host that it came from: the account may be at another one since. None: written before this was kept.
+    #[serde(
+        default,
+        with = "codec::optional_text",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub host: Option<HostName>,
 }
 
 /// What a commit did to one path.

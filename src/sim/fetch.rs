@@ -309,6 +309,7 @@ impl Daemon {
             sha256: crate::types::cid::sha256(car),
             since: now,
             archived: false,
+            damaged: false,
         })
     }
 

@@ -129,7 +129,7 @@ fn mended(running: &Running, setup: &Firekeep, dids: &[String], url: &str) -> Pa
     let broken = newest(&setup.archive(), &dids[0]);
     let before = std::fs::read(&broken).expect("there");
     flip(&broken);
-    wait_alarm(&running, "archive_damaged");
+    wait_alarm(running, "archive_damaged");
     crate::support::wait_for("the snapshot is whole again", || {
         let now = std::fs::read(&broken).expect("there");
         if now == before { Ok(()) } else { Err("it is not") }

@@ -18,7 +18,7 @@ use crate::types::{Did, Rev};
 /// What a host that is behind says is fetched no oftener than this,
 const REFETCH_FIRST: Duration = Duration::from_secs(30);
 /// and, of a large repository, at no more bytes a second than these.
-const REFETCH_BYTES_PER_SECOND: u64 = 256 << 10;
+pub(super) const REFETCH_BYTES_PER_SECOND: u64 = 256 << 10;
 
 impl Applier {
     /// A fetch brought a state that is older than ours, or another one at the same rev.
@@ -46,7 +46,7 @@ impl Applier {
         match (car, before) {
             (None, _) => {}
             // It went back once more: the state of before is not replaced until it stands in the archive.
-            (Some(car), Some(before)) if theirs < before.rev && !before.archived => {
+            (Some(car), Some(before)) if theirs < before.rev && !before.archived && !before.damaged => {
                 drop_car(group, car.number);
                 again = true;
             }

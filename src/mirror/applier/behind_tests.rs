@@ -233,3 +233,37 @@ fn a_host_that_has_our_head_again_is_followed_from_there() {
     world.check_equal(&ours);
     assert_eq!(world.row_of(&ours).sync, SyncState::Live);
 }
+
+#[test]
+fn what_was_fetched_before_ours_went_on_replaces_nothing() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    let mut other = account.clone();
+    other.commit(0, &[write("b", "of another chain")], NOW.plus_ms(SECOND));
+    let late = world.load(&other);
+    let seq = world.seq();
+    let frame = account.commit(seq, &[write("c", "ours goes on")], NOW.plus(MINUTE));
+    world.frame(frame);
+    world.commit(&mut account.clone(), &[write("x", "lost")]);
+    world.apply(Input::Audited {
+        did: account.did().clone(),
+        host: world.host.clone(),
+        status: Some(crate::types::AccountStatus::Active),
+        head: Some(other.head()),
+        asked_at: NOW,
+        task: Vec::new(),
+    });
+    let before = world.row_of(&account);
+    world.apply(late);
+    let after = world.row_of(&account);
+    assert_eq!(
+        (&after.head, after.account_number),
+        (&before.head, before.account_number)
+    );
+    assert!(matches!(after.sync, SyncState::Wanted { .. }));
+    assert!(
+        world.due(&account).contains(&5000),
+        "it is fetched again: {:?}",
+        world.due(&account)
+    );
+}

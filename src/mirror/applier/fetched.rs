@@ -151,7 +151,9 @@ impl Applier {
         blobs: &[BlobMention],
         reason: DesyncReason,
     ) -> Result<(), StoreError> {
-        if row.head.as_ref().is_some_and(|head| repo.rev() < head.rev) {
+        if row.head.as_ref().is_some_and(|head| {
+            repo.rev() < head.rev || (repo.rev() == head.rev && repo.cid() != head.commit)
+        }) {
             // Ours went on while it was fetched.
             drop_generation(group, number);
             match row.sync {

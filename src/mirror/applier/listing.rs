@@ -74,7 +74,11 @@ impl Applier {
     ) -> Result<(), StoreError> {
         let Some(mut row) = self.account(group, &repo.did)? else {
             let mut row = self.account_or_new(group, &repo.did, host)?;
-            row.upstream = repo.status;
+            // One that was never seen counts as active.
+            if row.upstream != repo.status {
+                row.upstream = repo.status;
+                Self::log_status(group, &repo.did, &row);
+            }
             group.stage.put_account(&repo.did, row);
             return Ok(());
         };

@@ -300,6 +300,7 @@ impl Applier {
             }
             Input::Restored(restored) => self.on_restored(group, *restored),
             Input::Refilled(refilled) => self.on_refilled(group, *refilled),
+            Input::CarDamaged { did, number, task } => self.on_car_damaged(group, &did, number, &task),
             Input::SnapshotStored(stored) => self.on_snapshot_stored(group, &stored),
             Input::SegmentCut { first, last } => Self::on_segment_cut(group, first, last),
             Input::SegmentShipped(shipped) => self.on_segment_shipped(group, &shipped),

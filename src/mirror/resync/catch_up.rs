@@ -11,6 +11,7 @@ use std::borrow::Cow;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::load::is_behind;
 use super::{Failed, Fetcher, blocking};
 use crate::mirror::input::{FetchFailure, FetchedContent};
 use crate::mirror::reader::Mirror;
@@ -107,9 +108,13 @@ impl Fetcher {
                 ours: &ours,
             };
             let loaded = this.load(&both, root, number, &owner, HeadKey::Current(&key), now);
-            Ok(this
-                .loaded_or_unloaded(loaded, number)?
-                .map_err(|fault| fault.to_string()))
+            match this.loaded_or_unloaded(loaded, number)? {
+                Ok(FetchedContent::Loaded { repo, .. }) if is_behind(&repo, (base.rev, base.commit)) => {
+                    this.unload(number)?;
+                    Ok(Err("the host is behind us".to_owned()))
+                }
+                loaded => Ok(loaded.map_err(|fault| fault.to_string())),
+            }
         })
         .await?;
         Ok(Ok(match laid {

@@ -120,6 +120,6 @@ impl Fetcher {
 }
 
 /// Whether a proven repository is older than the head that is held, or another one at the same rev.
-fn is_behind(repo: &VerifiedRepo, (rev, commit): (Rev, Cid)) -> bool {
+pub(super) fn is_behind(repo: &VerifiedRepo, (rev, commit): (Rev, Cid)) -> bool {
     repo.rev() < rev || (repo.rev() == rev && repo.cid() != commit)
 }

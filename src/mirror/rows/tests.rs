@@ -164,6 +164,7 @@ fn accounts_round_trip() {
         sha256: [30; 32],
         since: at(31),
         archived: true,
+        damaged: true,
     });
     round_trip(&lax);
     let moved = SyncState::Moved {
@@ -267,6 +268,7 @@ fn other_rows_round_trip() {
         time: at(1),
         received: at(2),
         seq: 3,
+        host: Some(host()),
     });
     round_trip(&ParkedFrame {
         host: host(),
