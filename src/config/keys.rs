@@ -37,7 +37,7 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'stat
 }
 
 /// Every key, in the order in which a reader wants them.
-pub const KEYS: [Key; 38] = [
+pub const KEYS: [Key; 40] = [
     key(
         "hosts",
         Kind::List,
@@ -93,6 +93,18 @@ pub const KEYS: [Key; 38] = [
         Kind::Text,
         "1h",
         "How often it is looked at whether the archive is still there, and the same.",
+    ),
+    key(
+        "scrub_interval",
+        Kind::Text,
+        "30d",
+        "Within this time the daemon reads all of the archive and of the mirror, and proves it.",
+    ),
+    key(
+        "drill_interval",
+        Kind::Text,
+        "1d",
+        "How often the daemon restores some accounts from the archive alone, to see that it can.",
     ),
     key(
         "blob_bytes_max",

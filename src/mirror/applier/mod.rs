@@ -32,6 +32,9 @@ mod moved;
 #[cfg(test)]
 pub(crate) mod moved_tests;
 mod quarantine;
+pub mod restored;
+#[cfg(test)]
+mod restored_tests;
 mod snapshots;
 mod stage;
 #[cfg(test)]
@@ -292,6 +295,11 @@ impl Applier {
             Input::Acknowledge { alarm, by } => Self::on_acknowledged(group, &alarm, by),
             Input::ArchiveLinked { id } => self.on_archive_linked(group, &id),
             Input::CarArchived { did, number, task } => self.on_car_archived(group, &did, number, &task),
+            Input::IdentityArchived { did, digest, task } => {
+                self.on_identity_archived(group, &did, digest, &task)
+            }
+            Input::Restored(restored) => self.on_restored(group, *restored),
+            Input::Refilled(refilled) => self.on_refilled(group, *refilled),
             Input::CarDamaged { did, number, task } => self.on_car_damaged(group, &did, number, &task),
             Input::SnapshotStored(stored) => self.on_snapshot_stored(group, &stored),
             Input::SegmentCut { first, last } => Self::on_segment_cut(group, first, last),
@@ -301,6 +309,8 @@ impl Applier {
                 Ok(())
             }
             Input::SnapshotAll => self.on_snapshot_all(group),
+            Input::OwnAlarm { kind, message } => Self::raise_own(group, kind, message),
+            Input::ArchiveLost { did, blob } => self.on_archive_lost(group, &did, blob),
             Input::Damaged {
                 did,
                 account_number,
@@ -405,6 +415,8 @@ const fn needs_own_batch(input: &Input) -> bool {
             | Input::SegmentCut { .. }
             | Input::SegmentShipped(_)
             | Input::LogClaimed(_)
+            | Input::Restored(_)
+            | Input::Refilled(_)
             | Input::ArchiveLinked { .. }
     )
 }
