@@ -72,6 +72,10 @@ pub struct Metrics {
     pub segments: By<IntCounter, Outcome>,
     /// Entries of the log that are not in the archive yet.
     pub log_unshipped: IntGauge,
+    /// Bytes of what waits to be shipped.
+    pub log_unshipped_bytes: IntGauge,
+    /// Accounts that the log does not tell.
+    pub log_gaps: IntGauge,
     /// How old the oldest of them is, in seconds; 0 without any.
     pub log_oldest: Gauge,
     /// From the arrival of a change to its segment in the archive.
@@ -209,6 +213,11 @@ impl Metrics {
             last_snapshot: make.gauge(LAST_SNAPSHOT, "When the last snapshot was stored"),
             segments: make.counters_by("segments_total", "Segments of the log tried", "result"),
             log_unshipped: make.int_gauge("log_unshipped_entries", "Changes not off the machine yet"),
+            log_unshipped_bytes: make.int_gauge("log_unshipped_bytes", "Bytes of these, on disk"),
+            log_gaps: make.int_gauge(
+                "log_gap_accounts",
+                "Accounts with changes that only their next snapshot tells, for too much waited",
+            ),
             log_oldest: make.gauge("log_oldest_unshipped_seconds", "Age of the oldest of them"),
             log_age: make.histogram(
                 "log_ship_duration_seconds",

@@ -77,6 +77,7 @@ impl Applier {
             };
             row.snapshot = None;
             row.shipped = None;
+            row.unlogged = None;
             if row.head.is_some() {
                 self.schedule_snapshot(group, &did, &mut row);
             }

@@ -184,6 +184,8 @@ pub enum AlarmKind {
     MassTakedown = 7,
     /// A host gives many of the blobs no longer that we hold of it: it took them down, or lost them.
     BlobsWithheld = 8,
+    /// So much waits for the archive that no more is queued.
+    SpoolFull = 9,
 }
 
 impl AlarmKind {
@@ -199,11 +201,12 @@ impl AlarmKind {
             Self::Quarantine => "quarantine",
             Self::MassTakedown => "mass_takedown",
             Self::BlobsWithheld => "blobs_withheld",
+            Self::SpoolFull => "spool_full",
         }
     }
 
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::SequenceReset,
         Self::Rollback,
         Self::MassDelete,
@@ -212,6 +215,7 @@ impl AlarmKind {
         Self::Quarantine,
         Self::MassTakedown,
         Self::BlobsWithheld,
+        Self::SpoolFull,
     ];
 
     fn from_code(code: u8) -> Option<Self> {
