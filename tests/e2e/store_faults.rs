@@ -106,7 +106,7 @@ impl Scene {
         });
         let firekeep = running.setup.clone();
         let alone = self.alone(&firekeep);
-        let records = alone.check_newest(&self.sandbox);
+        let records = alone.check_newest(&self.sandbox, None);
         running.snapshot();
         running.stop();
         let (counts, gaps) = alone.verify();
