@@ -24,6 +24,10 @@ mod arroba;
 mod bad_input;
 #[path = "e2e/clients.rs"]
 mod clients;
+#[path = "e2e/cold_start.rs"]
+mod cold_start;
+#[path = "e2e/drill.rs"]
+mod drill;
 #[path = "e2e/kill_nine.rs"]
 mod kill_nine;
 #[path = "e2e/lax_pds.rs"]
@@ -34,6 +38,8 @@ mod machine_lost;
 mod main_job;
 #[path = "e2e/migration.rs"]
 mod migration;
+#[path = "e2e/moments.rs"]
+mod moments;
 #[path = "e2e/old_pds.rs"]
 mod old_pds;
 #[path = "e2e/outages.rs"]
@@ -42,6 +48,8 @@ mod outages;
 mod recall;
 #[path = "e2e/rollback.rs"]
 mod rollback;
+#[path = "e2e/store_faults.rs"]
+mod store_faults;
 #[path = "e2e/takedowns.rs"]
 mod takedowns;
 #[path = "e2e/window.rs"]

@@ -31,7 +31,7 @@ use kept::{Kept, Range};
 use level::Level;
 
 pub use car::frame_bytes;
-pub use part::{RecordProof, RevVisitor, each_newer_block, find_blocks, prove_path};
+pub use part::{Blocks, RecordProof, RevVisitor, each_newer_block, find_blocks, prove_path};
 
 /// Takes a row `(path, cid, record bytes)` and says whether to go on.
 pub type RowVisitor<'v> = dyn FnMut(&[u8], Cid, &[u8]) -> ControlFlow<()> + 'v;

@@ -34,7 +34,7 @@ pub(super) enum Piece {
 pub struct Body {
     source: Source,
     /// Codes the bytes, until its end was given out.
-    gzip: Option<GzEncoder<Vec<u8>>>,
+    gzip: Option<Box<GzEncoder<Vec<u8>>>>,
     is_coded: bool,
     tally: Option<Tally>,
 }
@@ -107,7 +107,7 @@ impl Body {
 
     /// The same, gzipped: its length is known only at its end.
     pub(super) fn gzipped(mut self) -> Self {
-        self.gzip = Some(GzEncoder::new(Vec::new(), Compression::fast()));
+        self.gzip = Some(Box::new(GzEncoder::new(Vec::new(), Compression::fast())));
         self.is_coded = true;
         self
     }

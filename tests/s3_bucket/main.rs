@@ -8,7 +8,15 @@
 
 mod archive;
 mod contract;
+mod faults;
 mod own;
+#[path = "../support/proxy.rs"]
+#[allow(
+    dead_code,
+    clippy::disallowed_methods,
+    reason = "shared with the end-to-end tests; it waits and measures time"
+)]
+mod proxy;
 mod server;
 mod verify;
 mod verify_own;
@@ -73,6 +81,7 @@ for_both! {
     samples_are_repeatable_and_rates_are_kept,
     a_writer_that_was_taken_over_from_is_no_part_of_the_log,
     signatures_trees_and_histories_are_proven,
+    a_gap_behind_the_log_is_named_without_any_delta,
 }
 
 async fn open_folder(path: &std::path::Path) -> Bucket {

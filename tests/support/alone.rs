@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::firekeep::Firekeep;
-use super::history::Records;
+use super::history::{History, Records};
 use super::http;
 use super::sandbox::Sandbox;
 
@@ -65,9 +65,18 @@ impl<'a> Alone<'a> {
 
     /// An account's newest state, record by record, with its blobs.
     pub fn restore(&self, did: &str) -> Restored {
+        self.restored(did, &[])
+    }
+
+    /// The same as of a moment.
+    pub fn restore_at(&self, did: &str, time: &str) -> Restored {
+        self.restored(did, &["--at", time])
+    }
+
+    fn restored(&self, did: &str, more: &[&str]) -> Restored {
         let tar = self.out.with_extension("tar");
         let blobs = ["--format", "jsonl", "--blobs", tar.to_str().expect("UTF-8")];
-        let (code, told, lines) = self.export(did, &blobs);
+        let (code, told, lines) = self.export(did, &[&blobs, more].concat());
         let missing = texts(&told["blobs"]["missing"]);
         assert_eq!(code == 0, missing.is_empty(), "export of {did}: {told}");
         assert!(matches!(code, 0 | 3), "export of {did}: {code} {told}");
@@ -93,6 +102,26 @@ impl<'a> Alone<'a> {
             blobs: referred,
             missing: missing.into_iter().collect(),
         }
+    }
+
+    /// The archive alone gives what the PDS has now, of every account, with every blob. How many records that are.
+    /// The history of `silent` does not tell all.
+    pub fn check_newest(&self, sandbox: &Sandbox, silent: Option<&str>) -> u64 {
+        let (history, mut count) = (History::read(sandbox), 0);
+        for did in &sandbox.dids() {
+            let (_, car) = self.car(did);
+            let theirs = repository(&sandbox.pds_url(), did);
+            assert!(blocks(&car) == blocks(&theirs), "{did}: not what the PDS has now");
+            let restored = self.restore(did);
+            assert!(restored.missing.is_empty(), "{did}: {:?}", restored.missing);
+            let last = history.of(did).len() - 1;
+            assert!(
+                silent == Some(did) || restored.records == history.records(did, last),
+                "{did}: not the records of now"
+            );
+            count += restored.records.len() as u64;
+        }
+        count
     }
 
     /// The moments of an account that can be put together: rev and commit.

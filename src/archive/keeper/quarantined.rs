@@ -27,7 +27,10 @@ impl Keeper {
     /// When our own store fails.
     pub async fn quarantined(self: &Arc<Self>, did: Did, task: Vec<u8>) -> Result<Input, StoreError> {
         let row = Mirror::new(&*self.store).account(&did)?;
-        let Some(car) = row.and_then(|row| row.kept_car).filter(|car| !car.archived) else {
+        let Some(car) = row
+            .and_then(|row| row.kept_car)
+            .filter(|car| !car.archived && !car.damaged)
+        else {
             return Ok(Input::TaskDone { task });
         };
         match self.put_quarantined(&did, &car).await {
@@ -51,6 +54,8 @@ impl Keeper {
                 }
                 if let Failed::Unproven(detail) = &failed {
                     tracing::error!(%did, detail, "the CAR that is kept of a quarantined account is damaged");
+                    let number = car.number;
+                    return Ok(Input::CarDamaged { did, number, task });
                 }
                 let what = format!("quarantined repository of {did}");
                 Ok(self.delayed(&what, &failed, task, Task::ArchiveCar(did)))
@@ -74,7 +79,7 @@ impl Keeper {
         };
         let body = Body::File(file.path().to_owned());
         if self.put(&name, body, stats.file_bytes, &options).await? == PutOutcome::AlreadyThere {
-            self.check_snapshot(&name, car.commit, &stats).await?;
+            self.check_snapshot(&name, car.commit).await?;
         }
         Ok(())
     }
@@ -84,17 +89,24 @@ impl Keeper {
         let file = tempfile::NamedTempFile::new_in(&self.temp_dir)?;
         let out = BufWriter::new(File::options().write(true).open(file.path())?);
         let mut encoder = SnapshotEncoder::new(out, Some(car.bytes))?;
-        let (mut hasher, mut written) = (Sha256::new(), Ok(()));
+        let (mut hasher, mut written, mut left) = (Sha256::new(), Ok(()), Some(car.bytes));
         let view = self.store.view();
-        let bytes = Mirror::new(&*view).car_chunks(car, |chunk| {
+        let read = Mirror::new(&*view).car_chunks(car, |chunk| {
+            left = left.and_then(|left| left.checked_sub(chunk.len() as u64));
             hasher.update(chunk);
-            written = encoder.write_all(chunk);
-            match &written {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
+            if left.is_some() {
+                written = encoder.write_all(chunk);
             }
-        })?;
-        if written.is_ok() && (bytes != car.bytes || <[u8; 32]>::from(hasher.finalize()) != car.sha256) {
+            match (left, &written) {
+                (Some(_), Ok(())) => ControlFlow::Continue(()),
+                _ => ControlFlow::Break(()),
+            }
+        });
+        if let Err(error @ (StoreError::BadRow { .. } | StoreError::Corrupt { .. })) = read {
+            return Err(Failed::Unproven(error.to_string()));
+        }
+        read?;
+        if written.is_ok() && (left != Some(0) || <[u8; 32]>::from(hasher.finalize()) != car.sha256) {
             return Err(Failed::Unproven("its bytes are not those that came".to_owned()));
         }
         written?;

@@ -47,6 +47,7 @@ async fn holding(commits: u32) -> Fixture {
             flush_interval: Duration::from_millis(1),
             failures: AtomicU32::new(0),
             paused: AtomicBool::new(false),
+            last: Mutex::new(None),
         }),
         root,
         did: account.did().clone(),

@@ -207,3 +207,15 @@ async fn damaged_claims_and_segments_stop_us() {
     let read = read_segment(&bucket, &name).await.expect_err("damaged");
     assert!(matches!(read, ClaimError::Damaged { .. }), "{read}");
 }
+
+#[tokio::test]
+async fn a_folder_keeps_what_must_not_be_replaced() {
+    let (_keep, bucket) = bucket().await;
+    let one = claim(&bucket, "one", None, false, NOW).await.expect("free");
+    assert!(
+        honours_create_only(&bucket, one.log.generation)
+            .await
+            .expect("puts")
+    );
+    assert!(is_claimed_by(&bucket, 1, "one").await.expect("reads"));
+}

@@ -46,7 +46,7 @@ impl Applier {
         match (car, before) {
             (None, _) => {}
             // It went back once more: the state of before is not replaced until it stands in the archive.
-            (Some(car), Some(before)) if theirs < before.rev && !before.archived => {
+            (Some(car), Some(before)) if theirs < before.rev && !before.archived && !before.damaged => {
                 drop_car(group, car.number);
                 again = true;
             }

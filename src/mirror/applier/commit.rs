@@ -262,8 +262,9 @@ impl Applier {
             time: arrival.time.unwrap_or(arrival.received),
             received: arrival.received,
             seq: arrival.seq,
+            host: Some(arrival.host.clone()),
         };
-        Self::log_change(group, did, &arrival.host, &mut row, commit.rev(), &entry);
+        Self::log_change(group, did, &arrival.host, &mut row, commit.rev(), &entry)?;
         row.head = Some(Head {
             rev: commit.rev(),
             commit: commit.cid(),

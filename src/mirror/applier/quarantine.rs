@@ -59,7 +59,11 @@ impl Applier {
         }
         if let Some(before) = row.kept_car.clone().filter(|before| rev < before.rev) {
             let (newer, archived) = (before.rev, before.archived);
-            let place = if archived { "in the archive" } else { "kept" };
+            let place = match (archived, before.damaged) {
+                (true, _) => "in the archive",
+                (false, true) => "damaged, and given up",
+                (false, false) => "kept",
+            };
             let message = format!(
                 "{did}: the host went back from rev {newer} to rev {rev}, and neither rebuilds to its signed root; the \
                  newer one is {place}"
@@ -72,7 +76,7 @@ impl Applier {
                 message,
                 Vec::new(),
             )?;
-            if !archived {
+            if !archived && !before.damaged {
                 // Nothing makes up for it yet: it is not replaced before it stands in the archive.
                 drop_car(group, kept.car.number);
                 return self.stay_quarantined(group, did, row);
@@ -165,7 +169,7 @@ impl Applier {
         rev: Rev,
     ) -> Result<(), StoreError> {
         row.min_rev = row.min_rev.filter(|least| *least > rev);
-        if row.min_rev.is_some() {
+        if std::mem::take(&mut row.fetch_again) || row.min_rev.is_some() {
             Self::refetch_later(group, did, &mut row, Pace::Bounded);
         }
         group.stage.put_account(did, row);
@@ -312,6 +316,50 @@ impl Applier {
             }
             group.stage.put_account(did, row);
         }
+        Ok(())
+    }
+
+    /// The bytes of a kept CAR are not those that came: they are left where they are, and the repository is fetched
+    /// again, also if its head is the same still.
+    pub(super) fn on_car_damaged(
+        &mut self,
+        group: &mut Group<'_>,
+        did: &Did,
+        number: u64,
+        task: &[u8],
+    ) -> Result<(), StoreError> {
+        group.stage.delete_task(task);
+        let Some(mut row) = self.account(group, did)? else {
+            return Ok(());
+        };
+        let Some(car) = row.kept_car.as_mut().filter(|car| car.number == number) else {
+            return Ok(());
+        };
+        car.damaged = true;
+        let rev = car.rev;
+        if let SyncState::Quarantined { commit, .. } = &mut row.sync {
+            *commit = None;
+        }
+        let next = match row.sync {
+            SyncState::Quarantined { .. } | SyncState::Diverged { .. } => {
+                Self::want(group, did, &mut row, DesyncReason::Requested, None);
+                "it is fetched again"
+            }
+            _ => "a newer copy of the account took its place already",
+        };
+        let message = format!(
+            "{did}: the CAR that was kept of it as it came, at rev {rev}, is damaged on this machine's disk, and was not archived; {next}"
+        );
+        let host = row.host.clone();
+        Self::raise(
+            group,
+            &host,
+            AlarmKind::Quarantine,
+            did.as_str(),
+            message,
+            Vec::new(),
+        )?;
+        group.stage.put_account(did, row);
         Ok(())
     }
 }

@@ -41,6 +41,7 @@ impl World {
             sha256: crate::types::cid::sha256(b"the CAR"),
             since: NOW,
             archived: false,
+            damaged: false,
         };
         let content = FetchedContent::Kept {
             car,
@@ -423,4 +424,69 @@ fn another_archive_gets_it_too() {
     world.lax(&account, 901);
     world.archived(&account, 900);
     assert_eq!(world.of(&account).kept_car.map(|car| car.archived), Some(false));
+}
+
+#[test]
+fn a_kept_car_that_is_damaged_is_fetched_again_and_given_up_when_another_comes() {
+    let mut world = World::new();
+    let account = world.lost_one(1);
+    world.lax(&account, 90);
+    assert_eq!(world.applier.totals().open_cars, 1);
+    world.apply(Input::CarDamaged {
+        did: account.did().clone(),
+        number: 90,
+        task: Vec::new(),
+    });
+    let totals = world.applier.totals();
+    assert_eq!((totals.open_cars, totals.damaged_cars), (0, 1));
+    assert_eq!(world.kept_numbers(), [90], "nothing better is there yet");
+    assert_eq!(world.fetches(&account), [MINUTE]);
+    // The host's head is the one whose CAR was kept: all of it has to come all the same.
+    assert!(matches!(
+        world.of(&account).sync,
+        SyncState::Quarantined { commit: None, .. }
+    ));
+    world.lax(&account, 91);
+    assert_eq!(world.kept_numbers(), [91]);
+    let totals = world.applier.totals();
+    assert_eq!((totals.open_cars, totals.damaged_cars), (1, 0));
+    // What is said of one that is gone says nothing.
+    world.apply(Input::CarDamaged {
+        did: account.did().clone(),
+        number: 90,
+        task: Vec::new(),
+    });
+    assert_eq!(world.applier.totals().damaged_cars, 0);
+}
+
+#[test]
+fn an_account_that_left_its_quarantine_and_is_wanted_does_not_lose_its_task() {
+    let mut world = World::new();
+    let mut account = world.lost_one(1);
+    world.lax(&account, 900);
+    let mut healed = account.clone();
+    healed.commit(0, &[write("c", "healed")], NOW);
+    // An event of a rev that the host does not give when it is asked.
+    account = healed.clone();
+    world.commit(&mut account, &[write("d", "after it")]);
+    world.fetch(&healed);
+    assert_eq!(world.state(&account), "wanted");
+    world.apply(Input::FetchFailed {
+        did: account.did().clone(),
+        host: world.host.clone(),
+        failure: FetchFailure::Unreachable("500".to_owned()),
+        asked_at: crate::mirror::applier::tests::ASKED,
+        task: world.fetch_task(account.did()),
+        retry_at: NOW.plus(Duration::from_secs(60)),
+    });
+    assert_eq!(world.fetches(&account), [MINUTE], "it is tried again");
+    // The host never gives so new a state: after some tries what it has is taken, once.
+    for _ in 0..20 {
+        if world.state(&account) != "wanted" {
+            break;
+        }
+        world.fetch(&healed);
+    }
+    assert_eq!(world.state(&account), "live");
+    world.check_equal(&healed);
 }

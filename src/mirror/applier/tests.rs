@@ -56,6 +56,11 @@ impl World {
         }
     }
 
+    /// So much may wait for the archive.
+    pub(crate) fn set_spool(&mut self, bytes: u64) {
+        self.applier.limits.spool_bytes_max = bytes;
+    }
+
     pub(crate) fn seq(&mut self) -> u64 {
         self.seq += 1;
         self.seq
@@ -89,7 +94,7 @@ impl World {
         self.apply(event)
     }
 
-    pub(super) fn event(&self, frame: Vec<u8>) -> Input {
+    pub(crate) fn event(&self, frame: Vec<u8>) -> Input {
         let content = check_frame(&frame, |did| self.lookup(did), NOW).expect("well-formed");
         let FrameContent::Event(event) = content else {
             panic!("an event")
@@ -103,7 +108,7 @@ impl World {
     }
 
     /// Sets an account's row, as if a batch had.
-    pub(super) fn put_row(&mut self, did: &Did, row: &AccountRow) {
+    pub(crate) fn put_row(&mut self, did: &Did, row: &AccountRow) {
         use crate::mirror::rows::Row as _;
 
         let mut batch = crate::mirror::store::Batch::new();

@@ -282,6 +282,7 @@ fn work_comes_in_order() {
         host: "pds.example".parse().unwrap(),
         did_number: 1,
         rev: rev(2),
+        bytes: 3,
     };
     let journalled = JournalEntry {
         commit_block: vec![],
@@ -291,6 +292,7 @@ fn work_comes_in_order() {
         time: Timestamp::from_micros(1),
         received: Timestamp::from_micros(1),
         seq: 1,
+        host: None,
     };
     let store = store_with(|batch| {
         for (due, task) in [300, 10, 20].into_iter().zip(&tasks) {

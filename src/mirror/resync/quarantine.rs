@@ -135,6 +135,7 @@ impl Fetcher {
             sha256: hasher.finalize().into(),
             since: now,
             archived: false,
+            damaged: false,
         }))
     }
 

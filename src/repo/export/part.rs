@@ -92,6 +92,9 @@ impl Found {
     }
 }
 
+/// Blocks by their CIDs.
+pub type Blocks = BTreeMap<Cid, Vec<u8>>;
+
 /// The blocks of a repository with these CIDs: records and nodes of the tree with the root `data`. What is not in it
 /// is not in the answer. None: together they are larger than `bytes_max`.
 ///
@@ -102,7 +105,7 @@ pub fn find_blocks<R: RecordRows + ?Sized>(
     data: Cid,
     wanted: &BTreeSet<Cid>,
     bytes_max: usize,
-) -> Result<Option<BTreeMap<Cid, Vec<u8>>>, ExportError<R::Error>> {
+) -> Result<Option<Blocks>, ExportError<R::Error>> {
     let found = RefCell::new(BTreeMap::new());
     let bytes = RefCell::new(0usize);
     let take = |cid: Cid, block: &[u8]| {

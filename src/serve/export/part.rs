@@ -75,7 +75,7 @@ pub(in crate::serve) async fn get_blocks(
         };
         let missing: Vec<String> = cids
             .iter()
-            .filter(|cid| !blocks.contains_key(cid) && !(with_commit && **cid == head.commit))
+            .filter(|cid| wanted.contains(cid) && !blocks.contains_key(cid))
             .map(Cid::to_string)
             .collect();
         if !missing.is_empty() {

@@ -67,6 +67,7 @@ impl World {
                 sha256: crate::types::cid::sha256(&car),
                 since: NOW,
                 archived: false,
+                damaged: false,
             };
             FetchedContent::Behind {
                 car: Some(car),
