@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: answers requests")]
 //! What this server says of itself: its DID, its methods, and who goes by a handle.
 
 use std::sync::Arc;

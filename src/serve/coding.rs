@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: answers requests")]
 //! What a caller has already, and in which coding it takes the rest: validators and gzip.
 //!
 //! Every 200 with a body that is there already gets a strong validator, the hash of its bytes; what is large carries

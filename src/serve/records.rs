@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: answers requests")]
 //! `com.atproto.repo`: records as JSON, what an account has, and which blobs are missing.
 //!
 //! A PDS looks records up in an index of its own, and so does this: no tree is rebuilt for JSON, only a record's own

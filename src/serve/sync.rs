@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "shell: answers requests")]
 //! The small methods of `com.atproto.sync`: where accounts stand, what there is, and which hosts are followed.
 
 use std::collections::BTreeMap;
