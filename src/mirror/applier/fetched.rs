@@ -115,6 +115,14 @@ impl Applier {
         // The same head does not put right a copy that was found damaged while it was asked for.
         let damaged = reason == DesyncReason::CopyDamaged || row.damaged;
         if damaged || row.head.as_ref().map(|head| head.commit) != Some(commit) {
+            if damaged {
+                // Else the next fetch would stop at the same head, and the one after it.
+                row.sync = SyncState::Wanted {
+                    reason: DesyncReason::CopyDamaged,
+                    since: group.now,
+                    tries: 0,
+                };
+            }
             group.stage.put_task(group.now, &Task::FetchRepo(did.clone()));
             group.stage.put_account(did, row);
             return Ok(());
