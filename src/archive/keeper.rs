@@ -176,6 +176,7 @@ impl Keeper {
             did: folder,
             rev: head.rev,
             commit: *head.commit.digest(),
+            edition: 0,
         }
         .to_string();
         let options = PutOptions {

@@ -6,12 +6,15 @@
 //!
 //! [`log_cut`] makes segments and deltas, [`shipper`] and [`keeper`] put what there is, [`writer`] says who may.
 //! [`reader`] and [`rebuild`] read it again, without a mirror: [`log_chain`] puts the segments in order, [`timeline`]
-//! tells an account's moments and how each is put together. [`scrub`] proves it, [`retention`] plans what may go.
+//! tells an account's moments and how each is put together. [`scrub`] proves it. [`retention`] plans what may go,
+//! [`prune`] applies that, and removes segments behind a [`boundary`]; [`erase`] takes out what a person wants gone.
 //!
-//! Pure: [`names`], [`content_type`], [`settings`], [`snapshot_file`], [`log_file`], [`log_cut`], [`log_chain`],
+//! Pure: [`names`], [`content_type`], [`boundary`], [`settings`], [`snapshot_file`], [`log_file`], [`log_cut`], [`log_chain`],
 //! [`timeline`], [`sealed`], [`identity_file`], [`retention`]. Shell: [`bucket`], [`folder`], [`s3`], [`identity`],
-//! [`writer`], [`shipper`], [`keeper`], [`reader`], [`rebuild`], [`block_file`], [`probe`]; [`scrub`] has both.
+//! [`writer`], [`shipper`], [`keeper`], [`reader`], [`rebuild`], [`prune`], [`block_file`], [`probe`]; [`scrub`] and
+//! [`erase`] have both.
 
+pub mod boundary;
 pub mod content_type;
 pub mod identity_file;
 pub mod log_chain;

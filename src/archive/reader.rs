@@ -6,7 +6,7 @@
 //!
 //! A daemon may be at work on the same archive. Segments are read before snapshots and deltas are listed, so that what
 //! moves from the former to the latter meanwhile is seen at least once: a segment that is gone when it is read, and
-//! then from the list too, was covered. Where a delta is gone, everything is read again.
+//! stood before the boundary that is there then, was covered. Where anything else is gone, everything is read again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -15,11 +15,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
+use super::boundary::{BOUNDARY_BYTES_MAX, Boundary, Listed, check_begin, listed};
 use super::bucket::{Bucket, BucketError, BucketErrorKind, ObjectBody};
 use super::identity::{self, IdentityError};
 use super::log_chain::{Link, SegmentHead, chain};
 use super::log_file::{Entry, LogFile, LogIndex, Origin, PLAIN_BYTES_MAX};
-use super::names::{self, BlobName, DeltaName, DidFolder, NameError, ObjectName, SegmentName, SnapshotName};
+use super::names::{
+    self, BlobName, BoundaryName, DeltaName, DidFolder, NameError, ObjectName, SegmentName, SnapshotName,
+};
 use super::settings::ArchiveConfig;
 use super::snapshot_file::SnapshotDecoder;
 use super::timeline::{Fault, Hides, Timeline, TimelineBuilder};
@@ -147,18 +150,19 @@ impl ArchiveReader {
     async fn read_timeline(&self, did: &Did, watch: Option<&RepoPath>) -> Result<Timeline, ReadError> {
         let folder = DidFolder::try_from(did)?;
         let mut builder = TimelineBuilder::new(did.clone(), watch.cloned());
-        let mut segments: BTreeMap<u32, Vec<SegmentName>> = BTreeMap::new();
+        let mut shards: BTreeMap<u32, (Vec<SegmentName>, Vec<BoundaryName>)> = BTreeMap::new();
         let mut deltas = Vec::new();
         for text in self.list(names::LOG).await? {
             match text.parse() {
-                Ok(ObjectName::Segment(name)) => segments.entry(name.shard).or_default().push(name),
+                Ok(ObjectName::Segment(name)) => shards.entry(name.shard).or_default().0.push(name),
+                Ok(ObjectName::Boundary(name)) => shards.entry(name.shard).or_default().1.push(name),
                 other => builder.fault(foreign(&text, other.err())),
             }
         }
         let mut place = 0;
-        for segments in segments.into_values() {
-            self.read_segments(did, segments, &mut builder, &mut place)
-                .await?;
+        for (segments, boundaries) in shards.into_values() {
+            let listed = listed(segments, boundaries);
+            self.read_segments(did, listed, &mut builder, &mut place).await?;
         }
         let owned = self.list(&SnapshotName::prefix(&folder)).await?;
         for text in &owned {
@@ -191,10 +195,12 @@ impl ArchiveReader {
     async fn read_segments(
         &self,
         did: &Did,
-        names: Vec<SegmentName>,
+        listed: Listed,
         builder: &mut TimelineBuilder,
         place: &mut u64,
     ) -> Result<(), ReadError> {
+        let boundary = self.boundary(did, listed.boundary, builder).await?;
+        let names = listed.segments;
         let (mut heads, mut read) = (Vec::with_capacity(names.len()), Vec::with_capacity(names.len()));
         let mut files = self.log_files(names.iter().map(SegmentName::to_string).collect());
         let mut vanished = Vec::new();
@@ -219,17 +225,28 @@ impl ArchiveReader {
             read.push(checked.map(|(_, entries)| entries));
         }
         if let Some(first) = vanished.first() {
-            let listed: BTreeSet<String> = self
-                .list(&SegmentName::prefix(first.shard))
-                .await?
-                .into_iter()
-                .collect();
-            for name in vanished.iter().filter(|name| listed.contains(&name.to_string())) {
-                let at = heads.iter().position(|head| head.name == *name);
-                read[at.expect("it is among them")] = Err("it is listed, but not there".to_owned());
+            let texts = self.list(&SegmentName::prefix(first.shard)).await?;
+            let begin = texts.iter().filter_map(|text| text.parse().ok()).max();
+            let there: BTreeSet<String> = texts.into_iter().collect();
+            for name in vanished {
+                if there.contains(&name.to_string()) {
+                    let at = heads.iter().position(|head| head.name == name);
+                    read[at.expect("it is among them")] = Err("it is listed, but not there".to_owned());
+                } else if begin.is_none_or(|begin: BoundaryName| name.place() >= begin) {
+                    // Not removed behind a boundary: it was written again, or is lost.
+                    return Err(ReadError::Vanished(name.to_string()));
+                }
             }
         }
         let chain = chain(&heads);
+        let begin = listed.boundary.map(|name| (name, boundary.as_ref()));
+        if let Some(detail) = check_begin(&heads, &chain, begin) {
+            builder.fault(Fault {
+                object: names::LOG.to_owned(),
+                detail,
+                hides: Hides::Log(*place),
+            });
+        }
         let mut places = BTreeMap::new();
         for at in chain.order {
             let object = heads[at].name.to_string();
@@ -253,6 +270,37 @@ impl ArchiveReader {
             });
         }
         Ok(())
+    }
+
+    /// Reads where the log begins, and what is kept there of the account.
+    async fn boundary(
+        &self,
+        did: &Did,
+        name: Option<BoundaryName>,
+        builder: &mut TimelineBuilder,
+    ) -> Result<Option<Boundary>, ReadError> {
+        let Some(name) = name else { return Ok(None) };
+        let object = name.to_string();
+        let Some(bytes) = self.object(&object, BOUNDARY_BYTES_MAX).await? else {
+            // A newer one took its place.
+            return Err(ReadError::Vanished(object));
+        };
+        match bytes.and_then(|bytes| Boundary::decode(&bytes, &name)) {
+            Ok(boundary) => {
+                let standing = boundary.standings.get(did);
+                builder.entries(object, None, standing.map_or(&[], std::slice::from_ref));
+                Ok(Some(boundary))
+            }
+            Err(detail) => {
+                let hides = Hides::Nothing;
+                builder.fault(Fault {
+                    object,
+                    detail,
+                    hides,
+                });
+                Ok(None)
+            }
+        }
     }
 
     async fn read_deltas(

@@ -247,6 +247,7 @@ impl Shipper {
             shard: SHARD,
             generation: log.generation,
             number: log.number,
+            edition: 0,
         };
         let name = segment_name.to_string();
         let options = PutOptions {
@@ -268,6 +269,16 @@ impl Shipper {
                 }
                 Err(ClaimError::Bucket(error)) => return Ok(Err(error.to_string())),
             },
+            Err(error) => return Ok(Err(error.to_string())),
+        }
+        match writer::is_left_behind(&self.bucket, &segment_name).await {
+            Ok(false) => {}
+            Ok(true) => {
+                return Err(ShipError::Copied(format!(
+                    "what comes behind {name} in {}",
+                    self.bucket
+                )));
+            }
             Err(error) => return Ok(Err(error.to_string())),
         }
         match writer::is_superseded(&self.bucket, log.generation).await {

@@ -7,12 +7,13 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
+use super::boundary::Boundary;
 use super::bucket::{Body, Bucket, PutOptions};
 use super::content_type::ContentType;
 use super::folder::FolderBucket;
 use super::identity::{ArchiveId, open_or_create};
 use super::log_file::{Change, Entry, FORMAT, LogFile, LogIndex, Op, Origin};
-use super::names::{BlobName, DeltaName, DidFolder, SegmentName, SnapshotName};
+use super::names::{BlobName, BoundaryName, DeltaName, DidFolder, SegmentName, SnapshotName};
 use super::snapshot_file::SnapshotEncoder;
 use crate::repo::car::{encode_block, encode_header};
 use crate::repo::mst::TreeBuilder;
@@ -237,10 +238,24 @@ impl TestArchive {
             archive.delta(churn, pair[0]..pair[1]).await;
         }
         let from = marks.last().copied().unwrap_or(0).saturating_sub(10);
+        let gone = Some(Cid::of_block(b"gone"));
+        let (names, _) = archive.segments(&[churn], from..commits, (1, 100, gone)).await;
+        if !names.is_empty() {
+            archive.boundary((1, 100), gone).await;
+        }
         archive
-            .segments(&[churn], from..commits, (1, 100, Some(Cid::of_block(b"gone"))))
-            .await;
-        archive
+    }
+
+    /// The log begins at this segment, which names this index as the one before it.
+    pub(crate) async fn boundary(&self, (generation, number): (u64, u64), prev: Option<Cid>) -> String {
+        let name = BoundaryName {
+            shard: 0,
+            generation,
+            number,
+        };
+        let boundary = Boundary::at(name, prev, None, START);
+        self.put(&name.to_string(), boundary.encode()).await;
+        name.to_string()
     }
 
     pub(crate) async fn put(&self, name: &str, bytes: Vec<u8>) {
@@ -285,6 +300,7 @@ impl TestArchive {
             did: DidFolder::try_from(did).expect("short"),
             rev: then.rev,
             commit: *then.commit.0.digest(),
+            edition: 0,
         };
         self.put(&name.to_string(), pack(&car)).await;
         name.to_string()
@@ -334,6 +350,7 @@ impl TestArchive {
                 shard: 0,
                 generation,
                 number,
+                edition: 0,
             };
             self.put(&name.to_string(), pack(&file.encode_car())).await;
             names.push(name.to_string());

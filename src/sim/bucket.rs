@@ -103,6 +103,7 @@ pub(super) fn snapshot(
         did: DidFolder::try_from(did).expect("simulated DIDs are short"),
         rev: head.rev,
         commit: *head.commit.digest(),
+        edition: 0,
     };
     Some((name.to_string(), file))
 }

@@ -136,6 +136,7 @@ impl Writer {
             did: self.folder(),
             rev: self.rev,
             commit: *self.commit.0.digest(),
+            edition: 0,
         }
     }
 
@@ -216,6 +217,7 @@ impl Log {
             shard: 0,
             generation: self.generation,
             number: self.number,
+            edition: 0,
         };
         let count = entries.len() as u64;
         let origin = Origin::Segment {

@@ -63,6 +63,7 @@ impl Keeper {
             did: DidFolder::try_from(did).map_err(|error| Failed::Name(error.to_string()))?,
             rev: car.rev,
             commit: *car.commit.digest(),
+            edition: 0,
         }
         .to_string();
         let (this, kept) = (Arc::clone(self), car.clone());

@@ -282,7 +282,7 @@ impl Scrub<'_> {
         };
         let folder = format!("{}{did}/", crate::archive::names::REPOS);
         for delta in &objects.deltas {
-            if !account.is_anchor(delta.from()) && !loaded.contains(delta) {
+            if !account.leans_on(delta.from(), delta.to()) && !loaded.contains(delta) {
                 let detail = format!(
                     "it builds on rev {}, which no snapshot and no other delta holds",
                     delta.from()

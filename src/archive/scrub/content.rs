@@ -243,6 +243,7 @@ pub fn check_segment_name(file: &LogFile, name: SegmentName) -> Result<(), Bad> 
                 shard,
                 generation,
                 number,
+                edition: 0,
             };
             Err(Bad::Misnamed(format!("it is {says}")))
         }

@@ -102,6 +102,9 @@ pub async fn verify(
         keep,
     };
     scrub.missing_segments().await?;
+    if !scrub.state.others_done {
+        scrub.beginnings().await?;
+    }
     scrub.others().await?;
     scrub.log().await?;
     scrub.accounts().await?;
@@ -304,6 +307,7 @@ impl Scrub<'_> {
             (of.listed, of.bytes) = (listed.listed, listed.bytes);
         }
         counts.probe_leftovers = self.inventory.counts.probe_leftovers;
+        counts.leftover_segments = self.inventory.leftover_segments;
         counts.bytes_read = self
             .reader
             .progress

@@ -60,6 +60,7 @@ impl Fixture {
             shard: SHARD,
             generation,
             number,
+            edition: 0,
         };
         self.root.join(name.to_string())
     }

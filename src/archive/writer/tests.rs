@@ -40,6 +40,7 @@ async fn put_segment(bucket: &Bucket, generation: u64, number: u64, prev: Option
         shard: SHARD,
         generation,
         number,
+        edition: 0,
     };
     let (body, _) = pack(&file.encode_car());
     let options = PutOptions::create(ContentType::zstd());
@@ -154,6 +155,7 @@ async fn a_log_that_cannot_be_gone_on_from_is_not_claimed() {
         shard: SHARD,
         generation: 1,
         number: 1,
+        edition: 0,
     };
     let options = PutOptions::create(ContentType::zstd());
     let put = bucket
@@ -197,6 +199,7 @@ async fn damaged_claims_and_segments_stop_us() {
         shard: SHARD,
         generation: 1,
         number: 1,
+        edition: 0,
     };
     let read = read_segment(&bucket, &name).await.expect_err("not there");
     assert!(matches!(read, ClaimError::Damaged { .. }), "{read}");
