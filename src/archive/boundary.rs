@@ -80,10 +80,13 @@ impl Boundary {
         }
     }
 
-    /// A segment goes behind it.
-    pub fn pass(&mut self, index: &LogIndex) {
+    /// A segment goes behind it. Of an account that `is_gone` tells nothing is claimed.
+    pub fn pass(&mut self, index: &LogIndex, is_gone: impl Fn(&Did) -> bool) {
         for entry in &index.entries {
             let did = entry.did();
+            if is_gone(did) && !matches!(entry, Entry::Account { .. }) {
+                continue;
+            }
             match entry {
                 Entry::Account { .. } => drop(self.standings.insert(did.clone(), entry.clone())),
                 Entry::Commit(Change { rev, .. })

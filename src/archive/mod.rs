@@ -16,6 +16,7 @@
 
 pub mod boundary;
 pub mod content_type;
+pub mod erase;
 pub mod identity_file;
 pub mod log_chain;
 pub mod log_cut;
@@ -40,6 +41,8 @@ pub mod identity;
 pub mod keeper;
 #[cfg(feature = "daemon")]
 pub mod probe;
+#[cfg(feature = "daemon")]
+pub mod prune;
 #[cfg(feature = "daemon")]
 pub mod reader;
 #[cfg(feature = "daemon")]

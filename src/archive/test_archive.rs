@@ -16,7 +16,7 @@ use super::log_file::{Change, Entry, FORMAT, LogFile, LogIndex, Op, Origin};
 use super::names::{BlobName, BoundaryName, DeltaName, DidFolder, SegmentName, SnapshotName};
 use super::snapshot_file::SnapshotEncoder;
 use crate::repo::car::{encode_block, encode_header};
-use crate::repo::mst::TreeBuilder;
+use crate::repo::mst::{Node, TreeBuilder};
 use crate::sim::SimAccount;
 use crate::sim::account::{Write, post, post_with_blob};
 use crate::types::{Cid, Did, Rev, Timestamp};
@@ -283,17 +283,31 @@ impl TestArchive {
     pub(crate) async fn snapshot_without(&self, did: &Did, then: &Then, erased: Option<Cid>) -> String {
         let mut car = encode_header(&[then.commit.0]);
         encode_block(&mut car, &then.commit.0, &then.commit.1);
-        let mut builder = TreeBuilder::new(|_, cid, bytes: &[u8]| encode_block(&mut car, &cid, bytes));
+        let mut nodes = BTreeMap::new();
+        let mut builder = TreeBuilder::new(|_, cid, bytes: &[u8]| drop(nodes.insert(cid, bytes.to_vec())));
         for (path, bytes) in &then.records {
             builder
                 .push(path.as_bytes(), Cid::of_block(bytes))
                 .expect("sorted paths");
         }
-        builder.finish();
-        for bytes in then.records.values() {
-            let cid = Cid::of_block(bytes);
-            if Some(cid) != erased {
-                encode_block(&mut car, &cid, bytes);
+        let root = builder.finish();
+        let records = then.records.values().map(|bytes| (Cid::of_block(bytes), bytes));
+        let records: BTreeMap<Cid, &Vec<u8>> = records.filter(|(cid, _)| Some(*cid) != erased).collect();
+        // In the order that readers can stream: a node, and behind it what it points to.
+        let mut next = vec![root];
+        while let Some(cid) = next.pop() {
+            let Some(block) = nodes.get(&cid) else {
+                records
+                    .get(&cid)
+                    .iter()
+                    .for_each(|bytes| encode_block(&mut car, &cid, bytes));
+                continue;
+            };
+            encode_block(&mut car, &cid, block);
+            let node = Node::decode(block).expect("a node");
+            for number in (0..=node.len()).rev() {
+                next.extend(node.entry(number).map(|entry| entry.value));
+                next.extend(node.subtree(number));
             }
         }
         let name = SnapshotName {

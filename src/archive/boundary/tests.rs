@@ -72,13 +72,17 @@ fn it_keeps_the_newest_standings_and_how_far_the_segments_led() {
     let name = segment(1, 9, 0).place();
     let prev = Some(Cid::of_block(b"prev"));
     let mut first = Boundary::at(name, prev, None, Timestamp::from_micros(5_000));
-    first.pass(&index(vec![
-        change("a", 1, 2),
-        account("b", AccountStatus::Takendown, 1),
-        change("a", 2, 3),
-        account("b", AccountStatus::Other("odd".to_owned()), 2),
-        loaded("c", 7),
-    ]));
+    first.pass(
+        &index(vec![
+            change("a", 1, 2),
+            account("b", AccountStatus::Takendown, 1),
+            change("a", 2, 3),
+            account("b", AccountStatus::Other("odd".to_owned()), 2),
+            loaded("c", 7),
+            change("gone", 1, 2),
+        ]),
+        |of| *of == did("gone"),
+    );
     let bytes = first.encode();
     assert_eq!(Boundary::decode(&bytes, &name), Ok(first.clone()));
     assert_eq!(first.led_to, BTreeMap::from([(did("a"), r(3)), (did("c"), r(7))]));

@@ -13,6 +13,7 @@ use super::read::Outcome;
 use super::replay::Replay;
 use super::report::{Fault, shown};
 use super::run::{NAMED_MAX, Scrub, ScrubError};
+use crate::archive::erase::note::Note;
 use crate::archive::identity_file::{IDENTITY_BYTES_MAX, IdentityFile};
 use crate::archive::log_file::Entry;
 use crate::archive::names::{BlobName, DeltaName, DidFolder, IdentityName, ObjectName, SnapshotName};
@@ -173,9 +174,11 @@ impl Scrub<'_> {
                 break;
             }
             let (of, keys, wanted) = (name.clone(), std::sync::Arc::clone(keys), newest.is_none());
+            let note = self.erased.get(did).cloned();
             let outcome = self.reader.check(&text, move |file| {
                 let mut references = References::default();
-                let tally = check_snapshot(file, &of, &keys, |path, record| {
+                let withheld = |cid: &Cid| note.as_ref().is_some_and(|note| note.withholds(cid));
+                let tally = check_snapshot(file, &of, &keys, &withheld, |path, record| {
                     if wanted {
                         references.add(path, record);
                     }
@@ -249,9 +252,11 @@ impl Scrub<'_> {
             return Replay::default();
         };
         let (of, text) = (name.clone(), name.to_string());
+        // What is not in it cannot be told on from.
+        let withheld = |_: &Cid| false;
         let read = self.reader.check(&text, move |file| {
             let mut replay = Replay::of(of.rev);
-            check_snapshot(file, &of, &[], |path, record| replay.add(path, record))?;
+            check_snapshot(file, &of, &[], &withheld, |path, record| replay.add(path, record))?;
             Ok(replay)
         });
         match read.await {
@@ -262,6 +267,11 @@ impl Scrub<'_> {
 
     /// What the account's objects and the log lead through, and what they build on.
     fn check_history(&mut self, did: &Did, objects: &Objects, bad: &BTreeSet<Rev>, loaded: &[DeltaName]) {
+        let is_gone = self.erased.get(did).is_some_and(Note::is_gone);
+        if is_gone && objects.snapshots.is_empty() && objects.deltas.is_empty() {
+            // What the log still says of it leads nowhere any more, and need not.
+            return;
+        }
         let usable = objects
             .snapshots
             .iter()
@@ -439,7 +449,10 @@ impl Scrub<'_> {
                 did: folder.clone(),
                 blob: digest,
             };
-            if self.reader.bucket.head(&name.to_string()).await?.is_some() {
+            let erased = self.erased.get(did);
+            if erased.is_some_and(|note| note.withholds_blob(&digest))
+                || self.reader.bucket.head(&name.to_string()).await?.is_some()
+            {
                 continue;
             }
             let detail = format!(

@@ -94,10 +94,13 @@ pub struct Tally {
     pub signed: u64,
     /// Commits whose signature could not be checked: the archive names no key.
     pub unsigned: u64,
+    /// Records whose bytes were erased, and noted as such.
+    pub erased: u64,
 }
 
 /// Reads a snapshot: its commit is the one in the name, signed by one of `keys` (where any are known), and the tree
-/// rebuilds to the signed root with every record in place. Hands each record to `visit` by its path.
+/// rebuilds to the signed root with every record in place, but for those that are `withheld`. Hands each record to
+/// `visit` by its path.
 ///
 /// # Errors
 /// The first thing that is not as it must be.
@@ -105,6 +108,7 @@ pub fn check_snapshot(
     file: impl Read,
     name: &SnapshotName,
     keys: &[SigningKey],
+    withheld: &dyn Fn(&Cid) -> bool,
     mut visit: impl FnMut(&[u8], &[u8]),
 ) -> Result<Tally, Bad> {
     let mut tally = Tally::default();
@@ -123,13 +127,33 @@ pub fn check_snapshot(
     let mut tree = StreamedTree::new(data);
     while let Some((cid, _)) = car.next_block(&mut block)? {
         tally.blocks += 1;
+        tally.erased += pass_withheld(&mut tree, Some(cid), withheld)?;
         if let Some(path) = tree.push(cid, &block)? {
             visit(path, &block);
         }
     }
+    tally.erased += pass_withheld(&mut tree, None, withheld)?;
     tally.records = tree.finish()?.records;
     decoder.finish()?;
     Ok(tally)
+}
+
+/// Passes over the withheld records that should stand before this block. Returns how many.
+fn pass_withheld(
+    tree: &mut StreamedTree,
+    next: Option<Cid>,
+    withheld: &dyn Fn(&Cid) -> bool,
+) -> Result<u64, StreamFault> {
+    let mut passed = 0;
+    while let Some(wanted) = tree
+        .wanted_record()
+        .filter(|wanted| Some(*wanted) != next && withheld(wanted))
+    {
+        debug_assert!(withheld(&wanted), "only what is withheld");
+        tree.pass_over()?;
+        passed += 1;
+    }
+    Ok(passed)
 }
 
 /// Reads a CAR that is kept as it came: every block hashes to its CID, and the commit of the name is its root.

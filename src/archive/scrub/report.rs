@@ -202,6 +202,7 @@ impl Counts {
         self.records += tally.records;
         self.signatures += tally.signed;
         self.signatures_not_checked += tally.unsigned;
+        self.erased_records += tally.erased;
     }
 
     /// The counts of a kind.
