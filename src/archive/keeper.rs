@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::bucket::{Body, Bucket, BucketError, BucketErrorKind, PutOptions, PutOutcome};
 use super::content_type::ContentType;
+use super::held::{Gate, Going};
 use super::log_cut::deltas;
 use super::log_file::{Entry, LogFile, Origin};
 use super::names::{self, BlobName, DeltaName, DidFolder, SnapshotName};
@@ -56,6 +57,8 @@ pub struct Keeper {
     pub temp_dir: PathBuf,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Held while something goes from the mirror into the archive.
+    pub gate: Gate,
     failures: AtomicU32,
 }
 
@@ -101,6 +104,7 @@ impl Keeper {
             clock,
             temp_dir,
             metrics,
+            gate: Gate::default(),
             failures: AtomicU32::new(0),
         }
     }
@@ -110,6 +114,7 @@ impl Keeper {
     /// # Errors
     /// When our own store fails.
     pub async fn snapshot(self: &Arc<Self>, did: Did, task: Vec<u8>) -> Result<Input, StoreError> {
+        let _at_work = self.gate.at_work(Going::Repositories).await;
         let Some(row) = Mirror::new(&*self.store).account(&did)? else {
             return Ok(Input::TaskDone { task });
         };
@@ -304,6 +309,7 @@ impl Keeper {
     /// # Errors
     /// When our own store fails.
     pub async fn blob(self: &Arc<Self>, blob: BlobKey, task: Vec<u8>) -> Result<Input, StoreError> {
+        let _at_work = self.gate.at_work(Going::Blobs).await;
         let row = match Mirror::new(&*self.store).blob(blob.did_number, &blob.digest)? {
             Some(row) if row.state == BlobState::Held => row,
             _ => return Ok(Input::TaskDone { task }),

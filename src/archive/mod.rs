@@ -11,7 +11,7 @@
 //!
 //! Pure: [`names`], [`content_type`], [`boundary`], [`settings`], [`snapshot_file`], [`log_file`], [`log_cut`], [`log_chain`],
 //! [`timeline`], [`sealed`], [`identity_file`], [`retention`]. Shell: [`bucket`], [`folder`], [`s3`], [`identity`],
-//! [`writer`], [`shipper`], [`keeper`], [`reader`], [`rebuild`], [`prune`], [`block_file`], [`probe`]; [`scrub`] and
+//! [`writer`], [`shipper`], [`keeper`], [`held`], [`reader`], [`rebuild`], [`prune`], [`block_file`], [`probe`]; [`scrub`] and
 //! [`erase`] have both.
 
 pub mod boundary;
@@ -35,6 +35,8 @@ pub mod block_file;
 pub mod bucket;
 #[cfg(feature = "daemon")]
 pub mod folder;
+#[cfg(feature = "daemon")]
+pub mod held;
 #[cfg(feature = "daemon")]
 pub mod identity;
 #[cfg(feature = "daemon")]

@@ -17,16 +17,18 @@ use futures_util::{StreamExt as _, stream};
 
 use super::boundary::{BOUNDARY_BYTES_MAX, Boundary, Listed, check_begin, listed};
 use super::bucket::{Bucket, BucketError, BucketErrorKind, ObjectBody};
+use super::erase::note::{NOTE_BYTES_MAX, Note};
 use super::identity::{self, IdentityError};
 use super::log_chain::{Link, SegmentHead, chain};
 use super::log_file::{Entry, LogFile, LogIndex, Origin, PLAIN_BYTES_MAX};
 use super::names::{
-    self, BlobName, BoundaryName, DeltaName, DidFolder, NameError, ObjectName, SegmentName, SnapshotName,
+    self, BlobName, BoundaryName, DeltaName, DidFolder, ErasedName, NameError, ObjectName, SegmentName,
+    SnapshotName,
 };
 use super::settings::ArchiveConfig;
 use super::snapshot_file::SnapshotDecoder;
 use super::timeline::{Fault, Hides, Timeline, TimelineBuilder};
-use crate::types::{Cid, Did, RepoPath};
+use crate::types::{Cid, Did, RepoPath, Timestamp};
 
 /// Largest segment or delta that is read, in bytes, as it is stored.
 const LOG_OBJECT_BYTES_MAX: usize = PLAIN_BYTES_MAX as usize + (1 << 20);
@@ -65,6 +67,26 @@ pub enum ReadError {
         did: Did,
         /// The archive.
         place: String,
+    },
+    /// A person had all of it erased.
+    #[error("{did} was erased from {place} on {since}: nothing of it is given")]
+    Erased {
+        /// The account.
+        did: Did,
+        /// The archive.
+        place: String,
+        /// When that was asked for.
+        since: Timestamp,
+    },
+    /// What was erased is not known, so nothing is given.
+    #[error(
+        "{object} cannot be read ({detail}): what was erased of this account is not known; run `firekeep verify`"
+    )]
+    Note {
+        /// The note of it.
+        object: String,
+        /// What is wrong with it.
+        detail: String,
     },
     /// The archive as a whole cannot be read.
     #[error(transparent)]
@@ -149,6 +171,11 @@ impl ArchiveReader {
 
     async fn read_timeline(&self, did: &Did, watch: Option<&RepoPath>) -> Result<Timeline, ReadError> {
         let folder = DidFolder::try_from(did)?;
+        let note = self.note(&folder).await?;
+        if let Some(since) = note.as_ref().and_then(Note::account_erased) {
+            let (did, place) = (did.clone(), self.place());
+            return Err(ReadError::Erased { did, place, since });
+        }
         let mut builder = TimelineBuilder::new(did.clone(), watch.cloned());
         let mut shards: BTreeMap<u32, (Vec<SegmentName>, Vec<BoundaryName>)> = BTreeMap::new();
         let mut deltas = Vec::new();
@@ -188,7 +215,23 @@ impl ArchiveReader {
             });
         }
         line.faults.extend(self.head_fault.clone());
+        if let Some(note) = note {
+            (line.erased, line.erased_blobs) = (note.records(), note.blobs());
+        }
         Ok(line)
+    }
+
+    /// What was erased of an account: restores obey it.
+    async fn note(&self, folder: &DidFolder) -> Result<Option<Note>, ReadError> {
+        let name = ErasedName { did: folder.clone() };
+        let object = name.to_string();
+        match self.object(&object, NOTE_BYTES_MAX).await? {
+            None => Ok(None),
+            Some(bytes) => match bytes.and_then(|bytes| Note::decode(&bytes, &name)) {
+                Ok(note) => Ok(Some(note)),
+                Err(detail) => Err(ReadError::Note { object, detail }),
+            },
+        }
     }
 
     /// Reads the segments of one shard. `place` counts the segments of the log.

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bucket::{Body, Bucket, PutOptions, PutOutcome};
 use super::content_type::ContentType;
+use super::held::{Gate, Going};
 use super::log_cut::{Segment, next_segment};
 use super::log_file::LogFile;
 use super::names::SegmentName;
@@ -59,6 +60,8 @@ pub struct Shipper {
     pub flush_interval: Duration,
     /// Tries that failed since one went well.
     pub failures: AtomicU32,
+    /// Held while something goes from the mirror into the archive.
+    pub gate: Gate,
     /// Set while what stands in the archive's place is not the mirror's archive.
     pub paused: AtomicBool,
 }
@@ -172,6 +175,7 @@ impl Shipper {
             self.metrics.log_oldest.set(0.0);
             return Ok(Step::Nothing);
         }
+        let _at_work = self.gate.at_work(Going::Log).await;
         let this = Arc::clone(self);
         let built = tokio::task::spawn_blocking(move || this.build()).await;
         let Some(Built {

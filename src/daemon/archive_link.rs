@@ -345,6 +345,7 @@ impl ArchiveLink {
             metrics: Arc::clone(&self.metrics),
             flush_interval: self.flush_interval,
             failures: AtomicU32::new(0),
+            gate: keeper.gate.clone(),
             paused: AtomicBool::new(false),
         };
         self.show(Ok(()));

@@ -7,6 +7,14 @@
 //!
 //! A record is erased by its bytes alone: its CID stays, so trees still prove, and an export says what is withheld.
 //!
-//! Pure: [`note`].
+//! Pure: [`note`], [`survey`]. Shell: [`run`], and how objects are written again.
 
 pub mod note;
+pub mod survey;
+
+#[cfg(feature = "daemon")]
+mod rewrite;
+#[cfg(feature = "daemon")]
+pub mod run;
+#[cfg(all(test, feature = "daemon"))]
+mod tests;

@@ -46,6 +46,7 @@ async fn holding(commits: u32) -> Fixture {
             metrics: Arc::new(Metrics::new()),
             flush_interval: Duration::from_millis(1),
             failures: AtomicU32::new(0),
+            gate: crate::archive::held::Gate::default(),
             paused: AtomicBool::new(false),
         }),
         root,

@@ -67,7 +67,11 @@ impl Fetcher {
             .rev;
         let mut batch = Batch::new();
         let mut blobs = std::collections::BTreeMap::new();
+        let erased = Mirror::new(&*self.store).erased(did).map_err(RepoFault::Visit)?;
         let repo = check_repo(car, root, did, key, now, |path, cid, bytes| {
+            // Its place is proven like any other; its bytes are not taken.
+            let gone = erased.as_ref().is_some_and(|erased| erased.withholds(&cid));
+            let bytes = if gone { &[] } else { bytes };
             let value = RecordValue {
                 rev,
                 digest: *cid.digest(),

@@ -9,12 +9,12 @@ use sha2::{Digest as _, Sha256};
 use super::{Failed, Fetcher, Judged};
 use crate::mirror::input::{BlobMention, FetchedContent};
 use crate::mirror::keyspace;
-use crate::mirror::reader::BLOB_CHUNK_BYTES;
+use crate::mirror::reader::{BLOB_CHUNK_BYTES, Mirror};
 use crate::mirror::rows::KeptCar;
 use crate::mirror::spool::IndexedCar;
 use crate::mirror::store::{Batch, Family, StoreError};
 use crate::repo::record::scan_record;
-use crate::types::{Did, Timestamp};
+use crate::types::{Cid, Did, Timestamp};
 use crate::verify::{HeadKey, LaxRepo, RepoFault, check_lax_repo};
 
 /// Largest CAR that is kept as it came, in bytes.
@@ -34,7 +34,12 @@ impl Fetcher {
     ) -> Result<Judged, StoreError> {
         let root = car.roots()[0];
         let mut blobs = BTreeMap::new();
+        let erased = Mirror::new(&*self.store).erased(did)?;
+        let mut holds_erased = false;
         let checked = check_lax_repo(car, root, did, key, now, |_, bytes| {
+            holds_erased |= erased
+                .as_ref()
+                .is_some_and(|erased| erased.withholds(&Cid::of_block(bytes)));
             for blob in scan_record(bytes).blobs {
                 let digest = *blob.cid.digest();
                 blobs.entry(digest).or_insert(BlobMention {
@@ -54,6 +59,11 @@ impl Fetcher {
                 ))));
             }
         };
+        if holds_erased {
+            // As it came it holds what a person wants gone, and without that it is not as it came.
+            let text = format!("{fault}; and it holds a record that was erased here");
+            return Ok(Judged::Failed(Failed::unproven(text)));
+        }
         if car.bytes() > self.kept_car_bytes_max {
             let text = format!(
                 "{fault}; its {} bytes are more than the {} that are kept of such a repository",
