@@ -68,6 +68,16 @@ pub struct Metrics {
     pub snapshot_duration: Histogram,
     /// When the last snapshot was stored.
     pub last_snapshot: Gauge,
+    /// Times that retention was applied.
+    pub prunes: By<IntCounter, Outcome>,
+    /// When it last was, in full.
+    pub last_prune: Gauge,
+    /// Objects that it removed.
+    pub pruned_objects: IntCounter,
+    /// Bytes of those.
+    pub pruned_bytes: IntCounter,
+    /// Accounts with erasures that are not done, or not looked for again.
+    pub erasures_open: IntGauge,
     /// Segments of the log that were tried.
     pub segments: By<IntCounter, Outcome>,
     /// Entries of the log that are not in the archive yet.
@@ -207,6 +217,11 @@ impl Metrics {
                 SNAPSHOT_SECONDS,
             ),
             last_snapshot: make.gauge(LAST_SNAPSHOT, "When the last snapshot was stored"),
+            prunes: make.counters_by("prunes_total", "Times that retention was applied", "result"),
+            last_prune: make.gauge("last_prune_timestamp_seconds", "When it last was, in full"),
+            pruned_objects: make.counter("pruned_objects_total", "Objects that it removed"),
+            pruned_bytes: make.counter("pruned_bytes_total", "Bytes of those"),
+            erasures_open: make.int_gauge("erasures_open", "Accounts with erasures to look for again"),
             segments: make.counters_by("segments_total", "Segments of the log tried", "result"),
             log_unshipped: make.int_gauge("log_unshipped_entries", "Changes not off the machine yet"),
             log_oldest: make.gauge("log_oldest_unshipped_seconds", "Age of the oldest of them"),

@@ -22,6 +22,8 @@ mod archives;
 mod arroba;
 #[path = "e2e/bad_input.rs"]
 mod bad_input;
+#[path = "e2e/forget.rs"]
+mod forget;
 #[path = "e2e/kill_nine.rs"]
 mod kill_nine;
 #[path = "e2e/machine_lost.rs"]

@@ -56,6 +56,8 @@ pub struct Config {
     pub audit_interval: Duration,
     /// How often the archive is looked at.
     pub archive_check_interval: Duration,
+    /// How often retention is applied.
+    pub prune_interval: Duration,
     /// The largest blob that is fetched, in bytes.
     pub blob_bytes_max: u64,
     /// Requests a second to each host, at most; zero: no limit of ours.
@@ -106,6 +108,8 @@ const SNAPSHOT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duratio
 const AUDIT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
 /// Bounds of `archive_check_interval`.
 const ARCHIVE_CHECK_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
+/// Bounds of `prune_interval`.
+const PRUNE_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30 * 24 * 3600));
 /// Bounds of `blob_sweep_interval`.
 const BLOB_SWEEP_INTERVAL: (Duration, Duration) =
     (Duration::from_secs(10), Duration::from_secs(30 * 24 * 3600));
@@ -154,6 +158,7 @@ impl Config {
             snapshot_interval: duration(layers, "snapshot_interval", "1h", SNAPSHOT_INTERVAL)?,
             audit_interval: duration(layers, "audit_interval", "1d", AUDIT_INTERVAL)?,
             archive_check_interval: duration(layers, "archive_check_interval", "1h", ARCHIVE_CHECK_INTERVAL)?,
+            prune_interval: duration(layers, "prune_interval", "1d", PRUNE_INTERVAL)?,
             blob_bytes_max: size(layers, "blob_bytes_max", "300MiB", BLOB_BYTES)?,
             requests_per_second: requests_per_second(layers)?,
             blob_sweep_interval: duration(layers, "blob_sweep_interval", "1d", BLOB_SWEEP_INTERVAL)?,

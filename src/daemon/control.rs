@@ -11,7 +11,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::archive_link::ArchiveWatch;
+use super::care::Forget;
 use super::inspect::parse_alarm;
+use super::retain::Retain;
 use super::standing::{Standing, Surroundings};
 
 use crate::archive::keeper::Keeper;
@@ -53,6 +55,8 @@ pub struct DaemonControl {
     pub shipper: Arc<OnceLock<Arc<Shipper>>>,
     /// What the newest look at the archive found.
     pub archive: Arc<ArchiveWatch>,
+    /// Prunes and erases.
+    pub retain: Arc<Retain>,
     /// The configuration in force.
     pub config: Config,
     /// Where XRPC listens.
@@ -368,6 +372,15 @@ impl Control for DaemonControl {
             "snapshot" => Box::pin(async move {
                 let accounts = self.ship().await?;
                 Ok(json!({ "accounts": accounts, "archive": self.config.archive.url.to_string() }))
+            }),
+            "prune" => Box::pin(async move { self.retain.prune_now().await }),
+            "forget" => Box::pin(async move {
+                let value = |key: &str| query.get(key).map(String::as_str).unwrap_or_default();
+                let forget = Forget::parse(value("subject"), Some(value("account")))?;
+                // Only what is plainly not a dry run erases.
+                let dry_run = value("dry_run") != "false";
+                let by = value("by").to_owned();
+                self.retain.forget(forget, by, dry_run).await
             }),
             "acknowledge" => Box::pin(async move {
                 let alarm = parse_alarm(&query).ok_or_else(|| "no alarm is named like that".to_owned())?;

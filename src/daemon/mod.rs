@@ -9,11 +9,13 @@
 //! data: stop reading, apply what was read, archive what is open, stop serving, close the store.
 
 pub mod archive_link;
+pub mod care;
 pub mod control;
 pub mod follow;
 pub mod inspect;
 pub mod observe;
 pub mod progress;
+pub mod retain;
 pub mod standing;
 pub mod start;
 pub mod upstream;
@@ -204,6 +206,15 @@ impl Running {
                 Ok(())
             });
         }
+        let (retain, cancel) = (Arc::clone(&daemon.control.retain), stop_work.clone());
+        tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => retain.cancel.cancel(),
+                () = Arc::clone(&retain).run() => {}
+            }
+            Ok(())
+        });
         let (control, cancel) = (Arc::clone(&daemon.control), stop_serving.clone());
         tasks.spawn(async move { measure(control, cancel).await });
         let (control, cancel) = (Arc::clone(&daemon.control), stop_work.clone());

@@ -8,10 +8,13 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::archive_link::{ArchiveLink, ArchiveWatch, Opened, check_archive, open_archive};
+use super::care::OneAtATime;
 use super::control::DaemonControl;
 use super::follow::{Follow, KeyCache};
+use super::retain::Retain;
 use super::upstream::upstream;
 use super::work::Workshop;
 use super::{DaemonError, exit, observe};
@@ -175,6 +178,20 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         counts: Arc::default(),
         kept_car_bytes_max: KEPT_CAR_BYTES_MAX,
     };
+    let retain = Arc::new(Retain {
+        store: Arc::clone(&store),
+        applier: applier.clone(),
+        keeper: Arc::clone(&keeper),
+        shipper: Arc::clone(&shipper),
+        archive: Arc::clone(&watch),
+        keep: config.keep,
+        interval: config.prune_interval,
+        clock: clock.clone(),
+        metrics: Arc::clone(&metrics),
+        temp_dir: fetcher.spool_dir.clone(),
+        one: OneAtATime::default(),
+        cancel: CancellationToken::new(),
+    });
     let workshop = Arc::new(workshop(&config, &fetcher, &applier, (&keeper, &watch), &metrics));
     let control = Arc::new(DaemonControl {
         store: Arc::clone(&store),
@@ -185,6 +202,7 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         keeper,
         shipper: Arc::clone(&shipper),
         archive: watch,
+        retain,
         config: config.clone(),
         listen: xrpc.local_addr().unwrap_or(config.listen),
         admin_listen: admin.local_addr().unwrap_or(config.admin_listen),
@@ -303,7 +321,10 @@ async fn open_base(config: &Config, clock: &Clock) -> Result<Base, DaemonError> 
     })
 }
 
-fn open_applier(config: &Config, store: &Arc<dyn Store>) -> Result<(Applier, Arc<Numbers>), DaemonError> {
+pub(super) fn open_applier(
+    config: &Config,
+    store: &Arc<dyn Store>,
+) -> Result<(Applier, Arc<Numbers>), DaemonError> {
     let numbers = Arc::new(Numbers::open(Arc::clone(store)).map_err(store_error)?);
     let limits = ApplierLimits {
         snapshot_interval: config.snapshot_interval,
@@ -323,7 +344,7 @@ fn open_applier(config: &Config, store: &Arc<dyn Store>) -> Result<(Applier, Arc
     Ok((applier, numbers))
 }
 
-fn open_store(data_dir: &Path, temp_dir: &Path) -> Result<Arc<dyn Store>, DaemonError> {
+pub(super) fn open_store(data_dir: &Path, temp_dir: &Path) -> Result<Arc<dyn Store>, DaemonError> {
     let store = RocksStore::open(data_dir, &RocksOptions::default()).map_err(store_error)?;
     // Left over from a process that was killed; nobody refers to it.
     if let Err(error) = std::fs::remove_dir_all(temp_dir)

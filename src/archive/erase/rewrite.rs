@@ -161,7 +161,7 @@ impl Eraser<'_> {
     async fn rewrite_log(
         &self,
         name: &str,
-        (edition, again): (u32, &dyn Fn(u32) -> String),
+        (edition, again): (u32, &(dyn Fn(u32) -> String + Sync)),
         gone: &Gone,
         done: &mut Erased,
     ) -> Result<(), PruneError> {
