@@ -68,13 +68,16 @@ pub struct MirrorSide {
     pub gate: Gate,
 }
 
+/// Told of each record: path, CID and bytes.
+pub type Visit<'a> = dyn FnMut(&[u8], Cid, &[u8]) + 'a;
+
 /// What erasing asks of the mirror.
 pub trait Letting: Send + Sync {
     /// Visits every record that is held of an account, in whatever generation.
     ///
     /// # Errors
     /// When the mirror cannot be read.
-    fn each_record(&self, did: &Did, visit: &mut dyn FnMut(&[u8], Cid, &[u8])) -> Result<(), StoreError>;
+    fn each_record(&self, did: &Did, visit: &mut Visit<'_>) -> Result<(), StoreError>;
 
     /// Whether the CAR that is kept as it came holds one of these records.
     ///
@@ -165,7 +168,7 @@ impl Held for MirrorSide {
 }
 
 impl Letting for MirrorSide {
-    fn each_record(&self, did: &Did, visit: &mut dyn FnMut(&[u8], Cid, &[u8])) -> Result<(), StoreError> {
+    fn each_record(&self, did: &Did, visit: &mut Visit<'_>) -> Result<(), StoreError> {
         let view = self.store.view();
         let mirror = Mirror::new(&*view);
         let Some(row) = mirror.account(did)? else {

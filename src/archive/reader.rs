@@ -15,15 +15,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
-use super::boundary::{BOUNDARY_BYTES_MAX, Boundary, Listed, check_begin, listed};
+use super::boundary::{Listed, check_begin, listed};
 use super::bucket::{Bucket, BucketError, BucketErrorKind, ObjectBody};
-use super::erase::note::{NOTE_BYTES_MAX, Note};
+use super::erase::note::Note;
 use super::identity::{self, IdentityError};
 use super::log_chain::{Link, SegmentHead, chain};
 use super::log_file::{Entry, LogFile, LogIndex, Origin, PLAIN_BYTES_MAX};
 use super::names::{
-    self, BlobName, BoundaryName, DeltaName, DidFolder, ErasedName, NameError, ObjectName, SegmentName,
-    SnapshotName,
+    self, BlobName, BoundaryName, DeltaName, DidFolder, NameError, ObjectName, SegmentName, SnapshotName,
 };
 use super::settings::ArchiveConfig;
 use super::snapshot_file::SnapshotDecoder;
@@ -38,6 +37,8 @@ const FETCHES: usize = 8;
 const OBJECTS_MAX: usize = 2_000_000;
 /// Tries to see an archive that changes meanwhile, and to read an object over a bad connection.
 const TRIES: u32 = 4;
+
+mod notes;
 
 /// An archive that is open for reading. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -221,19 +222,6 @@ impl ArchiveReader {
         Ok(line)
     }
 
-    /// What was erased of an account: restores obey it.
-    async fn note(&self, folder: &DidFolder) -> Result<Option<Note>, ReadError> {
-        let name = ErasedName { did: folder.clone() };
-        let object = name.to_string();
-        match self.object(&object, NOTE_BYTES_MAX).await? {
-            None => Ok(None),
-            Some(bytes) => match bytes.and_then(|bytes| Note::decode(&bytes, &name)) {
-                Ok(note) => Ok(Some(note)),
-                Err(detail) => Err(ReadError::Note { object, detail }),
-            },
-        }
-    }
-
     /// Reads the segments of one shard. `place` counts the segments of the log.
     async fn read_segments(
         &self,
@@ -313,37 +301,6 @@ impl ArchiveReader {
             });
         }
         Ok(())
-    }
-
-    /// Reads where the log begins, and what is kept there of the account.
-    async fn boundary(
-        &self,
-        did: &Did,
-        name: Option<BoundaryName>,
-        builder: &mut TimelineBuilder,
-    ) -> Result<Option<Boundary>, ReadError> {
-        let Some(name) = name else { return Ok(None) };
-        let object = name.to_string();
-        let Some(bytes) = self.object(&object, BOUNDARY_BYTES_MAX).await? else {
-            // A newer one took its place.
-            return Err(ReadError::Vanished(object));
-        };
-        match bytes.and_then(|bytes| Boundary::decode(&bytes, &name)) {
-            Ok(boundary) => {
-                let standing = boundary.standings.get(did);
-                builder.entries(object, None, standing.map_or(&[], std::slice::from_ref));
-                Ok(Some(boundary))
-            }
-            Err(detail) => {
-                let hides = Hides::Nothing;
-                builder.fault(Fault {
-                    object,
-                    detail,
-                    hides,
-                });
-                Ok(None)
-            }
-        }
     }
 
     async fn read_deltas(

@@ -380,6 +380,7 @@ impl TestArchive {
             let page = self.bucket.list(prefix, None).await.expect("lists");
             names.extend(page.objects.into_iter().map(|object| object.name));
         }
+        names.retain(|name| name.ends_with(".zst"));
         names
     }
 

@@ -22,8 +22,10 @@ use crate::archive::prune::{Memory, PruneError, Pruned, Pruner, Right, read_note
 use crate::archive::retention::Keep;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::mirror::applier::{Applier, ApplierLimits};
 use crate::mirror::handle;
 use crate::mirror::keyspace::{META_ARCHIVE_ID, META_INSTANCE};
+use crate::mirror::numbers::Numbers;
 use crate::mirror::reader::Mirror;
 use crate::mirror::store::Family;
 use crate::types::{Cid, Codec, Did, RepoPath};
@@ -129,7 +131,10 @@ impl Caretaker {
             )));
         };
         let clock = Clock::system();
-        let (applier, _) = start::open_applier(config, &store)?;
+        let numbers = Numbers::open(Arc::clone(&store)).map_err(|error| failed(&error))?;
+        let limits = ApplierLimits::default();
+        let applier = Applier::open(Arc::clone(&store), Arc::new(numbers), limits);
+        let applier = applier.map_err(|error| failed(&error))?;
         let (applier, _thread) =
             handle::start(applier, clock.clone(), |_, _| {}).map_err(|error| failed(&error))?;
         Ok(Self {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::archive_link::ArchiveWatch;
+use super::archive_link::{ArchiveLink, ArchiveWatch};
 use super::care::{Caretaker, Forget, OneAtATime};
 use crate::archive::held::MirrorSide;
 use crate::archive::keeper::Keeper;
@@ -18,6 +18,7 @@ use crate::archive::prune::{PruneError, Pruned};
 use crate::archive::retention::Keep;
 use crate::archive::shipper::Shipper;
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Outcome;
 use crate::mirror::Store;
@@ -33,32 +34,51 @@ const LOOK: Duration = Duration::from_millis(200);
 /// What retention needs.
 pub struct Retain {
     /// The mirror.
-    pub store: Arc<dyn Store>,
+    store: Arc<dyn Store>,
     /// The way to the applier.
-    pub applier: ApplierHandle,
+    applier: ApplierHandle,
     /// There while the archive is open.
-    pub keeper: Arc<OnceLock<Arc<Keeper>>>,
+    keeper: Arc<OnceLock<Arc<Keeper>>>,
     /// There while the archive is open.
-    pub shipper: Arc<OnceLock<Arc<Shipper>>>,
+    shipper: Arc<OnceLock<Arc<Shipper>>>,
     /// What the newest look at the archive found.
-    pub archive: Arc<ArchiveWatch>,
+    archive: Arc<ArchiveWatch>,
     /// What stays.
-    pub keep: Keep,
+    keep: Keep,
     /// How often it is applied.
-    pub interval: Duration,
+    interval: Duration,
     /// The clock.
-    pub clock: Clock,
+    clock: Clock,
     /// Counts.
-    pub metrics: Arc<Metrics>,
+    metrics: Arc<Metrics>,
     /// Where temporary files are made.
-    pub temp_dir: PathBuf,
+    temp_dir: PathBuf,
     /// One run at a time, and what it remembers.
-    pub one: OneAtATime,
+    one: OneAtATime,
     /// Ends what is under way.
     pub cancel: CancellationToken,
 }
 
 impl Retain {
+    /// For the archive of this link.
+    #[must_use]
+    pub fn new(link: &ArchiveLink, config: &Config) -> Self {
+        Self {
+            store: Arc::clone(&link.store),
+            applier: link.applier.clone(),
+            keeper: Arc::clone(&link.keeper),
+            shipper: Arc::clone(&link.shipper),
+            archive: Arc::clone(&link.watch),
+            keep: config.keep,
+            interval: config.prune_interval,
+            clock: link.clock.clone(),
+            metrics: Arc::clone(&link.metrics),
+            temp_dir: link.temp_dir.clone(),
+            one: OneAtATime::default(),
+            cancel: CancellationToken::new(),
+        }
+    }
+
     /// Prunes by the clock, until it is cancelled.
     pub async fn run(self: Arc<Self>) {
         let mut wait = self.interval.min(FIRST);

@@ -8,13 +8,10 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
 
 use super::archive_link::{ArchiveLink, ArchiveWatch, Opened, check_archive, open_archive};
-use super::care::OneAtATime;
 use super::control::DaemonControl;
 use super::follow::{Follow, KeyCache};
-use super::retain::Retain;
 use super::upstream::upstream;
 use super::work::Workshop;
 use super::{DaemonError, exit, observe};
@@ -178,20 +175,6 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         counts: Arc::default(),
         kept_car_bytes_max: KEPT_CAR_BYTES_MAX,
     };
-    let retain = Arc::new(Retain {
-        store: Arc::clone(&store),
-        applier: applier.clone(),
-        keeper: Arc::clone(&keeper),
-        shipper: Arc::clone(&shipper),
-        archive: Arc::clone(&watch),
-        keep: config.keep,
-        interval: config.prune_interval,
-        clock: clock.clone(),
-        metrics: Arc::clone(&metrics),
-        temp_dir: fetcher.spool_dir.clone(),
-        one: OneAtATime::default(),
-        cancel: CancellationToken::new(),
-    });
     let workshop = Arc::new(workshop(&config, &fetcher, &applier, (&keeper, &watch), &metrics));
     let control = Arc::new(DaemonControl {
         store: Arc::clone(&store),
@@ -202,7 +185,7 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         keeper,
         shipper: Arc::clone(&shipper),
         archive: watch,
-        retain,
+        retain: Arc::new(super::retain::Retain::new(&link, &config)),
         config: config.clone(),
         listen: xrpc.local_addr().unwrap_or(config.listen),
         admin_listen: admin.local_addr().unwrap_or(config.admin_listen),
@@ -321,10 +304,7 @@ async fn open_base(config: &Config, clock: &Clock) -> Result<Base, DaemonError> 
     })
 }
 
-pub(super) fn open_applier(
-    config: &Config,
-    store: &Arc<dyn Store>,
-) -> Result<(Applier, Arc<Numbers>), DaemonError> {
+fn open_applier(config: &Config, store: &Arc<dyn Store>) -> Result<(Applier, Arc<Numbers>), DaemonError> {
     let numbers = Arc::new(Numbers::open(Arc::clone(store)).map_err(store_error)?);
     let limits = ApplierLimits {
         snapshot_interval: config.snapshot_interval,

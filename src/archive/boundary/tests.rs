@@ -1,3 +1,5 @@
+//! Boundaries: what they say, what the log is by them, and what covers an entry.
+
 use super::super::log_chain::Link;
 use super::super::log_file::{FORMAT as LOG_FORMAT, Origin};
 use super::*;

@@ -1,3 +1,6 @@
+#![allow(clippy::disallowed_methods, reason = "tests")]
+//! Erasures on an archive in a folder: nothing of it is left, everything else proves, and each step can be the last.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::sync::{Arc, Mutex};
@@ -7,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::note::{Note, What};
 use super::run::{Erased, Eraser, Scope};
-use crate::archive::held::Letting;
+use crate::archive::held::{Letting, Visit};
 use crate::archive::names::{DidFolder, ErasedName, ObjectName, WriterName};
 use crate::archive::prune::{Answered, PruneError, Right, read_note};
 use crate::archive::reader::{ArchiveReader, ReadError};
@@ -29,7 +32,7 @@ const PATH: &str = "app.bsky.feed.post/secret";
 struct Fake(Mutex<Vec<Erase>>);
 
 impl Letting for Fake {
-    fn each_record(&self, _: &Did, _: &mut dyn FnMut(&[u8], Cid, &[u8])) -> Result<(), StoreError> {
+    fn each_record(&self, _: &Did, _: &mut Visit<'_>) -> Result<(), StoreError> {
         Ok(())
     }
 

@@ -28,9 +28,8 @@ fn examples() -> Vec<(ObjectName, String)> {
         part,
     };
     let delta = DeltaName::new(did(DID), from, rev, commit).expect("in order");
-    let edited = delta.clone().with_edition(2);
     let named = StatePart::Named("account-db".parse().expect("valid"));
-    vec![
+    let mut all = vec![
         (ObjectName::Archive, "v1/archive.json".into()),
         (
             WriterName {
@@ -61,7 +60,7 @@ fn examples() -> Vec<(ObjectName, String)> {
             format!("v1/repos/{DID}/3k2yihcrp6f2d-{BLOCK}.car.quarantined.zst"),
         ),
         (
-            delta.into(),
+            delta.clone().into(),
             format!("v1/repos/{DID}/3k2yihcrp6f2c..3k2yihcrp6f2d-{BLOCK}.delta.car.zst"),
         ),
         (
@@ -74,6 +73,43 @@ fn examples() -> Vec<(ObjectName, String)> {
             .into(),
             "v1/log/12/00000000000000000001-18446744073709551615.car.zst".into(),
         ),
+        (
+            BlobName { did: did(DID), blob }.into(),
+            format!("v1/blocks/{DID}/{BLOB}"),
+        ),
+        (
+            IdentityName { did: did(DID), time }.into(),
+            format!("v1/identity/{DID}/2026-01-02T03:04:05.678Z.json"),
+        ),
+        (
+            HostStateName {
+                host: host.clone(),
+                time,
+            }
+            .into(),
+            "v1/hosts/localhost:2583/2026-01-02T03:04:05.678Z.json".into(),
+        ),
+        (
+            ServiceName { time }.into(),
+            "v1/service/2026-01-02T03:04:05.678Z.json".into(),
+        ),
+        (
+            state(named).into(),
+            "v1/state/localhost:2583/2026-01-02T03:04:05.678Z/account-db.age".into(),
+        ),
+        (
+            state(StatePart::Account(did(DID))).into(),
+            format!("v1/state/localhost:2583/2026-01-02T03:04:05.678Z/{DID}.age"),
+        ),
+    ];
+    all.extend(rewritten(&delta));
+    all
+}
+
+/// Names of what was written again because something was erased from it, and of where a log begins.
+fn rewritten(delta: &DeltaName) -> Vec<(ObjectName, String)> {
+    let (rev, commit) = (delta.to(), *delta.commit());
+    vec![
         (
             SegmentName {
                 shard: 0,
@@ -114,36 +150,8 @@ fn examples() -> Vec<(ObjectName, String)> {
             format!("v1/repos/{DID}/3k2yihcrp6f2d-{BLOCK}.erased-12.car.quarantined.zst"),
         ),
         (
-            edited.into(),
+            delta.clone().with_edition(2).into(),
             format!("v1/repos/{DID}/3k2yihcrp6f2c..3k2yihcrp6f2d-{BLOCK}.erased-2.delta.car.zst"),
-        ),
-        (
-            BlobName { did: did(DID), blob }.into(),
-            format!("v1/blocks/{DID}/{BLOB}"),
-        ),
-        (
-            IdentityName { did: did(DID), time }.into(),
-            format!("v1/identity/{DID}/2026-01-02T03:04:05.678Z.json"),
-        ),
-        (
-            HostStateName {
-                host: host.clone(),
-                time,
-            }
-            .into(),
-            "v1/hosts/localhost:2583/2026-01-02T03:04:05.678Z.json".into(),
-        ),
-        (
-            ServiceName { time }.into(),
-            "v1/service/2026-01-02T03:04:05.678Z.json".into(),
-        ),
-        (
-            state(named).into(),
-            "v1/state/localhost:2583/2026-01-02T03:04:05.678Z/account-db.age".into(),
-        ),
-        (
-            state(StatePart::Account(did(DID))).into(),
-            format!("v1/state/localhost:2583/2026-01-02T03:04:05.678Z/{DID}.age"),
         ),
         (
             ErasedName { did: did(DID) }.into(),

@@ -1,3 +1,6 @@
+#![allow(clippy::disallowed_methods, reason = "tests")]
+//! Retention on an archive in a folder: what must stay does, whatever goes, and each step can be the last.
+
 use std::sync::Mutex;
 
 use super::super::names::{ObjectName, WriterName};
@@ -582,9 +585,8 @@ async fn blobs_go_when_nothing_that_is_kept_refers_to_them() {
     let mut case = Case::new().await;
     case.keep = NOTHING;
     let newer = KnownBlob::Unreferenced(case.now);
-    let mut known = case.held.blobs.lock().expect("one thread");
-    known.extend(digests.iter().take(4).map(|digest| (*digest, newer)));
-    drop(known);
+    let known = digests.iter().take(4).map(|digest| (*digest, newer));
+    case.held.blobs.lock().expect("one thread").extend(known);
     case.prune().await.expect("prunes");
     assert_eq!(case.count(is_blob).await, 9);
 }

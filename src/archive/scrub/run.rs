@@ -268,6 +268,11 @@ impl Scrub<'_> {
                         .check(&text, move |file| check_quarantined(file, &kept));
                     checked.await.and_then(|()| Ok(Seal::Sound))
                 }
+                ObjectName::Erased(note) => {
+                    let read = self.reader.bytes(&text, NOTE_BYTES_MAX).await;
+                    let decoded = read.and_then(|bytes| Note::decode(&bytes, note).map_err(Bad::Other));
+                    decoded.and_then(|_| Ok(Seal::Sound))
+                }
                 _ => {
                     let read = self.reader.bytes(&text, JSON_BYTES_MAX).await;
                     let must_be_sealed = matches!(name, ObjectName::Archive);
@@ -278,6 +283,9 @@ impl Scrub<'_> {
                 ObjectName::Archive => "no daemon opens this archive; what is in it can be read all the same",
                 ObjectName::Quarantined(_) => {
                     "what the host had, and could not prove, is not held as it came"
+                }
+                ObjectName::Erased(_) => {
+                    "what was erased of this account is not known: nothing of it is restored"
                 }
                 ObjectName::State(_) => "what it holds of the PDS's private state cannot be restored from it",
                 _ => "what it says cannot be relied on; an older one of its kind may serve",

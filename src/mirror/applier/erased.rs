@@ -46,10 +46,10 @@ impl Applier {
             row.erased = Some(known.mark());
         }
         Self::blank_journal(group, &mut row, |cid| erase.whole || known.withholds(cid))?;
-        if erase.kept_car || erase.whole {
-            if let Some(car) = row.kept_car.take() {
-                Self::drop_number(group, car.number);
-            }
+        if (erase.kept_car || erase.whole)
+            && let Some(car) = row.kept_car.take()
+        {
+            Self::drop_number(group, car.number);
         }
         if row.parked > 0 {
             Self::drop_parked(group, did, &mut row)?;
