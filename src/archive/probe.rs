@@ -84,7 +84,12 @@ struct Run<'b> {
 /// Why what is removed from a bucket may not be gone, for a person; none where it is.
 pub async fn old_versions(bucket: &Bucket) -> Option<String> {
     let Bucket::S3(s3) = bucket else { return None };
-    remains(s3.probe_versions().await, s3.probe_lock().await).map(|why| format!("{bucket}: {why}"))
+    let mut versions = s3.probe_versions().await;
+    // What a store does not say, what was removed from it tells.
+    if versions == Versions::Unknown && s3.probe_old_versions(names::ROOT).await == Some(true) {
+        versions = Versions::On;
+    }
+    remains(versions, s3.probe_lock().await).map(|why| format!("{bucket}: {why}"))
 }
 
 /// What a store does to objects that are removed.

@@ -7,6 +7,7 @@
 #![cfg(feature = "daemon")]
 
 mod archive;
+mod care;
 mod contract;
 mod own;
 mod server;
@@ -73,6 +74,12 @@ for_both! {
     samples_are_repeatable_and_rates_are_kept,
     a_writer_that_was_taken_over_from_is_no_part_of_the_log,
     signatures_trees_and_histories_are_proven,
+}
+
+for_both! {
+    care, care_folder, care_s3,
+    what_is_no_longer_needed_goes_and_the_rest_verifies,
+    what_is_erased_is_gone_everywhere,
 }
 
 async fn open_folder(path: &std::path::Path) -> Bucket {
