@@ -400,6 +400,11 @@ fn status_text(report: &Value) -> String {
         number(&archive["accounts_due"]),
         number(&archive["changes_due"]),
     ));
+    if archive["keeps_others_out"] == false {
+        out.push_str(
+            "             this store does not keep a second Firekeep out; one is noticed afterwards: start no other\n",
+        );
+    }
     if let Some(trouble) = archive["trouble"].as_str() {
         out.push_str(&format!("             {trouble}\n"));
     }

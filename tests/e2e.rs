@@ -26,6 +26,8 @@ mod bad_input;
 mod forget;
 #[path = "e2e/kill_nine.rs"]
 mod kill_nine;
+#[path = "e2e/lax_pds.rs"]
+mod lax_pds;
 #[path = "e2e/machine_lost.rs"]
 mod machine_lost;
 #[path = "e2e/main_job.rs"]
@@ -40,6 +42,8 @@ mod outages;
 mod recall;
 #[path = "e2e/rollback.rs"]
 mod rollback;
+#[path = "e2e/store_faults.rs"]
+mod store_faults;
 #[path = "e2e/takedowns.rs"]
 mod takedowns;
 #[path = "e2e/window.rs"]

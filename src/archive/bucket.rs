@@ -220,12 +220,20 @@ impl Bucket {
     }
 
     /// Whether the store itself decides who of two creators was first. `false` once an S3 store has said that it
-    /// has no conditional writes: then only one process may write.
+    /// has no conditional writes, or was seen to ignore them: then only one process may write.
     #[must_use]
     pub fn create_only_is_atomic(&self) -> bool {
         match self {
             Self::Folder(_) => true,
             Self::S3(s3) => s3.create_only_is_atomic(),
+        }
+    }
+
+    /// The store was seen to replace an object that must not be replaced: from now on we look first.
+    pub fn distrust_create_only(&self) {
+        match self {
+            Self::Folder(_) => {}
+            Self::S3(s3) => s3.distrust_create_only(),
         }
     }
 

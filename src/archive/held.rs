@@ -10,7 +10,8 @@ use std::sync::Arc;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use super::bucket::Bucket;
-use super::prune::{Answered, Held, Known, KnownBlob};
+use super::names::{ERASED, ObjectName};
+use super::prune::{Answered, Held, Known, KnownBlob, PruneError, read_note};
 use crate::mirror::handle::ApplierHandle;
 use crate::mirror::input::{BlobKey, Erase, Input};
 use crate::mirror::keyspace::NO_NUMBER;
@@ -66,6 +67,64 @@ pub struct MirrorSide {
     pub bucket: Bucket,
     /// Shared with whoever puts into the archive.
     pub gate: Gate,
+}
+
+/// Has the mirror keep out what the archive's notes say was erased, whoever wrote them: before anything goes there that
+/// was fetched again. Returns of how many accounts that was new. A note that cannot be read is said, and passed over.
+///
+/// # Errors
+/// When the store does not answer, or the applier is gone.
+pub async fn obey_notes(
+    bucket: &Bucket,
+    store: &Arc<dyn Store>,
+    applier: &ApplierHandle,
+) -> Result<u64, PruneError> {
+    let (mut told, mut after) = (0, None::<String>);
+    loop {
+        let page = bucket.list(ERASED, after.as_deref()).await?;
+        for object in &page.objects {
+            let Ok(ObjectName::Erased(name)) = object.name.parse() else {
+                continue;
+            };
+            let note = match read_note(bucket, &name).await {
+                Ok(Some(note)) => note,
+                Ok(None) => continue,
+                Err(PruneError::Damaged(why)) => {
+                    tracing::error!(
+                        "{why}; what was erased of this account is not known, and may be fetched again"
+                    );
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let known = Mirror::new(&**store).erased(&note.did)?.unwrap_or_default();
+            let (records, blobs) = (note.records(), note.blobs());
+            let whole = note.account_erased().is_some();
+            let mut all = known.clone();
+            all.add(
+                &records.iter().copied().collect::<Vec<_>>(),
+                &blobs.iter().copied().collect::<Vec<_>>(),
+            );
+            all.whole |= whole;
+            if all == known {
+                continue;
+            }
+            let erase = Erase {
+                did: note.did,
+                whole,
+                lasting: true,
+                records: records.into_iter().collect(),
+                blobs: blobs.into_iter().collect(),
+                kept_car: true,
+            };
+            applier.apply(Input::Erase(Box::new(erase))).await?;
+            told += 1;
+        }
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(told),
+        }
+    }
 }
 
 /// Told of each record: path, CID and bytes.

@@ -16,13 +16,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
+use self::deltas::Behind;
 use super::bucket::{Body, Bucket, BucketError, BucketErrorKind, PutOptions, PutOutcome};
 use super::content_type::ContentType;
 use super::held::{Gate, Going};
-use super::log_cut::deltas;
-use super::log_file::{Entry, LogFile, Origin};
-use super::names::{self, BlobName, DeltaName, DidFolder, SnapshotName};
-use super::shipper::pack;
+use super::names::{self, BlobName, DidFolder, SnapshotName};
 use super::snapshot_file::{FileStats, SnapshotDecoder, SnapshotEncoder};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -34,7 +32,7 @@ use crate::mirror::rows::{AccountRow, BlobRow, BlobState, Head};
 use crate::mirror::store::{Store, StoreError};
 use crate::repo::car::CarReader;
 use crate::repo::export::{ExportError, prove};
-use crate::types::{Cid, Did, Timestamp};
+use crate::types::{Cid, Did, Rev, Timestamp};
 
 /// Blobs up to this size are put from memory, larger ones through a file.
 const BLOB_MEMORY_BYTES_MAX: u64 = 8 << 20;
@@ -67,7 +65,8 @@ struct Made {
     file: tempfile::NamedTempFile,
     stats: FileStats,
     head: Head,
-    deltas: Vec<LogFile>,
+    /// What deltas are to lead to it from; none if nothing does.
+    behind: Option<Behind>,
 }
 
 /// Why an object was not archived.
@@ -163,7 +162,7 @@ impl Keeper {
         }))
     }
 
-    async fn put_snapshot(self: &Arc<Self>, did: &Did) -> Result<(crate::types::Rev, Cid, u64), Failed> {
+    async fn put_snapshot(self: &Arc<Self>, did: &Did) -> Result<(Rev, Cid, u64), Failed> {
         let folder = DidFolder::try_from(did).map_err(|error| Failed::Name(error.to_string()))?;
         let (this, owner) = (Arc::clone(self), did.clone());
         let made = tokio::task::spawn_blocking(move || this.make_snapshot(&owner)).await;
@@ -171,11 +170,11 @@ impl Keeper {
             file,
             stats,
             head,
-            deltas,
+            behind,
         } = made.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         // Before the snapshot: once it stands there, the journal that they are made of may go.
-        for delta in deltas {
-            self.put_delta(&folder, &delta).await?;
+        if let Some(behind) = behind {
+            self.put_deltas(&folder, behind).await?;
         }
         let name = SnapshotName {
             did: folder,
@@ -196,28 +195,8 @@ impl Keeper {
         Ok((head.rev, head.commit, stats.file_bytes))
     }
 
-    async fn put_delta(&self, did: &DidFolder, delta: &LogFile) -> Result<(), Failed> {
-        let (Origin::Delta { from, to, .. }, Some(Entry::Commit(last) | Entry::Swap(last))) =
-            (&delta.index.origin, delta.index.entries.last())
-        else {
-            return Ok(());
-        };
-        let name = DeltaName::new(did.clone(), *from, *to, *last.commit.digest())
-            .map_err(|error| Failed::Name(error.to_string()))?
-            .to_string();
-        let (body, stats) = pack(&delta.encode_car());
-        let options = PutOptions {
-            sha256: Some(stats.sha256),
-            ..PutOptions::create(ContentType::zstd())
-        };
-        // One that is there is an earlier try of ours: the name says which commits it leads over.
-        self.put(&name, Body::Bytes(body.into()), stats.file_bytes, &options)
-            .await?;
-        Ok(())
-    }
-
-    /// Writes a proven snapshot of the account's head, as of one moment, to a temporary file; and collects what
-    /// led to it from the one before.
+    /// Writes a proven snapshot of the account's head, as of one moment, to a temporary file; and says what
+    /// leads to it from the one before.
     fn make_snapshot(&self, did: &Did) -> Result<Made, Failed> {
         let view = self.store.view();
         let mirror = Mirror::new(&*view);
@@ -246,22 +225,18 @@ impl Keeper {
             .map_err(unproven)?;
         let (out, stats) = encoder.finish().map_err(std::io::Error::other)?;
         out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-        let deltas = match snapshot {
-            Some(before) => match deltas(&mirror, did, did_number, &host, before.rev, head.rev) {
-                // The snapshot stands for itself; the moments before it stay in the segments.
-                Err(error @ (StoreError::BadRow { .. } | StoreError::Corrupt { .. })) => {
-                    tracing::error!(%did, "the journal of this account is damaged ({error}); no delta is made of it");
-                    Vec::new()
-                }
-                made => made?,
-            },
-            None => Vec::new(),
-        };
+        let behind = snapshot.map(|before| Behind {
+            did: did.clone(),
+            did_number,
+            host,
+            from: before.rev,
+            to: head.rev,
+        });
         Ok(Made {
             file,
             stats,
             head,
-            deltas,
+            behind,
         })
     }
 
@@ -496,6 +471,7 @@ fn unproven(error: ExportError<StoreError>) -> Failed {
     }
 }
 
+mod deltas;
 mod quarantined;
 #[cfg(test)]
 mod tests;

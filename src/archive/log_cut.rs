@@ -83,26 +83,22 @@ pub fn next_segment(mirror: &Mirror<'_>, log: &LogRow) -> Result<Option<Segment>
     }))
 }
 
-/// The account's changes behind a snapshot at `from`, up to one at `to`, as deltas, oldest first: as far as each
-/// builds on the one before it. What a repository was that was fetched whole in between, only snapshots say.
+/// The account's changes behind rev `from`, as one delta: as many as fit into a file, each of which builds on the one
+/// before it, up to `to`; and the rev that they lead to. None where that chain ends: what a repository was that was
+/// fetched whole in between, only snapshots say. `host` stands for the host of changes that do not name theirs.
+///
+/// One file at a time, so that a long journal takes no more memory than a short one.
 ///
 /// # Errors
 /// When the store cannot be read.
-pub fn deltas(
+pub fn next_delta(
     mirror: &Mirror<'_>,
     did: &Did,
     did_number: u64,
     host: &HostName,
-    from: Rev,
-    to: Rev,
-) -> Result<Vec<LogFile>, StoreError> {
-    let (mut files, mut at, mut start) = (Vec::new(), from, from);
-    let mut parts = Parts::default();
-    let origin = |from, to| Origin::Delta {
-        did: did.clone(),
-        from,
-        to,
-    };
+    (from, to): (Rev, Rev),
+) -> Result<Option<(LogFile, Rev)>, StoreError> {
+    let (mut at, mut parts) = (from, Parts::default());
     mirror.each_journal_entry(did_number, Some(from), |rev, journalled| {
         if rev <= from {
             return ControlFlow::Continue(());
@@ -110,20 +106,16 @@ pub fn deltas(
         if rev > to || journalled.since != at {
             return ControlFlow::Break(());
         }
-        let entry = change_entry(did.clone(), host.clone(), rev, &journalled);
-        if !parts.push(entry.clone(), Some(&journalled)) {
-            let full = std::mem::take(&mut parts);
-            files.push(full.finish(origin(start, at)));
-            start = at;
-            parts.push(entry, Some(&journalled));
+        let host = journalled.host.clone().unwrap_or_else(|| host.clone());
+        let entry = change_entry(did.clone(), host, rev, &journalled);
+        if !parts.push(entry, Some(&journalled)) {
+            return ControlFlow::Break(());
         }
         at = rev;
         ControlFlow::Continue(())
     })?;
-    if at > start {
-        files.push(parts.finish(origin(start, at)));
-    }
-    Ok(files)
+    let did = did.clone();
+    Ok((at > from).then(|| (parts.finish(Origin::Delta { did, from, to: at }), at)))
 }
 
 fn entry_of(

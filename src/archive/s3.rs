@@ -216,6 +216,11 @@ impl S3Bucket {
         self.0.abort_leftovers(now).await
     }
 
+    /// See [`Bucket::distrust_create_only`](super::bucket::Bucket::distrust_create_only).
+    pub(super) fn distrust_create_only(&self) {
+        self.0.conditional.store(false, Ordering::Relaxed);
+    }
+
     /// See [`Bucket::create_only_is_atomic`](super::bucket::Bucket::create_only_is_atomic).
     pub(super) fn create_only_is_atomic(&self) -> bool {
         self.0.conditional.load(Ordering::Relaxed)

@@ -11,11 +11,11 @@
 //! While the archive is away the outbox grows in the mirror; nothing is dropped.
 
 use std::io::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::bucket::{Body, Bucket, PutOptions, PutOutcome};
@@ -35,10 +35,15 @@ use crate::mirror::keyspace;
 use crate::mirror::reader::Mirror;
 use crate::mirror::rows::LogRow;
 use crate::mirror::store::{Family, Store, StoreError};
+use crate::types::Digest;
 
 /// First and longest wait after the archive failed.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
+/// A segment that the store has not taken by then is tried again: this long, and longer for a large one.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Slower than this, in bytes a second, is no upload.
+const UPLOAD_RATE_MIN: u64 = 16 << 10;
 /// The longest wait while the daemon is stopping.
 const HURRY: Duration = Duration::from_millis(100);
 
@@ -64,6 +69,8 @@ pub struct Shipper {
     pub gate: Gate,
     /// Set while what stands in the archive's place is not the mirror's archive.
     pub paused: AtomicBool,
+    /// The last segment that was put, with its digest.
+    pub last: Mutex<Option<(String, Digest)>>,
 }
 
 /// Why shipping ended.
@@ -193,9 +200,17 @@ impl Shipper {
         if log.cut.is_none() {
             self.applier.apply(Input::SegmentCut { first, last }).await?;
         }
-        match self.upload(&log, &segment, body, &stats).await? {
-            Ok(()) => {}
-            Err(why) => return Ok(Step::Failed(why)),
+        let within = UPLOAD_TIMEOUT + Duration::from_secs(stats.file_bytes / UPLOAD_RATE_MIN);
+        match timeout(within, self.upload(&log, &segment, body, &stats)).await {
+            Ok(uploaded) => {
+                if let Err(why) = uploaded? {
+                    return Ok(Step::Failed(why));
+                }
+            }
+            Err(_) => {
+                let why = format!("{} took nothing within {} s", self.bucket, within.as_secs());
+                return Ok(Step::Failed(why));
+            }
         }
         self.applier
             .apply(Input::SegmentShipped(SegmentShipped {
@@ -254,6 +269,11 @@ impl Shipper {
             edition: 0,
         };
         let name = segment_name.to_string();
+        match self.check_last().await {
+            Ok(None) => {}
+            Ok(Some(replaced)) => return Err(ShipError::Copied(format!("{replaced} in {}", self.bucket))),
+            Err(why) => return Ok(Err(why)),
+        }
         let options = PutOptions {
             sha256: Some(stats.sha256),
             ..PutOptions::create(ContentType::zstd())
@@ -285,10 +305,24 @@ impl Shipper {
             }
             Err(error) => return Ok(Err(error.to_string())),
         }
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((name, stats.sha256));
         match writer::is_superseded(&self.bucket, log.generation).await {
             Ok(false) => Ok(self.check_place(log.generation).await),
             Ok(true) => Err(ShipError::Superseded(self.bucket.to_string())),
             Err(error) => Ok(Err(error.to_string())),
+        }
+    }
+
+    /// Where the store keeps nobody out, another writer may have replaced our last segment: then it is named.
+    async fn check_last(&self) -> Result<Option<String>, String> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some((name, sha256)) = last.filter(|_| !self.bucket.create_only_is_atomic()) else {
+            return Ok(None);
+        };
+        match self.bucket.head(&name).await {
+            Ok(Some(head)) if head.sha256.is_some_and(|found| found != sha256) => Ok(Some(name)),
+            Ok(_) => Ok(None),
+            Err(error) => Err(error.to_string()),
         }
     }
 

@@ -5,6 +5,10 @@
 //! every segment and before it tells anybody that the segment is archived, so a segment of a writer that was taken
 //! over is never taken for archived, whatever the clocks say. A new writer goes on from the last segment that it
 //! finds *after* its claim; readers follow that chain, so what a stale writer adds later is not read.
+//!
+//! A list may be late, so no decision rests on one alone: what it ends with is gone on from by name. A store may take
+//! a condition and ignore it, so the claim is put once more, and a store that takes it then is not trusted to keep a
+//! second writer out: one is noticed there, afterwards.
 
 use std::time::Duration;
 
@@ -22,6 +26,8 @@ use crate::types::{Cid, Timestamp};
 pub const SHARD: u32 = 0;
 /// Longest claim that is read, in bytes.
 const CLAIM_BYTES_MAX: usize = 64 * 1024;
+/// Generations of writers that may be missing in a late list.
+const LATE_MAX: u64 = 16;
 /// How often a claim is tried when others claim at the same time.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(200);
@@ -101,7 +107,7 @@ pub async fn claim(
     now: Timestamp,
 ) -> Result<Claimed, ClaimError> {
     for _ in 0..TRIES {
-        let newest = newest_claim(bucket).await?;
+        let newest = newest_claim(bucket, log.map_or(0, |log| log.generation)).await?;
         let (generation, how) = match &newest {
             None => (1, How::First),
             Some((generation, claim)) if claim.instance == instance && !take_over => {
@@ -114,19 +120,16 @@ pub async fn claim(
                     // Claimed, and gone before that was noted here.
                     None if !has_segments(bucket, generation).await? => {
                         let log = after(generation, tail(bucket, generation).await?);
-                        return Ok(Claimed { log, how: How::First });
+                        if !is_ahead(bucket, &log).await? {
+                            return Ok(Claimed { log, how: How::First });
+                        }
+                        (generation + 1, How::FellBack)
                     }
                     _ => (generation + 1, How::FellBack),
                 }
             }
             Some((generation, _)) if take_over => (generation + 1, How::TookOver),
-            Some((_, claim)) => {
-                return Err(ClaimError::Taken {
-                    place: bucket.to_string(),
-                    instance: claim.instance.clone(),
-                    since: claim.claimed.clone(),
-                });
-            }
+            Some((_, claim)) => return Err(taken(bucket, claim)),
         };
         // What cannot be gone on from is not claimed.
         tail(bucket, generation).await?;
@@ -141,6 +144,25 @@ pub async fn claim(
         instance: "several at once".to_owned(),
         since: now.to_string(),
     })
+}
+
+/// Whether a mirror that is not there yet could become the writer. Writes nothing.
+///
+/// # Errors
+/// As [`claim`].
+pub async fn must_be_free(bucket: &Bucket) -> Result<(), ClaimError> {
+    match newest_claim(bucket, 0).await? {
+        None => Ok(()),
+        Some((_, claim)) => Err(taken(bucket, &claim)),
+    }
+}
+
+fn taken(bucket: &Bucket, claim: &Claim) -> ClaimError {
+    ClaimError::Taken {
+        place: bucket.to_string(),
+        instance: claim.instance.clone(),
+        since: claim.claimed.clone(),
+    }
 }
 
 /// Where the log of a new generation begins.
@@ -172,7 +194,28 @@ pub async fn is_superseded(bucket: &Bucket, generation: u64) -> Result<bool, Buc
         shard: SHARD,
         generation: generation + 1,
     };
-    Ok(bucket.head(&next.to_string()).await?.is_some())
+    // Not by its head alone: that cannot tell a missing object from a missing bucket.
+    Ok(bucket.get(&next.to_string()).await?.is_some())
+}
+
+/// Whether the store keeps what must not be replaced: this writer's claim is put again as it is. A store that takes
+/// it is not believed from then on.
+///
+/// # Errors
+/// When the claim is damaged, or the bucket cannot be used.
+pub async fn honours_create_only(bucket: &Bucket, generation: u64) -> Result<bool, ClaimError> {
+    if bucket.create_only_is_atomic() {
+        let shard = SHARD;
+        let name = WriterName { shard, generation };
+        let bytes = read_claim_bytes(bucket, &name).await?;
+        let options = PutOptions::create(ContentType::json());
+        let name = name.to_string();
+        let put = bucket.put(&name, Body::Bytes(bytes.into()), &options);
+        if put.await? == PutOutcome::Created {
+            bucket.distrust_create_only();
+        }
+    }
+    Ok(bucket.create_only_is_atomic())
 }
 
 /// Whether this mirror's claim stands there. It does not where a disk is not mounted, or in another archive: what is
@@ -192,8 +235,15 @@ pub async fn is_claimed_by(bucket: &Bucket, generation: u64, instance: &str) -> 
 /// Whether the archive has segments of this generation that the mirror does not know of: they are there, or were, and
 /// the log begins behind them by now. The one that is being written may be there already.
 async fn is_ahead(bucket: &Bucket, log: &LogRow) -> Result<bool, BucketError> {
-    let next = log.number + u64::from(log.cut.is_some());
-    is_told_from(bucket, log.generation, next).await
+    let name = SegmentName {
+        shard: SHARD,
+        generation: log.generation,
+        number: log.number + u64::from(log.cut.is_some()),
+        edition: 0,
+    };
+    // A list may be late.
+    Ok(bucket.get(&name.to_string()).await?.is_some()
+        || is_told_from(bucket, name.generation, name.number).await?)
 }
 
 /// Whether the log has something of this generation from this number on.
@@ -267,32 +317,47 @@ async fn create(
     }
 }
 
-async fn newest_claim(bucket: &Bucket) -> Result<Option<(u64, Claim)>, ClaimError> {
-    let mut newest: Option<WriterName> = None;
+/// The newest claim, from `known` on, which is there if it is not 0.
+async fn newest_claim(bucket: &Bucket, known: u64) -> Result<Option<(u64, Claim)>, ClaimError> {
+    let writer = |generation| WriterName {
+        shard: SHARD,
+        generation,
+    };
+    let mut newest = known;
     each_name(bucket, &format!("v1/writers/{SHARD}/"), |name| {
         if let ObjectName::Writer(writer) = name {
-            newest = newest.max(Some(writer));
+            newest = newest.max(writer.generation);
         }
     })
     .await?;
-    match newest {
-        Some(name) => Ok(Some((name.generation, read_claim(bucket, &name).await?))),
-        None => Ok(None),
+    while bucket.get(&writer(newest + 1).to_string()).await?.is_some() {
+        newest += 1;
     }
+    // What the mirror knows may be of an archive that was emptied.
+    if newest == known && (newest == 0 || bucket.get(&writer(newest).to_string()).await?.is_none()) {
+        return Ok(None);
+    }
+    Ok(Some((newest, read_claim(bucket, &writer(newest)).await?)))
 }
 
 async fn read_claim(bucket: &Bucket, name: &WriterName) -> Result<Claim, ClaimError> {
-    let damaged = |detail: String| ClaimError::Damaged {
+    let bytes = read_claim_bytes(bucket, name).await?;
+    serde_json::from_slice(&bytes).map_err(|error| damaged(bucket, name, error.to_string()))
+}
+
+async fn read_claim_bytes(bucket: &Bucket, name: &WriterName) -> Result<Vec<u8>, ClaimError> {
+    match bucket.get(&name.to_string()).await? {
+        Some(body) => Ok(body.bytes(CLAIM_BYTES_MAX).await?.to_vec()),
+        None => Err(damaged(bucket, name, "it vanished".to_owned())),
+    }
+}
+
+fn damaged(bucket: &Bucket, name: &impl ToString, detail: String) -> ClaimError {
+    ClaimError::Damaged {
         place: bucket.to_string(),
         name: name.to_string(),
         detail,
-    };
-    let body = bucket.get(&name.to_string()).await?;
-    let bytes = match body {
-        Some(body) => body.bytes(CLAIM_BYTES_MAX).await?,
-        None => return Err(damaged("it vanished".to_owned())),
-    };
-    serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))
+    }
 }
 
 /// The last segment before a generation: its number and index.
@@ -306,9 +371,39 @@ async fn tail(bucket: &Bucket, before: u64) -> Result<Option<(u64, Cid)>, ClaimE
         }
     })
     .await?;
+    let mut file = None;
+    while let Some(name) = behind(bucket, last, before).await? {
+        file = Some(read_segment(bucket, &name).await?);
+        last = Some(name);
+    }
     let Some(name) = last else { return Ok(None) };
-    let file = read_segment(bucket, &name).await?;
+    let file = match file {
+        Some(file) => file,
+        None => read_segment(bucket, &name).await?,
+    };
     Ok(Some((name.number, file.root)))
+}
+
+/// The segment behind the last one of a list, which may be late: of the same writer, or of one that took over.
+async fn behind(
+    bucket: &Bucket,
+    last: Option<SegmentName>,
+    before: u64,
+) -> Result<Option<SegmentName>, ClaimError> {
+    let number = last.map_or(1, |last| last.number + 1);
+    let oldest = last.map_or(1, |last| last.generation);
+    for generation in (oldest.max(before.saturating_sub(LATE_MAX))..before).rev() {
+        let name = SegmentName {
+            shard: SHARD,
+            generation,
+            number,
+            edition: 0,
+        };
+        if bucket.get(&name.to_string()).await?.is_some() {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 /// A segment of the archive.
@@ -316,11 +411,7 @@ async fn tail(bucket: &Bucket, before: u64) -> Result<Option<(u64, Cid)>, ClaimE
 /// # Errors
 /// When it is not there, or damaged, or the bucket cannot be used.
 pub async fn read_segment(bucket: &Bucket, name: &SegmentName) -> Result<LogFile, ClaimError> {
-    let damaged = |detail: String| ClaimError::Damaged {
-        place: bucket.to_string(),
-        name: name.to_string(),
-        detail,
-    };
+    let damaged = |detail: String| damaged(bucket, name, detail);
     let bytes = match bucket.get(&name.to_string()).await? {
         // A packed file is no longer than its content, but for a few bytes a block of zstd.
         Some(body) => body.bytes(PLAIN_BYTES_MAX as usize + (1 << 20)).await?,

@@ -1,5 +1,6 @@
 #![allow(clippy::disallowed_methods, reason = "shell: a terminal, files, the clock")]
-//! `firekeep verify`: proves an archive from itself alone.
+//! `firekeep verify`: proves an archive from itself alone. Only which blobs no host ever gave is asked of a mirror, where
+//! one is at hand.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -10,12 +11,19 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 
 use super::{existing, failed, print, size};
+use crate::archive::names::BlobName;
 use crate::archive::scrub::run::{self, Options, Progress, ScrubError};
-use crate::archive::scrub::{Checkpoint, Report, Sample};
+use crate::archive::scrub::{Checkpoint, Fault, Report, Sample};
 use crate::cli::VerifyArgs;
 use crate::clock::Clock;
 use crate::config::{Config, parse_size};
+use crate::daemon::start::store_error;
 use crate::daemon::{DaemonError, exit};
+use crate::mirror::keyspace::META_ARCHIVE_ID;
+use crate::mirror::reader::Mirror;
+use crate::mirror::rocks::{RocksOptions, RocksReader, RocksStore};
+use crate::mirror::rows::BlobState;
+use crate::mirror::store::{Family, StoreError, View as _};
 
 /// How often the file of `--resume` is written.
 const KEEP_INTERVAL: Duration = Duration::from_secs(2);
@@ -65,8 +73,43 @@ pub async fn verify(config: &Config, args: &VerifyArgs, json: bool) -> Result<u8
     if let Some(path) = &args.resume {
         remove(path)?;
     }
+    let mut report = report;
+    ask_mirror(config, &mut report)?;
     show_report(&report, json)?;
     Ok(report.exit_code())
+}
+
+/// A blob that is not in the archive may never have been given by its host: the archive cannot tell, the mirror can,
+/// where it is here and is this archive's.
+fn ask_mirror(config: &Config, report: &mut Report) -> Result<(), DaemonError> {
+    if !report.findings.counts().contains_key(&Fault::MissingBlob) || !RocksStore::is_in(&config.data_dir) {
+        return Ok(());
+    }
+    let store = match RocksReader::open(&config.data_dir, &RocksOptions::default()) {
+        Ok(store) => store,
+        Err(error) => {
+            tracing::warn!("which of the missing blobs no host ever gave is not known: {error}");
+            return Ok(());
+        }
+    };
+    let mirror = Mirror::new(&store);
+    let known = store.get(Family::Meta, META_ARCHIVE_ID).map_err(store_error)?;
+    if known.as_deref() != report.id.as_deref().map(str::as_bytes) {
+        return Ok(());
+    }
+    let why = |name: &BlobName| -> Result<Option<&'static str>, StoreError> {
+        let Some(account) = mirror.account(name.did.did())? else {
+            return Ok(None);
+        };
+        let row = mirror.blob(account.did_number, &name.blob)?;
+        Ok(row.and_then(|row| match row.state {
+            BlobState::Missing { reason, .. } => Some(reason.sentence()),
+            BlobState::Wanted => Some("it is still to be fetched from its host"),
+            BlobState::Held => Some("the mirror has it, and puts it there"),
+            _ => None,
+        }))
+    };
+    report.findings.explain_missing(why).map_err(store_error)
 }
 
 fn show_report(report: &Report, json: bool) -> Result<u8, DaemonError> {

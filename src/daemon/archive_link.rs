@@ -137,7 +137,7 @@ enum Unlinked {
     Refused(String),
 }
 
-/// Opens the archive at start. `None` when it cannot be reached.
+/// Opens the archive at start; inside, why it cannot be reached.
 ///
 /// # Errors
 /// When it must not be used: exit code 78.
@@ -146,38 +146,41 @@ pub async fn open_archive(
     store: &dyn Store,
     new_archive: bool,
     clock: &Clock,
-) -> Result<Option<Opened>, DaemonError> {
+) -> Result<Result<Opened, String>, DaemonError> {
     match try_open(&config.archive, store, new_archive, clock).await {
-        Ok(opened) => Ok(Some(opened)),
+        Ok(opened) => Ok(Ok(opened)),
         Err(Unlinked::Refused(text)) => Err(DaemonError::config(text)),
-        Err(Unlinked::Unreachable(text)) => {
-            tracing::warn!(
-                "the archive cannot be reached ({text}); following goes on, archiving begins when it can"
-            );
-            Ok(None)
-        }
+        Err(Unlinked::Unreachable(text)) => Ok(Err(text)),
     }
 }
 
 /// Looks at the archive of a mirror that is not there yet: a mistake should not leave a mirror behind.
 ///
 /// # Errors
-/// When it must not be used: exit code 78.
-pub async fn check_archive(config: &Config) -> Result<(), DaemonError> {
+/// When it must not be used: exit code 78; when another mirror writes there: 11.
+pub async fn check_archive(config: &Config, take_over: bool) -> Result<(), DaemonError> {
     if let ArchiveUrl::Folder(path) = &config.archive.url
         && path.starts_with(&config.data_dir)
+        && !path.exists()
     {
         // It is not there yet either.
         return Ok(());
     }
-    let checked = match Bucket::open(&config.archive).await {
-        Ok(bucket) => identity::check(&bucket).await,
-        Err(error) => Err(error.into()),
+    let bucket = Bucket::open(&config.archive).await;
+    let checked = match &bucket {
+        Ok(bucket) => identity::check(bucket).await,
+        Err(error) => Err(error.clone().into()),
     };
-    match checked.map_err(|error| judge(&config.archive, &error)) {
+    match (checked.map_err(|error| judge(&config.archive, &error)), bucket) {
+        (Ok(()), Ok(bucket)) if !take_over => match writer::must_be_free(&bucket).await {
+            Err(error @ (ClaimError::Taken { .. } | ClaimError::Damaged { .. })) => {
+                Err(NotAdopted::from(error).into())
+            }
+            _ => Ok(()),
+        },
         // One that cannot be reached is told when it is opened.
-        Ok(()) | Err(Unlinked::Unreachable(_)) => Ok(()),
-        Err(Unlinked::Refused(text)) => Err(DaemonError::config(text)),
+        (Ok(()) | Err(Unlinked::Unreachable(_)), _) => Ok(()),
+        (Err(Unlinked::Refused(text)), _) => Err(DaemonError::config(text)),
     }
 }
 
@@ -302,6 +305,12 @@ impl ArchiveLink {
         let bucket = &opened.bucket;
         let claimed =
             writer::claim(bucket, &instance, log.as_ref(), self.take_over, self.clock.now()).await?;
+        if !writer::honours_create_only(bucket, claimed.log.generation).await? {
+            tracing::warn!(
+                "this store does not keep a second Firekeep out of the archive: one is only noticed afterwards, so \
+                 start no other on it"
+            );
+        }
         self.applier
             .apply(Input::ArchiveLinked {
                 id: opened.id.to_string(),
@@ -310,6 +319,7 @@ impl ArchiveLink {
         if claimed.how != How::GoesOn {
             self.applier.apply(Input::LogClaimed(claimed.log.clone())).await?;
         }
+        super::care::obey(bucket, &self.store, &self.applier).await?;
         match claimed.how {
             How::GoesOn => {}
             How::First => tracing::info!("this mirror writes the archive from now on"),
@@ -347,6 +357,7 @@ impl ArchiveLink {
             failures: AtomicU32::new(0),
             gate: keeper.gate.clone(),
             paused: AtomicBool::new(false),
+            last: Mutex::new(None),
         };
         self.show(Ok(()));
         // All are set once: an archive is linked once.
@@ -354,6 +365,23 @@ impl ArchiveLink {
             && self.keeper.set(Arc::new(keeper)).is_ok()
             && self.shipper.set(Arc::new(shipper)).is_ok();
         tracing::info!(archive = %self.config.url, id = %opened.id, "archive open");
+        Ok(())
+    }
+
+    /// Links what was opened at start, if it was. An archive that fails for a moment does not keep the daemon from
+    /// following: it is linked later.
+    ///
+    /// # Errors
+    /// When another mirror writes there, or the applier is gone.
+    pub async fn adopt_at_start(&self, opened: Result<Opened, String>) -> Result<(), NotAdopted> {
+        let away = match opened {
+            Err(why) => why,
+            Ok(opened) => match self.adopt(opened).await {
+                Err(error) if error.is_transient() => error.to_string(),
+                adopted => return adopted,
+            },
+        };
+        self.show(Err(Unlinked::Unreachable(away)));
         Ok(())
     }
 
@@ -389,12 +417,7 @@ impl ArchiveLink {
                     Err(error) if error.is_final() => return Err(error.into()),
                     Err(error) => self.show(Err(Unlinked::Unreachable(error.to_string()))),
                 },
-                Err(Unlinked::Unreachable(text)) => {
-                    tracing::debug!("the archive cannot be reached yet: {text}")
-                }
-                Err(Unlinked::Refused(text)) => {
-                    tracing::error!("{text}");
-                }
+                Err(unlinked) => self.show(Err(unlinked)),
             }
         }
     }
@@ -445,7 +468,9 @@ impl ArchiveLink {
         let text = trouble.unwrap_or_default();
         match seen {
             AWAY if before != seen => {
-                tracing::warn!("the archive cannot be reached ({text}); it is tried again");
+                tracing::warn!(
+                    "the archive cannot be reached ({text}); following goes on, and it is tried again"
+                );
             }
             REFUSED if changed => tracing::error!("{text}"),
             GOOD if !matches!(before, GOOD | NOT_SEEN) => tracing::info!("the archive is there again"),

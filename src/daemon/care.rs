@@ -10,24 +10,26 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::archive_link::NotAdopted;
 use super::{DaemonError, start};
 use crate::archive::bucket::Bucket;
 use crate::archive::erase::note::What;
 use crate::archive::erase::run::{Erased, Eraser, Scope};
-use crate::archive::held::{Gate, MirrorSide};
+use crate::archive::held::{Gate, MirrorSide, obey_notes};
 use crate::archive::identity;
 use crate::archive::names::{DidFolder, ERASED, ErasedName, ObjectName};
 use crate::archive::probe::old_versions;
 use crate::archive::prune::{Memory, PruneError, Pruned, Pruner, Right, read_note};
 use crate::archive::retention::Keep;
+use crate::archive::writer::ClaimError;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::mirror::applier::{Applier, ApplierLimits};
-use crate::mirror::handle;
+use crate::mirror::handle::{self, ApplierHandle};
 use crate::mirror::keyspace::{META_ARCHIVE_ID, META_INSTANCE};
 use crate::mirror::numbers::Numbers;
 use crate::mirror::reader::Mirror;
-use crate::mirror::store::Family;
+use crate::mirror::store::{Family, Store};
 use crate::types::{Cid, Codec, Did, RepoPath};
 
 /// Between two requests that remove something: others use the store too.
@@ -351,6 +353,31 @@ impl Caretaker {
         }
         Ok(live)
     }
+}
+
+/// What was erased from an archive is kept out of a mirror that is linked to it.
+///
+/// # Errors
+/// When the archive does not answer, or the mirror fails.
+pub async fn obey(
+    bucket: &Bucket,
+    store: &Arc<dyn Store>,
+    applier: &ApplierHandle,
+) -> Result<(), NotAdopted> {
+    match obey_notes(bucket, store, applier).await {
+        Ok(0) => {}
+        Ok(accounts) => {
+            tracing::info!(
+                accounts,
+                "what was erased from the archive is kept out of this mirror"
+            )
+        }
+        Err(PruneError::Bucket(error)) => return Err(ClaimError::Bucket(error).into()),
+        Err(PruneError::Store(error)) => return Err(error.into()),
+        Err(PruneError::Stopped(error)) => return Err(error.into()),
+        Err(error) => tracing::error!("{error}"),
+    }
+    Ok(())
 }
 
 fn tell(did: &Did, erased: &Erased) {

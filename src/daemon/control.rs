@@ -227,6 +227,7 @@ impl DaemonControl {
                 "accounts_due": totals.with_head.saturating_sub(totals.archived),
                 "changes_due": totals.unshipped,
                 "trouble": self.archive.trouble(),
+                "keeps_others_out": self.keeper.get().map(|keeper| keeper.bucket.create_only_is_atomic()),
             },
             "data_dir": self.config.data_dir.display().to_string(),
             "xrpc": format!("http://{}/", self.listen),
@@ -289,11 +290,18 @@ impl DaemonControl {
             .apply(Input::SnapshotAll)
             .await
             .map_err(|error| failed(&error))?;
-        let mut open = self.behind().map_err(|error| failed(&error))?;
+        // Accounts may be many: no scan of them holds up what else this thread does.
+        let mut open = self
+            .blocking(|mirror| behind(&mirror))
+            .await
+            .map_err(|error| failed(&error))?;
         let count = open.len() as u64;
         let (mut least, mut since) = (usize::MAX, self.clock.now());
         loop {
-            open = self.still_behind(open).map_err(|error| failed(&error))?;
+            open = self
+                .blocking(|mirror| still_behind(&mirror, open))
+                .await
+                .map_err(|error| failed(&error))?;
             let held = self.applier.totals().blobs.get("held").copied().unwrap_or(0);
             let left = open.len() + usize::try_from(held).unwrap_or(usize::MAX);
             if left == 0 {
@@ -311,35 +319,45 @@ impl DaemonControl {
         }
     }
 
-    /// Those of them whose snapshots are not at that rev yet.
-    fn still_behind(&self, mut open: Vec<(Did, Rev)>) -> Result<Vec<(Did, Rev)>, StoreError> {
-        let mirror = Mirror::new(&*self.store);
-        let mut error = None;
-        open.retain(|(did, rev)| match mirror.account(did) {
-            Ok(row) => row
-                .and_then(|row| row.snapshot)
-                .is_none_or(|mark| mark.rev < *rev),
-            Err(why) => {
-                error = Some(why);
-                false
-            }
-        });
-        error.map_or(Ok(open), Err)
+    /// Reads the mirror on a thread that may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(Mirror<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = Arc::clone(&self.store);
+        let read = tokio::task::spawn_blocking(move || read(Mirror::new(&*store)));
+        read.await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
+}
 
-    /// Accounts whose head is not in the archive, and the rev that has to get there.
-    fn behind(&self) -> Result<Vec<(Did, Rev)>, StoreError> {
-        let mut behind = Vec::new();
-        Mirror::new(&*self.store).each_account(|did, row| {
-            if !row.is_snapshotted()
-                && let Some(head) = &row.head
-            {
-                behind.push((did, head.rev));
-            }
-            ControlFlow::Continue(())
-        })?;
-        Ok(behind)
-    }
+/// Those of them whose snapshots are not at that rev yet.
+fn still_behind(mirror: &Mirror<'_>, mut open: Vec<(Did, Rev)>) -> Result<Vec<(Did, Rev)>, StoreError> {
+    let mut error = None;
+    open.retain(|(did, rev)| match mirror.account(did) {
+        Ok(row) => row
+            .and_then(|row| row.snapshot)
+            .is_none_or(|mark| mark.rev < *rev),
+        Err(why) => {
+            error = Some(why);
+            false
+        }
+    });
+    error.map_or(Ok(open), Err)
+}
+
+/// Accounts whose head is not in the archive, and the rev that has to get there.
+fn behind(mirror: &Mirror<'_>) -> Result<Vec<(Did, Rev)>, StoreError> {
+    let mut behind = Vec::new();
+    mirror.each_account(|did, row| {
+        if !row.is_snapshotted()
+            && let Some(head) = &row.head
+        {
+            behind.push((did, head.rev));
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(behind)
 }
 
 /// Free bytes of the file system that holds a folder, from `df`'s own source: the kernel's statistics.

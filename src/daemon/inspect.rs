@@ -174,6 +174,7 @@ fn account_json(did: &Did, row: &AccountRow) -> Value {
             "bytes": car.bytes,
             "since": car.since.to_string(),
             "archived": car.archived,
+            "damaged": car.damaged,
         })),
     })
 }

@@ -78,6 +78,7 @@ impl Standing {
             || totals.unshipped > 0
             || open_blobs > 0
             || totals.open_cars > 0
+            || totals.damaged_cars > 0
             || totals.parked > 0
             || wanted > 0
         {
@@ -112,7 +113,7 @@ mod tests {
     fn whatever_is_open_is_not_off_this_machine() {
         type Spoil = (fn(&mut Totals, &mut Surroundings), Standing);
         assert_eq!(Standing::judge(&archived(), &SAFE), Standing::OffMachine);
-        let spoils: [Spoil; 12] = [
+        let spoils: [Spoil; 13] = [
             (|_, around| around.listed = false, Standing::Filling),
             (
                 |_, around| around.archive_is_folder = true,
@@ -127,6 +128,7 @@ mod tests {
             ),
             (|totals, _| totals.parked = 1, Standing::Archiving),
             (|totals, _| totals.open_cars = 1, Standing::Archiving),
+            (|totals, _| totals.damaged_cars = 1, Standing::Archiving),
             (
                 |totals, _| totals.blobs = BTreeMap::from([("wanted", 1)]),
                 Standing::Archiving,

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
-use super::archive_link::{ArchiveLink, ArchiveWatch, Opened, check_archive, open_archive};
+use super::archive_link::{ArchiveLink, ArchiveWatch, check_archive, open_archive};
 use super::control::DaemonControl;
 use super::follow::{Follow, KeyCache};
 use super::upstream::upstream;
@@ -131,7 +131,7 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         temp_dir,
         xrpc,
         admin,
-    } = open_base(&config, &clock).await?;
+    } = open_base(&config, &clock, said.take_over).await?;
     let metrics = Arc::new(Metrics::new());
     let (applier, numbers) = open_applier(&config, &store)?;
     let archive = open_archive(&config, &*store, said.new_archive, &clock).await?;
@@ -164,7 +164,7 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         watch: Arc::clone(&watch),
         health: Arc::clone(&health),
     };
-    adopt_at_start(&link, archive).await?;
+    link.adopt_at_start(archive).await?;
     let fetcher = Fetcher {
         store: Arc::clone(&store),
         numbers,
@@ -222,18 +222,6 @@ fn must_follow(config: &Config) -> Result<(), DaemonError> {
     Ok(())
 }
 
-/// An archive that fails for a moment does not keep the daemon from following: it is linked later.
-async fn adopt_at_start(link: &ArchiveLink, archive: Option<Opened>) -> Result<(), DaemonError> {
-    let Some(opened) = archive else { return Ok(()) };
-    match link.adopt(opened).await {
-        Err(error) if error.is_transient() => {
-            tracing::warn!("{error}; following goes on, archiving begins when it can");
-            Ok(())
-        }
-        adopted => Ok(adopted?),
-    }
-}
-
 fn workshop(
     config: &Config,
     fetcher: &Fetcher,
@@ -274,7 +262,7 @@ struct Base {
     admin: TcpListener,
 }
 
-async fn open_base(config: &Config, clock: &Clock) -> Result<Base, DaemonError> {
+async fn open_base(config: &Config, clock: &Clock, take_over: bool) -> Result<Base, DaemonError> {
     let upstream = upstream(config, clock)?;
     let temp_dir = config.data_dir.join("tmp");
     let listeners = || {
@@ -284,7 +272,7 @@ async fn open_base(config: &Config, clock: &Clock) -> Result<Base, DaemonError> 
         ))
     };
     // A mirror that is not there yet knows no host, and is not made for a mistake.
-    let (store, (xrpc, admin)) = if config.data_dir.exists() {
+    let (store, (xrpc, admin)) = if RocksStore::is_in(&config.data_dir) {
         let store = open_store(&config.data_dir, &temp_dir)?;
         let listeners = listeners()?;
         probe_hosts(config, &upstream, Some(&*store)).await?;
@@ -292,7 +280,7 @@ async fn open_base(config: &Config, clock: &Clock) -> Result<Base, DaemonError> 
     } else {
         probe_hosts(config, &upstream, None).await?;
         let listeners = listeners()?;
-        check_archive(config).await?;
+        check_archive(config, take_over).await?;
         (open_store(&config.data_dir, &temp_dir)?, listeners)
     };
     Ok(Base {

@@ -47,6 +47,12 @@ impl ErasedRow {
                 .contains(&serde_bytes::ByteArray::new(*record.digest()))
     }
 
+    /// Whether a blob is not held.
+    #[must_use]
+    pub fn withholds_blob(&self, blob: &Digest) -> bool {
+        self.whole || self.blobs.contains(&serde_bytes::ByteArray::new(*blob))
+    }
+
     /// Adds to it.
     pub fn add(&mut self, records: &[Cid], blobs: &[Digest]) {
         let records = records

@@ -162,6 +162,15 @@ pub enum Input {
         /// The key of the task row that asked for it.
         task: Vec<u8>,
     },
+    /// A CAR that is kept as it came is damaged here: fetch the repository again.
+    CarDamaged {
+        /// Whose.
+        did: Did,
+        /// Its number.
+        number: u64,
+        /// The key of the task row that found it.
+        task: Vec<u8>,
+    },
     /// A snapshot stands in the archive.
     SnapshotStored(SnapshotStored),
     /// What the next segment holds is fixed.
@@ -324,6 +333,16 @@ pub enum FetchedContent {
     Loaded {
         /// Its own number.
         account_number: u64,
+        /// The proof.
+        repo: VerifiedRepo,
+        /// Every blob that its records refer to.
+        blobs: Vec<BlobMention>,
+    },
+    /// A proven repository that is older than ours, or another one at the same rev: the host went back. Its CAR is
+    /// kept beside ours.
+    Behind {
+        /// Its CAR, which stands in `blob_data`; none: it is larger than what is kept.
+        car: Option<KeptCar>,
         /// The proof.
         repo: VerifiedRepo,
         /// Every blob that its records refer to.

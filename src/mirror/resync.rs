@@ -126,6 +126,7 @@ impl Fetcher {
         let (reason, tries) = match row.sync {
             SyncState::Wanted { reason, tries, .. } => (reason, tries),
             SyncState::Quarantined { tries, .. } => (DesyncReason::Quarantined, tries),
+            SyncState::Diverged { .. } => (DesyncReason::HeadDiffers, 0),
             _ => return Ok(Input::TaskDone { task }),
         };
         if !row.upstream.is_active() {
@@ -207,11 +208,7 @@ impl Fetcher {
         if !stored.speaks_at(&row.host) {
             return Ok(Err(Failed::new(FetchFailure::NotThisHost(stored))));
         }
-        let kept = match row.sync {
-            SyncState::Quarantined { commit, .. } => commit,
-            _ => None,
-        };
-        let known = [row.head.as_ref().map(|head| head.commit), kept];
+        let known = [row.head.as_ref().map(|head| head.commit), row.kept_head()];
         if known != [None; 2] && reason != DesyncReason::CopyDamaged {
             match self.latest_commit(did, url).await {
                 Ok(Some(commit)) if known.contains(&Some(commit)) => {
@@ -233,7 +230,7 @@ impl Fetcher {
             Err(failed) => return Ok(Err(failed)),
         };
         FetchCounts::add(&self.counts.whole_bytes, spool.bytes());
-        self.prove(spool, did, &row.host, stored, key).await
+        self.prove(spool, did, row, stored, key).await
     }
 
     /// Holds a received CAR against the account's current key. If nothing but the signature is at fault, the
@@ -242,7 +239,7 @@ impl Fetcher {
         &self,
         spool: Spool,
         did: &Did,
-        host: &HostName,
+        row: &AccountRow,
         mut identity: StoredIdentity,
         mut key: SigningKey,
     ) -> Result<Result<(StoredIdentity, FetchedContent), Failed>, StoreError> {
@@ -251,13 +248,14 @@ impl Fetcher {
             Err(error) => return Ok(Err(Failed::unproven(error.to_string()))),
         };
         let number = self.numbers.next()?;
-        let mut judged = self.judge(&car, number, did, &key).await?;
+        let ours = row.head.as_ref().map(|head| (head.rev, head.commit));
+        let mut judged = self.judge(&car, number, did, &key, ours).await?;
         // What the resolver remembers may be the document of before.
         if let Judged::OtherKey(_) = judged
-            && let Some(newer) = self.newer_key(did, host, &key).await
+            && let Some(newer) = self.newer_key(did, &row.host, &key).await
         {
             (identity, key) = newer;
-            judged = self.judge(&car, number, did, &key).await?;
+            judged = self.judge(&car, number, did, &key, ours).await?;
         }
         let reason = match judged {
             Judged::Proven(content) => return Ok(Ok((identity, *content))),
@@ -274,7 +272,7 @@ impl Fetcher {
         let (this, did, now) = (self.clone(), did.clone(), self.clock.now());
         blocking(move || {
             for logged in &keys {
-                match this.check_and_load(&car, number, &did, HeadKey::Earlier(logged), now)? {
+                match this.check_and_load(&car, number, &did, HeadKey::Earlier(logged), ours, now)? {
                     Judged::Proven(content) => return Ok(Ok((identity, *content))),
                     Judged::Failed(failed) => return Ok(Err(failed)),
                     Judged::OtherKey(_) => {}
@@ -292,10 +290,11 @@ impl Fetcher {
         number: u64,
         did: &Did,
         key: &SigningKey,
+        ours: Option<(Rev, Cid)>,
     ) -> Result<Judged, StoreError> {
         let (this, car, did, key) = (self.clone(), Arc::clone(car), did.clone(), key.clone());
         let now = self.clock.now();
-        blocking(move || this.check_and_load(&car, number, &did, HeadKey::Current(&key), now)).await
+        blocking(move || this.check_and_load(&car, number, &did, HeadKey::Current(&key), ours, now)).await
     }
 
     /// What the DID document names when it is read again, if that is another key and still this host.

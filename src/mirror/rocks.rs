@@ -61,6 +61,12 @@ struct Engine {
 }
 
 impl RocksStore {
+    /// Whether a data directory has a mirror, or the beginning of one.
+    #[must_use]
+    pub fn is_in(data_dir: &Path) -> bool {
+        data_dir.join(open::FOLDER).exists()
+    }
+
     /// Opens the mirror of a data directory, and makes both if they do not exist.
     ///
     /// # Errors

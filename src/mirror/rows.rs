@@ -126,7 +126,7 @@ pub struct AccountRow {
     /// When its host confirmed that it is deleted: from then on the time of grace runs.
     #[serde(with = "codec::option")]
     pub deletion_confirmed_at: Option<Timestamp>,
-    /// The CAR of a repository that does not rebuild to its signed root, as the host sent it.
+    /// The CAR of a repository that does not rebuild to its signed root, or is behind ours, as the host sent it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_car: Option<KeptCar>,
     /// How much of it is erased, and not taken again ([`super::erased`]).
@@ -185,6 +185,22 @@ impl AccountRow {
         self.status_at.is_some_and(|known| asked_at <= known)
     }
 
+    /// What is kept of a host that is behind us.
+    #[must_use]
+    pub fn kept_beside(&self) -> Option<&KeptCar> {
+        let behind = self.diverged_before_fetch || matches!(self.sync, SyncState::Diverged { .. });
+        self.kept_car.as_ref().filter(|car| behind && !car.damaged)
+    }
+
+    /// The head of what is kept as it came, while that is what the host has: it does not rebuild, or is behind ours.
+    #[must_use]
+    pub fn kept_head(&self) -> Option<Cid> {
+        match self.sync {
+            SyncState::Quarantined { commit, .. } => commit.filter(|_| self.kept_car.is_some()),
+            _ => self.kept_beside().map(|car| car.commit),
+        }
+    }
+
     /// Whether the head stands in the archive as a snapshot.
     #[must_use]
     pub fn is_snapshotted(&self) -> bool {
@@ -207,7 +223,8 @@ impl AccountRow {
     }
 }
 
-/// A CAR that is kept whole, byte for byte, because its tree does not rebuild: never taken for a proven copy.
+/// A CAR that is kept whole, byte for byte, because its tree does not rebuild or its host is behind us: never taken
+/// for the account's copy.
 /// Its bytes stand in `blob_data` under a number of its own and the digest of its commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -230,6 +247,9 @@ pub struct KeptCar {
     pub since: Timestamp,
     /// Whether it stands in the archive.
     pub archived: bool,
+    /// Whether its bytes here are no longer those that came: it is not archived as if they were.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub damaged: bool,
 }
 
 /// Something of an account that is kept until a person says otherwise.
@@ -588,6 +608,13 @@ pub struct JournalEntry {
     pub received: Timestamp,
     /// The host's number for it; 0 for what was fetched.
     pub seq: u64,
+    /// The host that it came from: the account may be at another one since. None: written before this was kept.
+    #[serde(
+        default,
+        with = "codec::optional_text",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub host: Option<HostName>,
 }
 
 /// What a commit did to one path.

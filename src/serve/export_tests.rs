@@ -84,6 +84,7 @@ fn keep_car(store: &MemoryStore, account: &Account, sent: &[u8], chunks: &[&[u8]
         sha256: crate::types::cid::sha256(sent),
         since: crate::types::Timestamp::default(),
         archived: false,
+        damaged: false,
     });
     let mut batch = Batch::new();
     batch.put(

@@ -193,13 +193,19 @@ impl SimAccount {
     /// The `#sync` frame of its head.
     #[must_use]
     pub fn sync_frame(&self, seq: u64, now: Timestamp) -> Vec<u8> {
-        let mut blocks = encode_header(&[self.commit.0]);
-        encode_block(&mut blocks, &self.commit.0, &self.commit.1);
+        self.sync_frame_of(seq, self.rev, self.commit.0, &self.commit.1, now)
+    }
+
+    /// The `#sync` frame of another head of it.
+    #[must_use]
+    pub fn sync_frame_of(&self, seq: u64, rev: Rev, head: Cid, block: &[u8], now: Timestamp) -> Vec<u8> {
+        let mut blocks = encode_header(&[head]);
+        encode_block(&mut blocks, &head, block);
         encode_frame(&Frame::Sync(SyncFrame {
             seq,
             did: self.did.clone(),
             blocks: &blocks,
-            rev: self.rev,
+            rev,
             time: Some(now),
         }))
     }

@@ -8,9 +8,9 @@ use super::faults::Fault;
 use super::flaws;
 use super::moves;
 use super::oracle::Oracle;
-use super::pds::{BlobGiven, Document, HostAccount, Network, Said, SimBlob};
+use super::pds::{BlobGiven, Document, HostAccount, Lax, Network, Said, SimBlob};
 use super::world::{Event, World};
-use crate::types::{AccountStatus, Cid, Did};
+use crate::types::{AccountStatus, Cid, Did, Rev};
 
 /// Most accounts of a host.
 const ACCOUNTS_MAX: usize = 4;
@@ -71,6 +71,7 @@ fn add_account(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: 
             blobs: std::collections::BTreeMap::new(),
             forgotten: false,
             written: 0,
+            lax: None,
         },
     );
     // The order of the reference PDS.
@@ -150,6 +151,7 @@ pub fn commit(
     let writes = writes(world, held);
     let (before, now) = (held.clone(), world.now);
     let parts = held.account.write(&writes, now);
+    held.lax = None;
     let gap = if world.host_rng.chance(200) {
         world.host_rng.below(5)
     } else {
@@ -229,6 +231,7 @@ fn host_fault(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: u
         }
         Fault::Moved | Fault::MovedAway => moves::move_out(world, net, oracle, host, &did, fault),
         Fault::MovedHere => moves::move_in(world, net, oracle, host),
+        Fault::LaxTree => lax(world, net, host, &did),
         Fault::Fork => fork(world, net, oracle, host, &did),
         Fault::KeyRotated => rotate(world, net, oracle, host, &did),
         Fault::PlcDown => {
@@ -245,6 +248,7 @@ fn host_fault(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: u
                 .expect("chosen from it");
             let writes = writes(world, held);
             held.account.write(&writes, world.now);
+            held.lax = None;
             oracle.committed(&held.account);
             net.hosts[host].emit_sync(&did, world.now);
             true
@@ -315,9 +319,28 @@ fn mass_delete(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: 
         return false;
     }
     let parts = held.account.write(&writes, world.now);
+    held.lax = None;
     oracle.committed(&held.account);
     let seq = pds.take_seq(0);
     pds.emit(seq, did, Said::Commit(parts.rev), parts.frame(seq, world.now));
+    true
+}
+
+/// The host puts the records into a tree that does not rebuild, signs that, and perhaps says so. The next write is
+/// in a sound tree again.
+fn lax(world: &mut World, net: &mut Network, host: usize, did: &Did) -> bool {
+    let pds = &mut net.hosts[host];
+    let held = pds.books.accounts.get_mut(did).expect("chosen from it");
+    let rev = Rev::from_time(world.now, 0);
+    // One record alone stands in the same node in every tree.
+    if rev <= held.account.rev() || held.account.records().len() < 3 {
+        return false;
+    }
+    let (head, blocks) = held.account.lax_blocks(rev);
+    held.lax = Some(Lax { rev, head, blocks });
+    if world.host_rng.chance(500) {
+        pds.emit_sync(did, world.now);
+    }
     true
 }
 
@@ -332,6 +355,7 @@ fn fork(world: &mut World, net: &mut Network, oracle: &mut Oracle, host: usize, 
     let path = format!("app.bsky.feed.post/fork{}", held.written);
     held.written += 1;
     held.account.write_as(&[(path, Some(post("fork")))], rev);
+    held.lax = None;
     oracle.committed(&held.account);
     if world.host_rng.chance(500) {
         net.hosts[host].emit_sync(did, world.now);

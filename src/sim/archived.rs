@@ -48,6 +48,14 @@ impl Oracle {
                     self.proven_objects.insert(name);
                 }
             }
+            if let Some(car) = row.kept_car.filter(|car| car.archived) {
+                let name = format!("v1/repos/{did}/{}-{}.car.quarantined.zst", car.rev, car.commit);
+                let bytes = archive.objects.get(&name);
+                let whole = |bytes: &Vec<u8>| bytes.len() as u64 == car.bytes;
+                if !bytes.is_some_and(whole) {
+                    return Err(format!("G12: {name} is not there, or not whole"));
+                }
+            }
             dids.insert(row.did_number, did);
         }
         for (key, value) in rows(view, Family::Blobs)? {

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use super::faults::Fault;
 use super::world::World;
-use crate::archive::names::{BlobName, DidFolder, SnapshotName};
+use crate::archive::names::{BlobName, DidFolder, QuarantinedName, SnapshotName};
 use crate::archive::snapshot_file::SnapshotEncoder;
 use crate::mirror::reader::Mirror;
-use crate::mirror::rows::{AccountRow, Head};
+use crate::mirror::rows::{AccountRow, Head, KeptCar};
 use crate::mirror::store::View;
 use crate::repo::export::prove;
 use crate::types::{Did, Digest};
@@ -81,6 +81,17 @@ pub(super) fn duration(world: &mut World) -> Duration {
 pub(super) fn blob_name(did: &Did, digest: Digest) -> String {
     let did = DidFolder::try_from(did).expect("simulated DIDs are short");
     BlobName { did, blob: digest }.to_string()
+}
+
+/// The name of the object of a CAR that is kept as it came. (Here it is not packed.)
+pub(super) fn kept_name(did: &Did, car: &KeptCar) -> String {
+    let name = QuarantinedName {
+        did: DidFolder::try_from(did).expect("simulated DIDs are short"),
+        rev: car.rev,
+        commit: *car.commit.digest(),
+        edition: 0,
+    };
+    name.to_string()
 }
 
 /// A snapshot of an account as of one moment: its name and its file. None if the rows do not prove the head.

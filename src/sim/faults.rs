@@ -37,6 +37,8 @@ pub enum Fault {
     EmptyList,
     /// Another commit under the rev of the head.
     Fork,
+    /// The host signs a tree that does not rebuild from its records.
+    LaxTree,
     /// A commit whose signature is not in low-S form.
     HighS,
     /// A commit that a stranger signed.
@@ -137,7 +139,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 65] = [
+    pub const ALL: [Self; 66] = [
         Self::Crash,
         Self::CutConnection,
         Self::DuplicateFrame,
@@ -203,6 +205,7 @@ impl Fault {
         Self::BucketSlow,
         Self::BucketAnswerLost,
         Self::BucketEmptied,
+        Self::LaxTree,
     ];
 
     /// The name, for tables.
@@ -226,6 +229,7 @@ impl Fault {
             Self::RepoNotFound => "repo_not_found",
             Self::EmptyList => "empty_list",
             Self::Fork => "fork",
+            Self::LaxTree => "lax_tree",
             Self::HighS => "high_s",
             Self::WrongKey => "wrong_key",
             Self::FutureRev => "future_rev",

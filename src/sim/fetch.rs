@@ -5,20 +5,20 @@ use std::time::Duration;
 
 use super::daemon::Daemon;
 use super::faults::Fault;
-use super::pds::{Network, Refusal};
+use super::pds::{HostAccount, Network, Refusal};
 use super::work::Work;
 use super::world::World;
 use crate::identity::plc_log::PlcLog;
 use crate::mirror::input::{BlobMention, FetchFailure, Fetched, FetchedContent, Input};
 use crate::mirror::keyspace;
-use crate::mirror::rows::{AccountRow, DesyncReason, RecordValue, StoredIdentity, SyncState};
+use crate::mirror::rows::{AccountRow, DesyncReason, KeptCar, RecordValue, StoredIdentity, SyncState};
 use crate::mirror::store::{Batch, Family, Store as _, StoreError};
 use crate::repo::car::{encode_block, encode_header, parse_car};
 use crate::repo::commit::Commit;
 use crate::repo::record::scan_record;
 use crate::repo::signing_key::SigningKey;
-use crate::types::{Did, Digest, HostName, Timestamp};
-use crate::verify::{HeadKey, check_repo};
+use crate::types::{Cid, Did, Digest, HostName, Rev, Timestamp};
+use crate::verify::{HeadKey, VerifiedRepo, check_lax_repo, check_repo};
 
 const IDENTITY_RETRY: Duration = Duration::from_secs(10);
 /// As in `mirror/resync.rs`.
@@ -56,8 +56,11 @@ impl Daemon {
         let Some(row) = &work.row else {
             return Ok(Input::TaskDone { task });
         };
-        let SyncState::Wanted { reason, tries, .. } = row.sync else {
-            return Ok(Input::TaskDone { task });
+        let (reason, tries) = match row.sync {
+            SyncState::Wanted { reason, tries, .. } => (reason, tries),
+            SyncState::Quarantined { tries, .. } => (DesyncReason::Quarantined, tries),
+            SyncState::Diverged { .. } => (DesyncReason::HeadDiffers, 0),
+            _ => return Ok(Input::TaskDone { task }),
         };
         let did = did.clone();
         if !row.upstream.is_active() {
@@ -132,20 +135,20 @@ impl Daemon {
             Ok(held) => held,
             Err(refusal) => return Ok(Err(failure_of(refusal))),
         };
-        if let Some(head) = &row.head
-            && reason != DesyncReason::CopyDamaged
-            && held.account.head() == head.commit
-        {
-            return Ok(Ok((identity, FetchedContent::Unchanged { commit: head.commit })));
+        let (_, commit) = held.head();
+        let known = [row.head.as_ref().map(|head| head.commit), row.kept_head()];
+        if reason != DesyncReason::CopyDamaged && known.contains(&Some(commit)) {
+            return Ok(Ok((identity, FetchedContent::Unchanged { commit })));
         }
-        let car = export(world, &held.account);
+        let car = export(world, held);
+        let ours = row.head.as_ref().map(|head| (head.rev, head.commit));
         let (mut identity, mut key) = (identity, key);
-        let mut loaded = self.check_and_load(&car, did, HeadKey::Current(&key), world.now)?;
+        let mut loaded = self.check_and_load(&car, did, HeadKey::Current(&key), ours, world.now)?;
         if is_other_key(&loaded)
             && let Some(newer) = self.newer_key(net, did, &row.host, &key, world.now)
         {
             (identity, key) = newer;
-            loaded = self.check_and_load(&car, did, HeadKey::Current(&key), world.now)?;
+            loaded = self.check_and_load(&car, did, HeadKey::Current(&key), ours, world.now)?;
         }
         if is_other_key(&loaded) {
             let Some(log) = net.plc.audit_log(did) else {
@@ -154,7 +157,7 @@ impl Daemon {
             };
             let log = PlcLog::parse(did, &log).expect("the directory gives good logs");
             for earlier in log.earlier_keys(&key, EARLIER_KEYS_MAX) {
-                loaded = self.check_and_load(&car, did, HeadKey::Earlier(&earlier), world.now)?;
+                loaded = self.check_and_load(&car, did, HeadKey::Earlier(&earlier), ours, world.now)?;
                 if !is_other_key(&loaded) {
                     world.reason("head", "signed by a key of before");
                     break;
@@ -186,6 +189,7 @@ impl Daemon {
         car: &[u8],
         did: &Did,
         key: HeadKey<'_>,
+        ours: Option<(Rev, Cid)>,
         now: Timestamp,
     ) -> Result<Result<FetchedContent, FetchFailure>, StoreError> {
         let unproven = |text: &str| Ok(Err(FetchFailure::Unproven(text.to_owned())));
@@ -232,22 +236,77 @@ impl Daemon {
             }
             self.store.write(batch)
         });
+        let behind = |repo: &VerifiedRepo, (rev, head): (Rev, Cid)| repo.rev() <= rev && repo.cid() != head;
         match checked {
+            Ok(repo) if ours.is_some_and(|ours| behind(&repo, ours)) => {
+                self.unload(account_number)?;
+                let car = self.keep(account_number, repo.rev(), repo.cid(), car, now)?;
+                Ok(Ok(FetchedContent::Behind {
+                    car: Some(car),
+                    repo,
+                    blobs: blobs.into_values().collect(),
+                }))
+            }
             Ok(repo) => Ok(Ok(FetchedContent::Loaded {
                 account_number,
                 repo,
                 blobs: blobs.into_values().collect(),
             })),
+            Err(fault) if fault.is_lax() => {
+                self.unload(account_number)?;
+                let visit = |_, _: &[u8]| Ok::<(), StoreError>(());
+                let Ok(repo) = check_lax_repo(&blocks, root, did, key, now, visit) else {
+                    return unproven("lax, and not all there");
+                };
+                let car = self.keep(account_number, repo.rev(), repo.cid(), car, now)?;
+                Ok(Ok(FetchedContent::Kept {
+                    car,
+                    repo,
+                    reason: fault.to_string(),
+                    blobs: Vec::new(),
+                }))
+            }
             Err(fault) => {
-                let (from, to) = keyspace::number_bounds(account_number);
-                let mut batch = Batch::new();
-                for family in [Family::Records, Family::BlobRefs] {
-                    batch.delete_range(family, from, to);
-                }
-                self.store.write(batch)?;
+                self.unload(account_number)?;
                 unproven(&fault.to_string())
             }
         }
+    }
+
+    fn unload(&self, account_number: u64) -> Result<(), StoreError> {
+        let (from, to) = keyspace::number_bounds(account_number);
+        let mut batch = Batch::new();
+        for family in [Family::Records, Family::BlobRefs] {
+            batch.delete_range(family, from, to);
+        }
+        self.store.write(batch)
+    }
+
+    /// Keeps a CAR as it came, in unsynced chunks.
+    fn keep(
+        &self,
+        number: u64,
+        rev: Rev,
+        commit: Cid,
+        car: &[u8],
+        now: Timestamp,
+    ) -> Result<KeptCar, StoreError> {
+        for (index, chunk) in (0..).zip(car.chunks(300)) {
+            let mut batch = Batch::new();
+            let key = keyspace::encode_blob_data(number, commit.digest(), index);
+            batch.put(Family::BlobData, key, chunk);
+            self.store.write(batch)?;
+        }
+        Ok(KeptCar {
+            number,
+            rev,
+            commit,
+            bytes: car.len() as u64,
+            sha256: crate::types::cid::sha256(car),
+            since: now,
+            archived: false,
+            damaged: false,
+        })
     }
 
     // identities
@@ -334,8 +393,13 @@ fn failure_of(refusal: Refusal) -> FetchFailure {
 }
 
 /// What `getRepo` sends: blocks in some order, and sometimes not what it should be.
-fn export(world: &mut World, account: &super::SimAccount) -> Vec<u8> {
-    let mut blocks = account.export_blocks();
+fn export(world: &mut World, held: &HostAccount) -> Vec<u8> {
+    let (_, head) = held.head();
+    let account = &held.account;
+    let mut blocks = match &held.lax {
+        Some(lax) => lax.blocks.clone(),
+        None => account.export_blocks(),
+    };
     for at in (1..blocks.len()).rev() {
         let other = world.net_rng.index(at + 1);
         blocks.swap(at, other);
@@ -365,7 +429,7 @@ fn export(world: &mut World, account: &super::SimAccount) -> Vec<u8> {
         }
         return car;
     }
-    let mut car = encode_header(&[account.head()]);
+    let mut car = encode_header(&[head]);
     for (cid, bytes) in &blocks {
         encode_block(&mut car, cid, bytes);
     }

@@ -10,6 +10,7 @@
 pub mod account;
 pub mod act;
 mod archived;
+mod archiving;
 mod asked;
 pub mod bucket;
 pub mod daemon;

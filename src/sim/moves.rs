@@ -51,6 +51,8 @@ fn migrate(world: &mut World, net: &mut Network, oracle: &mut Oracle, did: &Did,
         .expect("chosen from it");
     let mut moved = old.clone();
     old.status = AccountStatus::Deactivated;
+    // Imported, it is in the new host's own tree.
+    moved.lax = None;
     moved.account.rotate_key(oracle.next_account());
     let document = Document {
         key: moved.account.key().to_did_key(),

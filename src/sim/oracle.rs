@@ -12,7 +12,7 @@ use super::pds::{BlobGiven, Network, Said, SimPds};
 use super::slow_tree;
 use crate::mirror::keyspace;
 use crate::mirror::reader::Mirror;
-use crate::mirror::rows::{AccountRow, BlobState, HeadSigner, Listing, Row as _, SyncState};
+use crate::mirror::rows::{AccountRow, BlobState, HeadSigner, KeptCar, Listing, Row as _, SyncState};
 use crate::mirror::store::{Family, KeyRange, View};
 use crate::types::{Cid, Did, Digest, HostName, Rev, Timestamp};
 
@@ -152,6 +152,9 @@ impl Oracle {
             _ => {}
         }
         check_parked(view, did, row)?;
+        if let Some(car) = &row.kept_car {
+            check_car(view, did, car)?;
+        }
         let Some(head) = head else {
             return match row.account_number {
                 keyspace::NO_NUMBER => Ok(()),
@@ -215,7 +218,12 @@ impl Oracle {
         };
         let applied = row.head.as_ref().is_some_and(|head| head.rev >= rev);
         let unfollowed = matches!(row.sync, SyncState::Wanted { .. } | SyncState::Moved { .. });
-        let flagged = unfollowed || !row.upstream.is_active();
+        let kept = row.kept_car.as_ref().map(|car| car.rev).max(row.min_rev);
+        let quarantined = match row.sync {
+            SyncState::Quarantined { next_try, .. } => kept >= Some(rev) || next_try.is_some(),
+            _ => false,
+        };
+        let flagged = unfollowed || quarantined || !row.upstream.is_active();
         if applied || flagged || row.host != pds.name {
             return Ok(());
         }
@@ -266,10 +274,17 @@ impl Oracle {
                     continue;
                 }
                 let head = row.head.as_ref();
+                if head.is_none() && held.lax.is_some() {
+                    check_kept(did, &row, held.head().1, false)?;
+                    continue;
+                }
                 let head = head.ok_or_else(|| format!("G1: {did} was never loaded ({:?})", row.sync))?;
-                let (theirs, same) = (held.account.rev(), held.account.head() == head.commit);
-                if theirs < head.rev || (theirs == head.rev && !same) {
-                    // The host went back, and the account has not written since: ours stays.
+                let (theirs, their_head) = held.head();
+                let behind = theirs <= head.rev && their_head != head.commit;
+                if behind || held.lax.is_some() {
+                    // The host went back and the account has not written since, or its tree does not rebuild: ours
+                    // stays, and what the host has is kept beside it.
+                    check_kept(did, &row, their_head, behind)?;
                     continue;
                 }
                 if head.commit != held.account.head() {
@@ -298,6 +313,40 @@ impl Oracle {
             }
         }
         Ok(())
+    }
+}
+
+/// G1 of an account of which the host has something that takes not the place of ours: it is kept, and archived.
+fn check_kept(did: &Did, row: &AccountRow, theirs: Cid, behind: bool) -> Verdict {
+    let state = match row.sync {
+        SyncState::Diverged { .. } => behind,
+        SyncState::Quarantined { .. } => !behind,
+        _ => false,
+    };
+    match &row.kept_car {
+        Some(car) if state && car.commit == theirs && car.archived => Ok(()),
+        kept => Err(format!(
+            "G1: {did} has {theirs} at its host, and here it is {:?} and keeps {kept:?}",
+            row.sync
+        )),
+    }
+}
+
+/// What is kept as it came is whole.
+fn check_car(view: &dyn View, did: &Did, car: &KeptCar) -> Verdict {
+    let mut bytes = Vec::new();
+    let read = Mirror::new(view).car_chunks(car, |chunk| {
+        bytes.extend_from_slice(chunk);
+        ControlFlow::Continue(())
+    });
+    read.map_err(|error| error.to_string())?;
+    if crate::types::cid::sha256(&bytes) == car.sha256 {
+        Ok(())
+    } else {
+        Err(format!(
+            "G2: what is kept of {did} as it came ({}) is not whole",
+            car.commit
+        ))
     }
 }
 

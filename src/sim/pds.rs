@@ -46,6 +46,30 @@ pub struct HostAccount {
     pub forgotten: bool,
     /// Records written so far: makes paths and texts distinct.
     pub written: u64,
+    /// What the host has of it instead, until the account writes again: its records in a tree that does not rebuild.
+    pub lax: Option<Lax>,
+}
+
+/// A repository in a tree of its host's own making.
+#[derive(Clone)]
+pub struct Lax {
+    /// The rev of its commit.
+    pub rev: Rev,
+    /// Its commit.
+    pub head: Cid,
+    /// Its blocks, the commit last.
+    pub blocks: Vec<(Cid, Vec<u8>)>,
+}
+
+impl HostAccount {
+    /// The head that the host names, and its rev.
+    #[must_use]
+    pub fn head(&self) -> (Rev, Cid) {
+        match &self.lax {
+            Some(lax) => (lax.rev, lax.head),
+            None => (self.account.rev(), self.account.head()),
+        }
+    }
 }
 
 /// What an event of a host's stream was.
@@ -222,7 +246,12 @@ impl SimPds {
         let Some(held) = self.books.accounts.get(did) else {
             return;
         };
-        let (frame, rev) = (held.account.sync_frame(seq, now), held.account.rev());
+        let (rev, head) = held.head();
+        let lax = held.lax.iter().flat_map(|lax| lax.blocks.last());
+        let block = lax.map(|(_, block)| &block[..]).next();
+        let frame =
+            held.account
+                .sync_frame_of(seq, rev, head, block.unwrap_or(held.account.commit_block()), now);
         self.emit(seq, did, Said::Sync(rev), frame);
     }
 
@@ -274,7 +303,7 @@ impl SimPds {
         let page: Vec<_> = after
             .by_ref()
             .take(limit)
-            .map(|(did, held)| (did.clone(), held.account.head(), held.status.clone()))
+            .map(|(did, held)| (did.clone(), held.head().1, held.status.clone()))
             .collect();
         let next = page.last().map(|(did, ..)| did.to_string());
         Ok((page, next.filter(|_| after.next().is_some())))

@@ -17,7 +17,7 @@ const NOT_PRODUCED: [(RejectReason, &str); 1] = [(
 )];
 
 /// Reasons to fetch that the simulation cannot produce, and why.
-const NOT_WANTED: [(DesyncReason, &str); 4] = [
+const NOT_WANTED: [(DesyncReason, &str); 3] = [
     (
         DesyncReason::New,
         "a new account is not noted as desynchronised; it is counted when it is swapped in",
@@ -27,7 +27,6 @@ const NOT_WANTED: [(DesyncReason, &str); 4] = [
         "nothing gives it: a gap leads to a listing",
     ),
     (DesyncReason::Requested, "nothing gives it yet"),
-    (DesyncReason::Quarantined, "no simulated host is lax"),
 ];
 
 #[test]

@@ -4,16 +4,15 @@
 //! A piece of work looks at its row when it starts, talks to the network some time later, and its result
 //! reaches the applier later still: everything else happens in between.
 
-use std::ops::ControlFlow;
 use std::time::Duration;
 
 use super::asked::ask_again;
-use super::bucket::{self, Put};
+use super::bucket;
 use super::daemon::Daemon;
 use super::faults::Fault;
 use super::pds::{Network, Refusal};
 use super::world::{Event, World};
-use crate::mirror::input::{BlobKey, Input, ListedPage, ListedRepo, SnapshotStored};
+use crate::mirror::input::{BlobKey, Input, ListedPage, ListedRepo};
 use crate::mirror::keyspace::{self, Task, TaskKind};
 use crate::mirror::reader::{DueTask, Mirror};
 use crate::mirror::rows::{AccountRow, BlobFailure, BlobState, Listing, SyncState};
@@ -207,12 +206,12 @@ impl Daemon {
             Task::AuditAccount(did) => audit(net, did, &work, world.now),
             Task::ArchiveBlob(did, digest) => vec![self.archive_blob(world, did, digest, &work)?],
             Task::Snapshot(did) => vec![self.snapshot(world, did, &work)?],
-            // No simulated host is lax.
-            Task::ArchiveCar(_) | Task::DropGeneration(_) => vec![done],
+            Task::ArchiveCar(did) => vec![self.archive_car(world, did, &work)?],
+            Task::DropGeneration(_) => vec![done],
             Task::SweepBlobs(host) => vec![self.sweep(world, net, host, &work)?],
         };
         let wait = match work.task {
-            Task::ArchiveBlob(..) | Task::Snapshot(_) => bucket::duration(world),
+            Task::ArchiveBlob(..) | Task::ArchiveCar(_) | Task::Snapshot(_) => bucket::duration(world),
             _ => world.net_rng.millis(1, 1_500),
         };
         self.works.insert(id, work);
@@ -299,7 +298,7 @@ impl Daemon {
 
     // blobs and the archive
 
-    fn blob_key(&self, did: &Did, digest: Digest) -> Result<Option<BlobKey>, StoreError> {
+    pub(super) fn blob_key(&self, did: &Did, digest: Digest) -> Result<Option<BlobKey>, StoreError> {
         let row = Mirror::new(&self.store).account(did)?;
         Ok(row.map(|row| BlobKey {
             did: did.clone(),
@@ -376,80 +375,9 @@ impl Daemon {
             }
         })
     }
-
-    fn archive_blob(
-        &mut self,
-        world: &mut World,
-        did: Did,
-        digest: Digest,
-        work: &Work,
-    ) -> Result<Input, StoreError> {
-        let task = work.key.clone();
-        let Some(blob) = self.blob_key(&did, digest)? else {
-            return Ok(Input::TaskDone { task });
-        };
-        match Mirror::new(&self.store).blob(blob.did_number, &digest)? {
-            Some(row) if row.state == BlobState::Held => {}
-            _ => return Ok(Input::TaskDone { task }),
-        }
-        let mut bytes = Vec::new();
-        Mirror::new(&self.store).blob_chunks(blob.did_number, &digest, |chunk| {
-            bytes.extend_from_slice(chunk);
-            ControlFlow::Continue(())
-        })?;
-        if *crate::types::Cid::of_blob(&bytes).digest() != digest {
-            return Ok(Input::BlobLost { blob, task });
-        }
-        Ok(
-            match self.archive.put(world, bucket::blob_name(&did, digest), bytes) {
-                Put::Stored => Input::BlobArchived { blob, task },
-                Put::Failed(wait) => delayed(world, task, Task::ArchiveBlob(did, digest), wait),
-            },
-        )
-    }
-
-    fn snapshot(&mut self, world: &mut World, did: Did, work: &Work) -> Result<Input, StoreError> {
-        let task = work.key.clone();
-        let store = self.store.clone();
-        let view = store.view();
-        let row = Mirror::new(&*view).account(&did)?;
-        let Some((row, head)) = row.and_then(|row| row.head.clone().map(|head| (row, head))) else {
-            return Ok(Input::TaskDone { task });
-        };
-        if let Some(mark) = row.snapshot.filter(|_| row.is_snapshotted()) {
-            return Ok(Input::SnapshotStored(SnapshotStored {
-                did,
-                account_number: row.account_number,
-                rev: mark.rev,
-                commit: mark.commit,
-                bytes: mark.bytes,
-                task,
-            }));
-        }
-        let account_number = row.account_number;
-        let Some((name, file)) = bucket::snapshot(&*view, &did, &row, &head) else {
-            return Ok(Input::Damaged {
-                did,
-                account_number,
-                task,
-            });
-        };
-        let bytes = file.len() as u64;
-        Ok(match self.archive.put(world, name, file) {
-            Put::Stored => Input::SnapshotStored(SnapshotStored {
-                did,
-                account_number,
-                rev: head.rev,
-                commit: head.commit,
-                bytes,
-                task,
-            }),
-            Put::Failed(wait) => delayed(world, task, Task::Snapshot(did), wait),
-        })
-    }
 }
 
-fn delayed(world: &mut World, key: Vec<u8>, task: Task, wait: Duration) -> Input {
+pub(super) fn delayed(world: &mut World, key: Vec<u8>, task: Task, wait: Duration) -> Input {
     let jitter = world.daemon_rng.millis(0, 5_000);
     let retry_at = world.now.plus(wait).plus(jitter);
     Input::TaskDelayed { key, task, retry_at }
@@ -475,7 +403,7 @@ fn audit(net: &Network, did: Did, work: &Work, now: Timestamp) -> Vec<Input> {
         did: did.clone(),
         host: pds.name.clone(),
         status,
-        head: shown.map(|held| held.account.head()),
+        head: shown.map(|held| held.head().1),
         asked_at: now,
         task,
     };

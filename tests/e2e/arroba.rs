@@ -67,6 +67,9 @@ fn arroba() {
         "each record that it lost is listed"
     );
 
+    check_kept_beside(&sandbox, &mut running, &dids[0]);
+    assert_eq!(running.heads(&dids), ours, "nothing of ours is lost");
+
     // Once its revs have passed ours it is followed, and what it lost is kept beside that.
     let again = sandbox.churn(25, 3600);
     running.wait_status("it is followed again", |status| {
@@ -97,6 +100,21 @@ fn arroba() {
         equal.text()
     );
     report("arroba", began, &counts);
+}
+
+/// What it writes on its old revs is kept beside ours, in the archive too, with all that is there.
+fn check_kept_beside(sandbox: &Sandbox, running: &mut Running, did: &str) {
+    let began_again = sandbox.post(did, "on an old rev");
+    let kept = running.wait_account(did, "the new chain is kept beside ours", |account| {
+        account["sync"] == "diverged"
+            && account["kept_car"]["commit"] == began_again.as_str()
+            && account["kept_car"]["archived"] == true
+    });
+    let rev = kept["kept_car"]["rev"].as_str().expect("a rev");
+    let object = format!("v1/repos/{did}/{rev}-{began_again}.car.quarantined.zst");
+    let packed = std::fs::read(running.setup.archive().join(object)).expect("the object");
+    let car = zstd::stream::decode_all(&packed[..]).expect("plain zstd");
+    assert!(car.windows(13).any(|bytes| bytes == b"on an old rev"));
 }
 
 /// Waits for an alarm on the host and on each account, and no others.

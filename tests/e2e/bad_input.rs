@@ -341,6 +341,11 @@ fn away(table: &mut Table<'_>, accounts: u64) {
     let status = running.wait_filled(accounts);
     assert_eq!(status.standing(), "archive_away", "{status:?}");
     assert_eq!(status.0["archive"]["open"], false, "{status:?}");
+    let trouble = status.0["archive"]["trouble"].as_str().unwrap_or_default();
+    assert!(
+        trouble.contains("cannot reach") || trouble.contains("127.0.0.1"),
+        "{status:?}"
+    );
     assert!(
         running.log().contains("the archive cannot be reached"),
         "{}",

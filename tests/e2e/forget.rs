@@ -220,6 +220,17 @@ fn forget_takes_records_a_blob_and_an_account_out_of_everything() {
     scene.is_hidden(&running, &blob);
     scene.archive_obeys();
 
+    // A new machine with nothing but the archive keeps it out as well, though the host gives it.
+    running.stop();
+    std::fs::remove_dir_all(&scene.firekeep.data_dir).expect("removes");
+    running = scene.firekeep.clone().args(&["--take-over"]).start();
+    running.wait_status("it is filled anew", |status| {
+        status.accounts("held") == 2 && status.host()["listed"] == true && status.settled()
+    });
+    running.snapshot();
+    scene.is_hidden(&running, &blob);
+    scene.is_nowhere(&bytes);
+
     // The host deletes it at last: then the account is as whole as any.
     sandbox.delete_note(writer, "secret");
     let rkey = picture.rsplit('/').next().expect("an rkey");

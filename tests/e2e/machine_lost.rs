@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::support::alone::{Alone, blocks, repository};
+use crate::support::alone::Alone;
 use crate::support::firekeep::{Firekeep, Running};
 use crate::support::history::{History, Records};
 use crate::support::sandbox::Sandbox;
@@ -152,19 +152,7 @@ impl Scene {
         });
         let firekeep = running.setup.clone();
         let alone = self.alone(&firekeep);
-        let history = History::read(&self.sandbox);
-        for did in &self.sandbox.dids() {
-            let (_, car) = alone.car(did);
-            let theirs = repository(&self.sandbox.pds_url(), did);
-            assert!(blocks(&car) == blocks(&theirs), "{did}: not what the PDS has now");
-            let restored = alone.restore(did);
-            assert!(restored.missing.is_empty(), "{did}: {:?}", restored.missing);
-            let last = history.of(did).len() - 1;
-            assert!(
-                restored.records == history.records(did, last),
-                "{did}: not the records of now"
-            );
-        }
+        alone.check_newest(&self.sandbox);
         // The newest snapshot may be of before the end of the traffic, and refer to a picture that was deleted before
         // anybody could fetch it: `verify` tells of that, rightly. So the newest is of now.
         running.snapshot();
@@ -183,8 +171,10 @@ impl Scene {
 
     /// A machine that nobody told to take over is refused.
     fn check_refused(&self, name: &str) {
-        let refused = self.machine(name).refused();
+        let machine = self.machine(name);
+        let refused = machine.refused();
         assert_eq!(refused.code, 11, "{}", refused.stderr);
+        assert!(!machine.data_dir.exists(), "it leaves no mirror behind");
         assert!(refused.stderr.contains("--take-over"), "{}", refused.stderr);
     }
 

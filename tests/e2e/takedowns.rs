@@ -100,3 +100,49 @@ fn a_blob_that_is_taken_down_is_hidden_and_kept_and_comes_back() {
     );
     report("takedowns", began, &counts);
 }
+
+/// What no host ever gave cannot be in the archive: the mirror knows that, the archive alone does not.
+#[test]
+fn a_blob_that_was_never_given_is_not_lost() {
+    let began = Instant::now();
+    let sandbox = Sandbox::up("pds,plc");
+    sandbox.populate(2, 10, 2);
+    let did = sandbox.dids()[0].clone();
+    let (_, _, never) = sandbox.picture(&did);
+    sandbox.takedown("takedown", &did, &["--blob", &never]);
+    let firekeep = Firekeep::new(&sandbox, "data");
+    let mut running = firekeep.start();
+    running.wait_filled(2);
+    running.wait_status("it is missing", |status| status.blobs("missing") == 1);
+    running.snapshot();
+    let archive = firekeep.archive();
+    let verify = |data_dir: &std::path::Path| {
+        let mut command = firekeep.command();
+        let url = format!("file://{}", archive.display());
+        command.args(["verify", "--json", "--archive", &url, "--data-dir"]);
+        let done = command.arg(data_dir).output().expect("starts");
+        let told: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
+        (done.status.code(), told["findings"]["counts"].clone())
+    };
+    // Beside the daemon, then from the archive alone.
+    let (code, counts) = verify(&firekeep.data_dir);
+    assert_eq!((code, &counts), (Some(3), &serde_json::json!({ "not_given": 1 })));
+    let (code, counts) = verify(&sandbox.folder().join("nothing"));
+    assert_eq!(
+        (code, &counts),
+        (Some(4), &serde_json::json!({ "missing_blob": 1 }))
+    );
+    // One that is lost is lost, whatever the mirror knows of others.
+    let held = std::fs::read_dir(archive.join("v1/blocks").join(&did)).expect("blobs");
+    let held = held.flatten().next().expect("one").path();
+    std::fs::remove_file(&held).expect("removes");
+    let (code, counts) = verify(&firekeep.data_dir);
+    let expected = serde_json::json!({ "not_given": 1, "missing_blob": 1 });
+    assert_eq!((code, counts), (Some(4), expected));
+    running.stop();
+    report(
+        "never_given",
+        began,
+        "verify beside the mirror: 1 not given (3); alone: 1 missing (4)",
+    );
+}

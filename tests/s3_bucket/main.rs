@@ -9,7 +9,15 @@
 mod archive;
 mod care;
 mod contract;
+mod faults;
 mod own;
+#[path = "../support/proxy.rs"]
+#[allow(
+    dead_code,
+    clippy::disallowed_methods,
+    reason = "shared with the end-to-end tests; it waits and measures time"
+)]
+mod proxy;
 mod server;
 mod verify;
 mod verify_own;
@@ -74,6 +82,7 @@ for_both! {
     samples_are_repeatable_and_rates_are_kept,
     a_writer_that_was_taken_over_from_is_no_part_of_the_log,
     signatures_trees_and_histories_are_proven,
+    a_gap_behind_the_log_is_named_without_any_delta,
 }
 
 for_both! {

@@ -470,3 +470,31 @@ pub async fn signatures_trees_and_histories_are_proven(bucket: &Bucket) {
         assert!(found(&report).iter().any(|(_, object)| *object == erased.0));
     }
 }
+
+pub async fn a_gap_behind_the_log_is_named_without_any_delta(bucket: &Bucket) {
+    let mut alice = Writer::new("did:web:alice.example.com");
+    let mut objects = Objects::from([alice.identity(), alice.snapshot()]);
+    let mut log = Log::default();
+    let (change, blocks) = alice.write(None);
+    objects.extend([log.segment(vec![Entry::Commit(change)], blocks)]);
+    let told = alice.rev;
+    fill(bucket, &objects).await;
+    assert_eq!(run(bucket, ALL).await.exit_code(), 0);
+    // It is in no segment, and no delta leads over it.
+    alice.write(None);
+    let (name, bytes) = alice.snapshot();
+    replace(bucket, &name, &bytes).await;
+    let report = run(bucket, ALL).await;
+    let folder = format!("v1/repos/{}/", alice.did);
+    assert_eq!(found(&report), [(Fault::Gap, folder.as_str())]);
+    let detail = &report.findings.kept()[0].detail;
+    assert!(
+        detail.contains(&format!("between rev {told} and rev {}", alice.rev)),
+        "{detail}"
+    );
+    assert_eq!(
+        report.exit_code(),
+        3,
+        "not damage: it may never have been archived"
+    );
+}

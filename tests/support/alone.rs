@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::firekeep::Firekeep;
-use super::history::Records;
+use super::history::{History, Records};
 use super::http;
 use super::sandbox::Sandbox;
 
@@ -93,6 +93,25 @@ impl<'a> Alone<'a> {
             blobs: referred,
             missing: missing.into_iter().collect(),
         }
+    }
+
+    /// The archive alone gives what the PDS has now, of every account, with every blob. How many records that are.
+    pub fn check_newest(&self, sandbox: &Sandbox) -> u64 {
+        let (history, mut count) = (History::read(sandbox), 0);
+        for did in &sandbox.dids() {
+            let (_, car) = self.car(did);
+            let theirs = repository(&sandbox.pds_url(), did);
+            assert!(blocks(&car) == blocks(&theirs), "{did}: not what the PDS has now");
+            let restored = self.restore(did);
+            assert!(restored.missing.is_empty(), "{did}: {:?}", restored.missing);
+            let last = history.of(did).len() - 1;
+            assert!(
+                restored.records == history.records(did, last),
+                "{did}: not the records of now"
+            );
+            count += restored.records.len() as u64;
+        }
+        count
     }
 
     /// The moments of an account that can be put together: rev and commit.

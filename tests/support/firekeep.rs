@@ -414,6 +414,11 @@ impl Running {
         dids.iter().filter_map(head).collect()
     }
 
+    /// Whether it has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_none()
+    }
+
     /// Kills it, as a power cut would.
     pub fn kill_nine(mut self) {
         self.assert_alive();

@@ -8,6 +8,7 @@ pub mod firekeep;
 pub mod history;
 pub mod http;
 pub mod metrics;
+pub mod proxy;
 pub mod sandbox;
 pub mod stream;
 

@@ -1,8 +1,9 @@
-// account create|delete|deactivate|activate|takedown|untakedown|rename|move|rotate|take-key|export|import: one account
+// account create|delete|deactivate|activate|takedown|untakedown|rename|move|rotate|take-key|lax|unlax|export|import: one account
 // (or one blob or record of it), for a test.
 import fs from 'node:fs'
 import { accountsFile, basic, bearer, changeJson, Complaint, findAccount, findPds, options, readJson, run, sandbox, say, xrpc } from './common.mjs'
 import { importRepository, move, rotate, takeKey } from './identity.mjs'
+import { lax, unlax } from './lax.mjs'
 import { Account } from './records.mjs'
 
 run(async () => {
@@ -60,6 +61,8 @@ run(async () => {
     rename: () =>
       xrpc(pds.url, 'com.atproto.admin.updateAccountHandle', { body: { did: found.did, handle: needed(values, 'to') + pds.handle_domain }, auth: admin }),
     'take-key': () => takeKey(found, pds),
+    lax: async () => process.stdout.write(JSON.stringify(await lax(known, found, pds), null, 2) + '\n'),
+    unlax: () => unlax(known, found, pds),
     export: async () => {
       const { data } = await xrpc(pds.url, 'com.atproto.sync.getRepo', { params: { did: found.did }, raw: true })
       fs.writeFileSync(needed(values, 'file'), data)

@@ -65,7 +65,7 @@ export async function importRepository(pds, token, car) {
 }
 
 /** Where a PDS keeps the key that it signs an account's commits with: 32 bytes. */
-function keyFile(pds, did) {
+export function keyFile(pds, did) {
   const digest = createHash('sha256').update(did).digest('hex')
   return path.join(pds.data_dir, 'actors', digest.slice(0, 2), did, 'key')
 }

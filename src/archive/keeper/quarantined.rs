@@ -29,7 +29,10 @@ impl Keeper {
     pub async fn quarantined(self: &Arc<Self>, did: Did, task: Vec<u8>) -> Result<Input, StoreError> {
         let _at_work = self.gate.at_work(Going::Repositories).await;
         let row = Mirror::new(&*self.store).account(&did)?;
-        let Some(car) = row.and_then(|row| row.kept_car).filter(|car| !car.archived) else {
+        let Some(car) = row
+            .and_then(|row| row.kept_car)
+            .filter(|car| !car.archived && !car.damaged)
+        else {
             return Ok(Input::TaskDone { task });
         };
         match self.put_quarantined(&did, &car).await {
@@ -53,6 +56,8 @@ impl Keeper {
                 }
                 if let Failed::Unproven(detail) = &failed {
                     tracing::error!(%did, detail, "the CAR that is kept of a quarantined account is damaged");
+                    let number = car.number;
+                    return Ok(Input::CarDamaged { did, number, task });
                 }
                 let what = format!("quarantined repository of {did}");
                 Ok(self.delayed(&what, &failed, task, Task::ArchiveCar(did)))
@@ -87,17 +92,24 @@ impl Keeper {
         let file = tempfile::NamedTempFile::new_in(&self.temp_dir)?;
         let out = BufWriter::new(File::options().write(true).open(file.path())?);
         let mut encoder = SnapshotEncoder::new(out, Some(car.bytes))?;
-        let (mut hasher, mut written) = (Sha256::new(), Ok(()));
+        let (mut hasher, mut written, mut left) = (Sha256::new(), Ok(()), Some(car.bytes));
         let view = self.store.view();
-        let bytes = Mirror::new(&*view).car_chunks(car, |chunk| {
+        let read = Mirror::new(&*view).car_chunks(car, |chunk| {
+            left = left.and_then(|left| left.checked_sub(chunk.len() as u64));
             hasher.update(chunk);
-            written = encoder.write_all(chunk);
-            match &written {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
+            if left.is_some() {
+                written = encoder.write_all(chunk);
             }
-        })?;
-        if written.is_ok() && (bytes != car.bytes || <[u8; 32]>::from(hasher.finalize()) != car.sha256) {
+            match (left, &written) {
+                (Some(_), Ok(())) => ControlFlow::Continue(()),
+                _ => ControlFlow::Break(()),
+            }
+        });
+        if let Err(error @ (StoreError::BadRow { .. } | StoreError::Corrupt { .. })) = read {
+            return Err(Failed::Unproven(error.to_string()));
+        }
+        read?;
+        if written.is_ok() && (left != Some(0) || <[u8; 32]>::from(hasher.finalize()) != car.sha256) {
             return Err(Failed::Unproven("its bytes are not those that came".to_owned()));
         }
         written?;

@@ -85,17 +85,23 @@ async fn a_blob_in_the_archive_counts_by_its_hash_and_not_by_its_size() {
     assert_eq!(std::fs::read(&fixture.object).expect("there"), PNG);
 }
 
+/// What a lax host sends of an account.
+fn lax_car(account: &crate::sim::SimAccount) -> (Cid, Vec<u8>) {
+    let (commit, blocks) = account.lax_blocks(account.rev());
+    let mut sent = crate::repo::car::encode_header(&[commit]);
+    for (cid, bytes) in &blocks {
+        crate::repo::car::encode_block(&mut sent, cid, bytes);
+    }
+    (commit, sent)
+}
+
 #[tokio::test]
 async fn a_quarantined_car_is_archived_as_it_came_under_a_name_of_its_own() {
     let keep = tempfile::tempdir().expect("a folder");
     let root = keep.path().join("archive");
     let now = Timestamp::from_micros(1_800_000_000_000_000);
     let account = crate::sim::SimAccount::new(3, now);
-    let (commit, blocks) = account.lax_blocks(account.rev());
-    let mut sent = crate::repo::car::encode_header(&[commit]);
-    for (cid, bytes) in &blocks {
-        crate::repo::car::encode_block(&mut sent, cid, bytes);
-    }
+    let (commit, sent) = lax_car(&account);
     let car = KeptCar {
         number: 9,
         rev: account.rev(),
@@ -104,6 +110,7 @@ async fn a_quarantined_car_is_archived_as_it_came_under_a_name_of_its_own() {
         sha256: crate::types::cid::sha256(&sent),
         since: now,
         archived: false,
+        damaged: false,
     };
     let mut row = AccountRow::new(7, "pds.test".parse().expect("a host"), now);
     row.kept_car = Some(car.clone());
@@ -113,11 +120,14 @@ async fn a_quarantined_car_is_archived_as_it_came_under_a_name_of_its_own() {
         batch.put(family, key, value);
         store.write(batch).expect("writes");
     };
-    put(
-        Family::Accounts,
-        keyspace::encode_account(account.did()),
-        row.encode(),
-    );
+    let keep_row = |row: &AccountRow| {
+        put(
+            Family::Accounts,
+            keyspace::encode_account(account.did()),
+            row.encode(),
+        );
+    };
+    keep_row(&row);
     let chunk = |number| keyspace::encode_blob_data(9, commit.digest(), number).to_vec();
     let (first, rest) = sent.split_at(100);
     put(Family::BlobData, chunk(0), first.to_vec());
@@ -136,13 +146,31 @@ async fn a_quarantined_car_is_archived_as_it_came_under_a_name_of_its_own() {
     ));
 
     // What is held is not what came: nothing is archived as if it were.
-    for damaged in [None, Some([b"?", &rest[1..]].concat())] {
+    let flipped = [b"?", &rest[1..]].concat();
+    for damaged in [
+        None,
+        Some(flipped),
+        Some(rest[1..].to_vec()),
+        Some([rest, b"?"].concat()),
+    ] {
         if let Some(damaged) = damaged {
             put(Family::BlobData, chunk(1), damaged);
         }
-        assert!(matches!(archive().await, Ok(Input::TaskDelayed { .. })));
+        let archived = archive().await;
+        assert!(
+            matches!(archived, Ok(Input::CarDamaged { number: 9, .. })),
+            "no later try would find it sound: {archived:?}"
+        );
         assert!(!object.exists());
     }
+    // What was found so is not tried again.
+    if let Some(car) = &mut row.kept_car {
+        car.damaged = true;
+    }
+    keep_row(&row);
+    assert!(matches!(archive().await, Ok(Input::TaskDone { .. })));
+    row.kept_car = Some(car.clone());
+    keep_row(&row);
     put(Family::BlobData, chunk(1), rest.to_vec());
     // The second time its object is there already.
     for _ in 0..2 {
@@ -162,11 +190,7 @@ async fn a_quarantined_car_is_archived_as_it_came_under_a_name_of_its_own() {
         archived: true,
         ..car
     });
-    put(
-        Family::Accounts,
-        keyspace::encode_account(account.did()),
-        row.encode(),
-    );
+    keep_row(&row);
     assert!(matches!(archive().await, Ok(Input::TaskDone { .. })));
 }
 
@@ -194,4 +218,57 @@ async fn nothing_is_put_where_the_archive_is_not() {
     let archived = fixture.keeper.blob(fixture.blob.clone(), Vec::new()).await;
     assert!(matches!(archived, Ok(Input::TaskDelayed { .. })), "{archived:?}");
     assert!(!fixture.object.exists());
+}
+
+/// As many changes as fill two deltas, one made after the other.
+#[tokio::test]
+async fn what_led_to_a_snapshot_goes_before_it_in_as_many_deltas_as_it_takes() {
+    use crate::mirror::applier::tests::{NOW, World, write};
+
+    let keep = tempfile::tempdir().expect("a folder");
+    let root = keep.path().join("archive");
+    let mut world = World::new();
+    let mut account = world.live(1);
+    let mut row = world.row(account.did()).expect("known");
+    let head = row.head.clone().expect("loaded");
+    row.snapshot = Some(crate::mirror::rows::SnapshotMark {
+        rev: head.rev,
+        commit: head.commit,
+        at: NOW,
+        bytes: 1,
+    });
+    world.put_row(account.did(), &row);
+    for n in 0..30 {
+        let writes: Vec<_> = (0..100).map(|k| write(&format!("n{n}-{k}"), "x")).collect();
+        world.commit(&mut account, &writes);
+    }
+    let keeper = Arc::new(Keeper::new(
+        Arc::clone(&world.store) as _,
+        open(&root).await,
+        Clock::manual(NOW),
+        keep.path().to_owned(),
+        Arc::new(Metrics::new()),
+    ));
+    let stored = keeper.snapshot(account.did().clone(), Vec::new()).await;
+    assert!(matches!(stored, Ok(Input::SnapshotStored(_))), "{stored:?}");
+    let folder = root.join(format!("v1/repos/{}", account.did()));
+    let mut names: Vec<_> = std::fs::read_dir(folder)
+        .expect("there")
+        .map(|entry| entry.expect("reads").file_name().into_string().expect("UTF-8"))
+        .collect();
+    names.sort();
+    let [first, second, snapshot] = &*names else {
+        panic!("{names:?}")
+    };
+    assert!(first.starts_with(&format!("{}..", head.rev)), "{first}");
+    let between = first
+        .split("..")
+        .nth(1)
+        .and_then(|rest| rest.get(..13))
+        .expect("a rev");
+    assert!(
+        second.starts_with(&format!("{between}..{}-", account.rev())),
+        "{second}"
+    );
+    assert!(snapshot.starts_with(&format!("{}-", account.rev())), "{snapshot}");
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::mirror::applier::moved_tests::account_event;
-use crate::mirror::applier::tests::{NOW, World, delete, write};
-use crate::mirror::input::{Input, SegmentShipped, SnapshotStored};
+use crate::mirror::applier::tests::{ASKED, NOW, World, delete, write};
+use crate::mirror::input::{Input, ListedPage, ListedRepo, SegmentShipped, SnapshotStored};
 use crate::mirror::keyspace;
+use crate::mirror::rows::{AccountRow, Listing};
 use crate::mirror::store::{Batch, Store as _};
 use crate::repo::commit::Commit;
 use crate::repo::mst::tree_root;
@@ -94,6 +95,24 @@ fn snapshot(world: &mut World, account: &SimAccount) {
         bytes: 1,
         task: Vec::new(),
     }));
+}
+
+/// Every delta behind a snapshot, as the keeper makes them.
+fn deltas(mirror: &Mirror<'_>, account: &SimAccount, row: &AccountRow, base: Rev) -> Vec<LogFile> {
+    let (mut made, mut at) = (Vec::new(), base);
+    while let Some((file, reached)) = next_delta(
+        mirror,
+        account.did(),
+        row.did_number,
+        &row.host,
+        (at, account.rev()),
+    )
+    .expect("reads")
+    {
+        made.push(file);
+        at = reached;
+    }
+    made
 }
 
 fn journal(world: &World, account: &SimAccount) -> usize {
@@ -267,15 +286,7 @@ fn the_journal_goes_when_it_is_shipped_and_covered() {
     let row = world.row(account.did()).expect("known");
     assert!(row.is_archived() && !row.is_snapshotted());
     let mirror = Mirror::new(&*world.store);
-    let made = deltas(
-        &mirror,
-        account.did(),
-        row.did_number,
-        &row.host,
-        base,
-        account.rev(),
-    );
-    let made = made.expect("reads");
+    let made = deltas(&mirror, &account, &row, base);
     let [delta] = &*made else { panic!("{made:?}") };
     let mut state = state_of(&account);
     state.retain(|path, _| !path.ends_with("/b") && !path.ends_with("/c"));
@@ -294,6 +305,25 @@ fn the_journal_goes_when_it_is_shipped_and_covered() {
 }
 
 #[test]
+fn a_delta_names_the_host_that_each_change_came_from() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    let base = account.rev();
+    world.commit(&mut account, &[write("b", "second")]);
+    // It moved since.
+    let mut row = world.row(account.did()).expect("known");
+    let came_from = std::mem::replace(&mut row.host, "b.test".parse().expect("a host"));
+    world.put_row(account.did(), &row);
+    let made = deltas(&Mirror::new(&*world.store), &account, &row, base);
+    let hosts: Vec<&HostName> = made
+        .iter()
+        .flat_map(|file| &file.index.entries)
+        .filter_map(|entry| entry.change().map(|change| &change.host))
+        .collect();
+    assert_eq!(hosts, [&came_from]);
+}
+
+#[test]
 fn deltas_end_where_their_chain_does() {
     let mut world = World::new();
     let mut account = world.live(1);
@@ -308,15 +338,7 @@ fn deltas_end_where_their_chain_does() {
     world.commit(&mut account, &[write("c", "third")]);
     let row = world.row(account.did()).expect("known");
     let mirror = Mirror::new(&*world.store);
-    let made = deltas(
-        &mirror,
-        account.did(),
-        row.did_number,
-        &row.host,
-        base,
-        account.rev(),
-    );
-    let made = made.expect("reads");
+    let made = deltas(&mirror, &account, &row, base);
     let [delta] = &*made else { panic!("{made:?}") };
     let did = account.did().clone();
     let (from, to) = (base, before);
@@ -334,15 +356,7 @@ fn many_changes_are_cut_into_files_that_fit() {
     }
     let row = world.row(account.did()).expect("known");
     let mirror = Mirror::new(&*world.store);
-    let made = deltas(
-        &mirror,
-        account.did(),
-        row.did_number,
-        &row.host,
-        base,
-        account.rev(),
-    );
-    let made = made.expect("reads");
+    let made = deltas(&mirror, &account, &row, base);
     assert_eq!(made.len(), 2);
     let mut at = base;
     for file in &made {
@@ -424,4 +438,75 @@ fn a_changed_status_is_in_the_log() {
         panic!("{last:?}");
     };
     assert_eq!((status, &did), (AccountStatus::Takendown, account.did()));
+}
+
+fn statuses(world: &World) -> Vec<(AccountStatus, HostName)> {
+    let waiting = Mirror::new(&*world.store).outbox(0, 99).expect("reads");
+    let told = waiting.into_iter().filter_map(|(_, entry)| match entry {
+        OutboxEntry::Account { status, host, .. } => Some((status, host)),
+        _ => None,
+    });
+    told.collect()
+}
+
+#[test]
+fn the_status_that_an_account_is_first_seen_with_is_in_the_log() {
+    let mut world = World::new();
+    for (number, status) in [
+        (1, AccountStatus::Active),
+        (2, AccountStatus::Deactivated),
+        (3, AccountStatus::Takendown),
+    ] {
+        let account = SimAccount::new(number, NOW);
+        world.apply(Input::Listed(ListedPage {
+            host: world.host.clone(),
+            repos: vec![ListedRepo {
+                did: account.did().clone(),
+                head: None,
+                status,
+            }],
+            listing: Listing::Finished { at: NOW },
+            asked_at: ASKED,
+            task: None,
+        }));
+    }
+    let host = world.host.clone();
+    assert_eq!(
+        statuses(&world),
+        [
+            (AccountStatus::Deactivated, host.clone()),
+            (AccountStatus::Takendown, host)
+        ],
+        "active is what nobody has to say"
+    );
+}
+
+#[test]
+fn a_deletion_that_was_the_old_hosts_own_is_taken_back_in_the_log() {
+    let mut world = World::new();
+    let other: HostName = "b.test".parse().expect("a host");
+    world
+        .applier
+        .ensure_host(&other, "https://b.test")
+        .expect("writes");
+    let account = world.live(1);
+    account_event(&mut world, &account, false, Some("deleted"));
+    let mut identity = world.identity(&account);
+    identity.host = Some(other.to_string());
+    world.apply(Input::Identity {
+        did: account.did().clone(),
+        resolved: Some(identity),
+        task: Vec::new(),
+        retry_at: NOW,
+    });
+    let row = world.row(account.did()).expect("known");
+    assert_eq!((&row.upstream, &row.host), (&AccountStatus::Deactivated, &other));
+    let host = world.host.clone();
+    assert_eq!(
+        statuses(&world),
+        [
+            (AccountStatus::Deleted, host),
+            (AccountStatus::Deactivated, other)
+        ]
+    );
 }

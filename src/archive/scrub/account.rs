@@ -312,7 +312,7 @@ impl Scrub<'_> {
             );
             self.find(Fault::NoSnapshot, &folder, Some(did), detail, affects);
         }
-        if !self.state.sample.is_all() || account.deltas.is_empty() {
+        if !self.state.sample.is_all() {
             return;
         }
         let of_deltas = objects
@@ -321,8 +321,19 @@ impl Scrub<'_> {
             .map(|delta| (delta.from(), delta.to(), loaded.contains(delta)));
         let mut stretches: Vec<(Rev, Rev, bool)> = of_deltas.collect();
         stretches.extend(self.state.log.stretches(did).iter().map(Stretch::span));
+        let mut newest = account.newest_snapshot();
+        if account.deltas.is_empty() {
+            // Between its stretches the log was judged already. The snapshot behind it must have been there before
+            // the log was read: a newer one is ahead of it.
+            let ends = |of: fn(&(Rev, Rev, bool)) -> Rev| stretches.iter().map(of);
+            let span = ends(|of| of.0).min().zip(ends(|of| of.1).max());
+            stretches = span.map(|(from, to)| (from, to, false)).into_iter().collect();
+            let held = self.inventory.accounts.get(did);
+            let before = held.map_or(&[][..], |held| &held.snapshots);
+            newest = newest.filter(|newest| before.binary_search(newest).is_ok());
+        }
         // What stands behind a gap and builds on nothing was said already.
-        let gaps = gaps(&stretches, account.newest_snapshot()).into_iter();
+        let gaps = gaps(&stretches, newest).into_iter();
         for (from, to) in gaps.filter(|(_, to)| account.is_anchor(*to)) {
             let detail =
                 format!("what changed between rev {from} and rev {to} is in no delta and no segment");

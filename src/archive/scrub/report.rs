@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::content::Bad;
+use crate::archive::names::{BlobName, ObjectName};
 
 /// Findings that are kept with their texts. More are counted.
 pub const FINDINGS_MAX: usize = 10_000;
@@ -27,6 +28,8 @@ pub enum Fault {
     MissingObject,
     /// A blob that a newest snapshot refers to is not there.
     MissingBlob,
+    /// Such a blob, of which the mirror knows that its host never gave it: it cannot be archived.
+    NotGiven,
     /// Segments, or changes of an account, that do not follow each other.
     BrokenChain,
     /// Changes or blobs of an account, and nothing that they build on.
@@ -43,7 +46,7 @@ impl Fault {
     /// Whether this says that the archive is damaged, not only that something is not known or not held.
     #[must_use]
     pub const fn is_bad(self) -> bool {
-        !matches!(self, Self::Gap | Self::NotYet | Self::Unread)
+        !matches!(self, Self::Gap | Self::NotYet | Self::NotGiven | Self::Unread)
     }
 
     /// The label, for people and programs.
@@ -56,6 +59,7 @@ impl Fault {
             Self::Unproven => "unproven",
             Self::MissingObject => "missing_object",
             Self::MissingBlob => "missing_blob",
+            Self::NotGiven => "not_given",
             Self::BrokenChain => "broken_chain",
             Self::NoSnapshot => "no_snapshot",
             Self::Gap => "gap",
@@ -122,6 +126,31 @@ impl Findings {
         }
         let room = FINDINGS_MAX.saturating_sub(self.kept.len());
         self.kept.extend(other.kept.into_iter().take(room));
+    }
+
+    /// Blobs that are not there, and of which the mirror says why no host gave them, are not lost. Of those whose
+    /// texts were not kept nothing is known.
+    pub fn explain_missing<E>(
+        &mut self,
+        mut why: impl FnMut(&BlobName) -> Result<Option<&'static str>, E>,
+    ) -> Result<(), E> {
+        for finding in &mut self.kept {
+            let Ok(ObjectName::Blob(blob)) = finding.object.parse() else {
+                continue;
+            };
+            if finding.fault != Fault::MissingBlob {
+                continue;
+            }
+            if let Some(why) = why(&blob)? {
+                finding.fault = Fault::NotGiven;
+                finding.detail = format!("it is not lost: {why}");
+                let missing = self.counts.entry(Fault::MissingBlob).or_default();
+                *missing = missing.saturating_sub(1);
+                *self.counts.entry(Fault::NotGiven).or_default() += 1;
+            }
+        }
+        self.counts.retain(|_, count| *count > 0);
+        Ok(())
     }
 
     /// Those whose texts were kept.
@@ -416,6 +445,33 @@ mod tests {
         assert_eq!(both.kept().len(), FINDINGS_MAX);
         assert_eq!(both.bad(), 2 * (FINDINGS_MAX as u64 + 12));
         assert!(report(both).text().contains("and 10024 more"));
+    }
+
+    #[test]
+    fn a_blob_that_no_host_gave_is_not_lost() {
+        let blob = |bytes: &[u8]| format!("v1/blocks/did:web:a.b/{}", crate::types::Cid::of_blob(bytes));
+        let mut findings = Findings::default();
+        for (fault, object) in [
+            (Fault::MissingBlob, blob(b"never given")),
+            (Fault::MissingBlob, blob(b"lost")),
+            (Fault::Damaged, blob(b"damaged")),
+        ] {
+            findings.add(finding(fault, &object));
+        }
+        let lost = blob(b"lost");
+        let why = |name: &BlobName| Ok::<_, ()>((name.to_string() != lost).then_some("it is so"));
+        assert_eq!(findings.explain_missing(why), Ok(()));
+        let told: Vec<Fault> = findings.kept().iter().map(|found| found.fault).collect();
+        assert_eq!(told, [Fault::NotGiven, Fault::MissingBlob, Fault::Damaged]);
+        assert_eq!(findings.bad(), 2);
+        assert_eq!(report(findings).exit_code(), 4);
+        let mut findings = Findings::default();
+        findings.add(finding(Fault::MissingBlob, &blob(b"never given")));
+        assert_eq!(
+            findings.explain_missing(|_| Ok::<_, ()>(Some("it is so"))),
+            Ok(())
+        );
+        assert_eq!(report(findings).exit_code(), 3);
     }
 
     #[test]

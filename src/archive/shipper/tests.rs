@@ -48,6 +48,7 @@ async fn holding(commits: u32) -> Fixture {
             failures: AtomicU32::new(0),
             gate: crate::archive::held::Gate::default(),
             paused: AtomicBool::new(false),
+            last: Mutex::new(None),
         }),
         root,
         did: account.did().clone(),

@@ -275,3 +275,15 @@ async fn a_mirror_that_fell_back_behind_the_beginning_of_the_log_does_not_go_on(
     };
     assert!(!is_left_behind(&bucket, &first).await.expect("answers"));
 }
+
+#[tokio::test]
+async fn a_folder_keeps_what_must_not_be_replaced() {
+    let (_keep, bucket) = bucket().await;
+    let one = claim(&bucket, "one", None, false, NOW).await.expect("free");
+    assert!(
+        honours_create_only(&bucket, one.log.generation)
+            .await
+            .expect("puts")
+    );
+    assert!(is_claimed_by(&bucket, 1, "one").await.expect("reads"));
+}

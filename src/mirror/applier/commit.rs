@@ -4,9 +4,9 @@ use bytes::Bytes;
 
 use super::super::input::BlobMention;
 use super::super::keyspace::Task;
-use super::super::reader::Record;
+use super::super::reader::{Mirror, Record};
 use super::super::rows::{
-    AccountRow, BlobRow, BlobState, DesyncReason, Head, HeadSigner, JournalEntry, JournalOp,
+    AccountRow, BlobRow, BlobState, DesyncReason, Head, HeadSigner, JournalEntry, JournalOp, SyncState,
 };
 use super::super::store::StoreError;
 use super::events::Arrival;
@@ -270,6 +270,7 @@ impl Applier {
             time: arrival.time.unwrap_or(arrival.received),
             received: arrival.received,
             seq: arrival.seq,
+            host: Some(arrival.host.clone()),
         };
         Self::log_change(group, did, &arrival.host, &mut row, commit.rev(), &entry);
         row.head = Some(Head {
@@ -279,6 +280,11 @@ impl Applier {
             data: commit.data(),
         });
         row.head_signed_by = HeadSigner::Current;
+        if let SyncState::Diverged { .. } = row.sync {
+            // It builds on ours, so the host has ours again.
+            row.sync = SyncState::Live;
+            Self::leave_quarantine(group, did, &mut row, None)?;
+        }
         self.schedule_snapshot(group, did, &mut row);
         group.stage.put_account(did, row);
         Self::note_noncanonical(group, did, &arrival.host, noncanonical);
@@ -323,7 +329,17 @@ impl Applier {
         blob: &BlobMention,
     ) -> Result<(), StoreError> {
         let row = match group.stage.blob(did_number, &blob.digest)? {
-            None => BlobRow::wanted(blob.size, blob.mime.clone(), group.now),
+            None => {
+                let mut row = BlobRow::wanted(blob.size, blob.mime.clone(), group.now);
+                // Erased before anything of it was known here.
+                let erased = Mirror::new(group.stage.store()).erased(did)?;
+                if erased.is_some_and(|erased| erased.withholds_blob(&blob.digest)) {
+                    row.state = BlobState::Erased;
+                    group.stage.put_blob(did_number, &blob.digest, row);
+                    return Ok(());
+                }
+                row
+            }
             // It was given up or gone; a record refers to it (again), so it may be there (again).
             Some(mut row) if matches!(row.state, BlobState::Missing { .. } | BlobState::Withdrawn) => {
                 row.state = BlobState::Wanted;

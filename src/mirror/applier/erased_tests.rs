@@ -165,6 +165,35 @@ fn a_record_that_is_still_live_upstream_is_kept_out_of_every_fetch() {
 }
 
 #[test]
+fn no_frame_of_such_an_account_waits_with_its_bytes() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    let secret = post(SECRET);
+    world.apply(Input::Erase(Box::new(Erase {
+        records: vec![Cid::of_block(&secret)],
+        ..erase(&account)
+    })));
+    world.want_again(account.did());
+    world.commit(&mut account, &[write("s", secret)]);
+    let row = world.row(account.did()).expect("known");
+    assert_eq!(
+        (row.parked, row.min_rev),
+        (0, Some(account.rev())),
+        "it is fetched up to there instead"
+    );
+    assert_eq!(found(&world, SECRET.as_bytes()), []);
+    world.fetch(&account);
+    assert_eq!(found(&world, SECRET.as_bytes()), []);
+    assert_eq!(
+        world
+            .row(account.did())
+            .and_then(|row| row.head)
+            .map(|head| head.rev),
+        Some(account.rev())
+    );
+}
+
+#[test]
 fn an_erased_blob_is_not_taken_again() {
     let mut world = World::new();
     let mut account = world.live(1);
@@ -234,6 +263,50 @@ fn an_erased_blob_is_not_taken_again() {
     });
     assert_eq!(state(&world), BlobState::Erased);
     check_totals(&world);
+}
+
+/// A mirror that is linked to an archive with notes learns of them before it knows the accounts.
+#[test]
+fn what_was_erased_before_the_account_was_known_is_kept_out_too() {
+    let mut world = World::new();
+    let mut account = SimAccount::new(1, NOW);
+    let (secret, picture) = (post(SECRET), Cid::of_blob(b"one"));
+    for (number, record) in [
+        secret.clone(),
+        post_with_blob("picture", &picture, 3),
+        post("other"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        account.commit(number as u64 + 1, &[write(&format!("k{number}"), record)], NOW);
+    }
+    world.apply(Input::Erase(Box::new(Erase {
+        records: vec![Cid::of_block(&secret)],
+        blobs: vec![*picture.digest()],
+        ..erase(&account)
+    })));
+    assert_eq!(world.row(account.did()), None);
+    let seq = world.seq();
+    let frame = account.commit(seq, &[write("again", secret)], NOW);
+    world.frame(frame);
+    assert_eq!(
+        world.row(account.did()).and_then(|row| row.erased),
+        Some(ErasedMark::Parts)
+    );
+    world.fetch(&account);
+    assert_eq!(found(&world, SECRET.as_bytes()), []);
+    assert!(contains(&export(&world, &account).0, "other"));
+    let number = world.row(account.did()).expect("known").did_number;
+    let blob = Mirror::new(&*world.store)
+        .blob(number, picture.digest())
+        .expect("reads");
+    assert_eq!(blob.map(|row| row.state), Some(BlobState::Erased));
+    assert!(
+        !world
+            .tasks()
+            .contains(&Task::FetchBlob(account.did().clone(), *picture.digest()))
+    );
 }
 
 #[test]

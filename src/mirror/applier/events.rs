@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::input::{Gap, HostEvent};
 use super::super::keyspace::{self, AlarmKind, Task};
 use super::super::rows::{
-    AccountRow, DesyncReason, Head, HostRow, Listing, OutboxEntry, ParkedFrame, Row as _, SyncState,
+    AccountRow, DesyncReason, Head, HostRow, Listing, ParkedFrame, Row as _, SyncState,
 };
 use super::super::store::{Family, StoreError};
 use super::epochs::{self, Place};
@@ -274,7 +274,9 @@ impl Applier {
         };
         let value = frame.encode();
         let bytes = value.len() as u64;
-        if row.parked >= self.limits.parked_frames_max
+        // A frame may bring what was erased: of such an account none is kept, and it is fetched instead.
+        if row.erased.is_some()
+            || row.parked >= self.limits.parked_frames_max
             || row.parked_bytes + bytes > self.limits.parked_bytes_max
         {
             let (from, to) = keyspace::number_bounds(row.did_number);
@@ -369,13 +371,8 @@ impl Applier {
                 // The host that an account leaves says no more than this.
                 Self::ask_identity(group, did, &row);
             }
-            group.stage.put_outbox(OutboxEntry::Account {
-                did: did.clone(),
-                host: row.host.clone(),
-                status: status.clone(),
-                received: group.now,
-            });
             row.upstream = status;
+            Self::log_status(group, did, &row);
             if returns {
                 if matches!(row.sync, SyncState::Wanted { .. }) {
                     // It was asked for before and could not be had: now it may.
@@ -406,7 +403,7 @@ impl Applier {
         // Another host's word about the account is no reason to fetch it.
         if !Self::is_foreign(group, &did, &row, host) {
             // It tells no rev that the fetch would have to reach.
-            row.fetch_again = matches!(row.sync, SyncState::Wanted { .. });
+            row.fetch_again = matches!(row.sync, SyncState::Wanted { .. } | SyncState::Quarantined { .. });
             group.stage.put_account(&did, row.clone());
             Self::reject(group, &did, row, host, reason, Turn::Replayed);
         }

@@ -33,6 +33,7 @@ impl Applier {
         let loaded_number = match &content {
             FetchedContent::Loaded { account_number, .. } => *account_number,
             FetchedContent::Kept { car, .. } => car.number,
+            FetchedContent::Behind { car, .. } => car.as_ref().map_or(NO_NUMBER, |car| car.number),
             FetchedContent::Unchanged { .. } => NO_NUMBER,
         };
         let Some(mut row) = self.account(group, &did)? else {
@@ -42,14 +43,17 @@ impl Applier {
         let wanted = match row.sync {
             SyncState::Wanted { reason, .. } => Some(reason),
             SyncState::Quarantined { .. } => Some(DesyncReason::Quarantined),
+            SyncState::Diverged { .. } => Some(DesyncReason::HeadDiffers),
             _ => None,
         };
         let current = row.account_number == from_number && identity.speaks_at(&row.host);
         let Some(reason) = wanted.filter(|_| current) else {
             // Something else settled it while the fetch was under way.
             drop_generation(group, loaded_number);
-            if wanted == Some(DesyncReason::Quarantined) {
+            if matches!(row.sync, SyncState::Quarantined { .. }) {
                 Self::retry_quarantined(group, &did, row, group.now);
+            } else if matches!(row.sync, SyncState::Diverged { .. }) {
+                Self::retry_behind(group, &did, row);
             } else if wanted.is_some() {
                 group.stage.put_task(group.now, &Task::FetchRepo(did));
             }
@@ -78,6 +82,9 @@ impl Applier {
                 };
                 self.on_kept(group, &did, row, kept)
             }
+            FetchedContent::Behind { car, repo, blobs } => {
+                self.on_behind(group, &did, row, (car, repo.rev()), &blobs)
+            }
             FetchedContent::Unchanged { commit } => self.on_unchanged(group, &did, row, commit, reason),
             FetchedContent::Loaded { repo, blobs, .. } => {
                 self.on_loaded(group, &did, row, loaded_number, &repo, &blobs, reason)
@@ -97,6 +104,14 @@ impl Applier {
         if matches!(row.sync, SyncState::Quarantined { commit: Some(kept), .. } if kept == commit) {
             return self.stay_quarantined(group, did, row);
         }
+        if let Some(rev) = row
+            .kept_beside()
+            .filter(|car| car.commit == commit)
+            .map(|car| car.rev)
+            && row.head.as_ref().is_some_and(|head| head.commit != commit)
+        {
+            return self.stay_behind(group, did, row, rev);
+        }
         // The same head does not put right a copy that was found damaged while it was asked for.
         let damaged = reason == DesyncReason::CopyDamaged || row.damaged;
         if damaged || row.head.as_ref().map(|head| head.commit) != Some(commit) {
@@ -110,8 +125,10 @@ impl Applier {
             Self::retry_fetch(group, did, row, group.now.plus(TOO_OLD_RETRY));
             return Ok(());
         }
+        let quarantined = matches!(row.sync, SyncState::Quarantined { .. });
         row.sync = SyncState::Live;
-        let seen = row.min_rev.take().filter(|_| reason == DesyncReason::Quarantined);
+        row.diverged_before_fetch = false;
+        let seen = row.min_rev.take().filter(|_| quarantined);
         Self::leave_quarantine(group, did, &mut row, seen)?;
         group.notes.push(Note::Unchanged {
             host: row.host.clone(),
@@ -135,20 +152,24 @@ impl Applier {
         blobs: &[BlobMention],
         reason: DesyncReason,
     ) -> Result<(), StoreError> {
-        let behind = row
-            .head
-            .as_ref()
-            .filter(|head| repo.rev() < head.rev || (repo.rev() == head.rev && repo.cid() != head.commit));
-        if let Some(ours) = behind.map(|head| head.rev) {
+        if row.head.as_ref().is_some_and(|head| {
+            repo.rev() < head.rev || (repo.rev() == head.rev && repo.cid() != head.commit)
+        }) {
+            // Ours went on while it was fetched.
             drop_generation(group, number);
-            return self.diverge(group, did, row, ours, repo.rev());
+            match row.sync {
+                SyncState::Diverged { .. } => Self::retry_behind(group, did, row),
+                _ => Self::retry_fetch(group, did, row, group.now.plus(TOO_OLD_RETRY)),
+            }
+            return Ok(());
         }
         if is_behind_its_stream(&row, repo.rev()) {
             drop_generation(group, number);
             Self::retry_fetch(group, did, row, group.now.plus(TOO_OLD_RETRY));
             return Ok(());
         }
-        let seen = row.min_rev.filter(|_| reason == DesyncReason::Quarantined);
+        let quarantined = matches!(row.sync, SyncState::Quarantined { .. });
+        let seen = row.min_rev.filter(|_| quarantined);
         let sound = reason != DesyncReason::CopyDamaged && !row.damaged;
         // It may have been loaded before it was said what is not to be taken.
         if let Some(known) = Self::erased_of(group, did, &row)? {
@@ -179,42 +200,6 @@ impl Applier {
         Ok(())
     }
 
-    /// The host's head is older than ours. Ours stays, and is kept when the host goes on from its own.
-    pub(super) fn diverge(
-        &mut self,
-        group: &mut Group<'_>,
-        did: &Did,
-        mut row: AccountRow,
-        ours: Rev,
-        theirs: Rev,
-    ) -> Result<(), StoreError> {
-        group.notes.push(Note::HostBehind {
-            did: did.clone(),
-            ours,
-            theirs,
-        });
-        row.sync = SyncState::Diverged {
-            since: group.now,
-            theirs,
-        };
-        row.min_rev = None;
-        let (host, number) = (row.host.clone(), row.account_number);
-        let message = format!(
-            "{did}: the host went back to rev {theirs}, we hold rev {ours}; ours is kept, and what the host does next \
-             is followed"
-        );
-        group.stage.put_account(did, row);
-        Self::raise(
-            group,
-            &host,
-            AlarmKind::Rollback,
-            did.as_str(),
-            message,
-            vec![number],
-        )?;
-        self.replay_parked(group, did)
-    }
-
     /// Points the DID at the loaded generation.
     fn swap(
         &self,
@@ -227,7 +212,7 @@ impl Applier {
     ) -> Result<(), StoreError> {
         Self::note_noncanonical(group, did, &row.host, repo.noncanonical());
         let first = row.head.is_none();
-        let was_diverged = row.diverged_before_fetch;
+        let was_diverged = row.diverged_before_fetch || matches!(row.sync, SyncState::Diverged { .. });
         if !self.pin_if_lost(group, did, row, number, was_diverged, sound)? {
             drop_generation(group, row.account_number);
         }
@@ -329,6 +314,7 @@ impl Applier {
         let reason = match row.sync {
             SyncState::Wanted { reason, .. } => Some(reason),
             SyncState::Quarantined { .. } => Some(DesyncReason::Quarantined),
+            SyncState::Diverged { .. } => Some(DesyncReason::HeadDiffers),
             _ => None,
         };
         if let Some(reason) = reason {
@@ -344,8 +330,10 @@ impl Applier {
                 group.stage.put_account(did, row);
                 return Ok(());
             }
-            if reason == DesyncReason::Quarantined {
+            if matches!(row.sync, SyncState::Quarantined { .. }) {
                 Self::retry_quarantined(group, did, row, retry_at);
+            } else if matches!(row.sync, SyncState::Diverged { .. }) {
+                Self::retry_behind(group, did, row);
             } else {
                 Self::retry_fetch(group, did, row, retry_at);
             }

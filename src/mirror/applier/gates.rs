@@ -53,6 +53,7 @@ impl Applier {
             ));
         } else if row.head.as_ref().is_some_and(|head| rev <= head.rev) {
             group.notes.push(Note::Replayed { host: host.clone() });
+            Self::hear_behind(group, did, row, rev);
         } else {
             return None;
         }

@@ -74,7 +74,11 @@ impl Applier {
     ) -> Result<(), StoreError> {
         let Some(mut row) = self.account(group, &repo.did)? else {
             let mut row = self.account_or_new(group, &repo.did, host)?;
-            row.upstream = repo.status;
+            // One that was never seen counts as active.
+            if row.upstream != repo.status {
+                row.upstream = repo.status;
+                Self::log_status(group, &repo.did, &row);
+            }
             group.stage.put_account(&repo.did, row);
             return Ok(());
         };
@@ -95,7 +99,7 @@ impl Applier {
         };
         if status.is_active() && row.head.as_ref().map(|head| head.commit) != repo.head {
             // Either events are on their way, or they were lost. The fetch compares first.
-            self.want_unless_diverged(group, &repo.did, &mut row);
+            Self::want_unless_diverged(group, &repo.did, &mut row, repo.head);
         }
         Self::set_status(group, &repo.did, row, status);
         Ok(())
@@ -122,10 +126,12 @@ impl Applier {
         row.next_audit = Some(again);
     }
 
-    /// An account whose host is known to be behind is not fetched again for being behind; its audit does that.
-    fn want_unless_diverged(&self, group: &mut Group<'_>, did: &Did, row: &mut AccountRow) {
+    /// An account whose host is known to be behind is not fetched again for being behind, but for what is new there.
+    fn want_unless_diverged(group: &mut Group<'_>, did: &Did, row: &mut AccountRow, theirs: Option<Cid>) {
         if !matches!(row.sync, SyncState::Diverged { .. }) {
             Self::want(group, did, row, DesyncReason::HeadDiffers, None);
+        } else if row.kept_head().is_some_and(|kept| Some(kept) != theirs) {
+            Self::fetch_behind_later(group, did, row);
         }
     }
 
@@ -215,7 +221,9 @@ impl Applier {
             Some(_) => row.deletion_confirmed_at = None,
         }
         let active = status.as_ref().is_some_and(AccountStatus::is_active);
-        if active && head.is_some() && row.head.as_ref().map(|head| head.commit) != head {
+        if active && head.is_some() && row.kept_head() == head {
+            // Known to be behind or lax, and all of it is kept.
+        } else if active && head.is_some() && row.head.as_ref().map(|head| head.commit) != head {
             // Also one that is known to be behind: the commit that went on from there may have been lost.
             Self::want(group, did, &mut row, DesyncReason::HeadDiffers, None);
         }

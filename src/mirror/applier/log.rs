@@ -51,6 +51,16 @@ impl Applier {
         });
     }
 
+    /// Tells the log where an account stands at its host now.
+    pub(super) fn log_status(group: &mut Group<'_>, did: &Did, row: &AccountRow) {
+        group.stage.put_outbox(OutboxEntry::Account {
+            did: did.clone(),
+            host: row.host.clone(),
+            status: row.upstream.clone(),
+            received: group.now,
+        });
+    }
+
     /// Tells the log what a swap changes; what is too much for it, or has nothing to build on, a snapshot tells.
     pub(super) fn log_swap(
         group: &mut Group<'_>,
@@ -98,6 +108,7 @@ impl Applier {
                 time: group.now,
                 received: group.now,
                 seq: 0,
+                host: Some(host.clone()),
             };
             Self::log_change(group, did, &host, row, repo.rev(), &entry);
             return Ok(Logged::AsChange);

@@ -9,6 +9,7 @@
 //! last good copy of anything because a host said so.
 
 mod alarms;
+mod behind;
 mod blobs;
 #[cfg(test)]
 mod blob_tests;
@@ -297,6 +298,7 @@ impl Applier {
             Input::Acknowledge { alarm, by } => Self::on_acknowledged(group, &alarm, by),
             Input::ArchiveLinked { id } => self.on_archive_linked(group, &id),
             Input::CarArchived { did, number, task } => self.on_car_archived(group, &did, number, &task),
+            Input::CarDamaged { did, number, task } => self.on_car_damaged(group, &did, number, &task),
             Input::SnapshotStored(stored) => self.on_snapshot_stored(group, &stored),
             Input::SegmentCut { first, last } => Self::on_segment_cut(group, first, last),
             Input::SegmentShipped(shipped) => self.on_segment_shipped(group, &shipped),

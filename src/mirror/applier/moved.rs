@@ -110,6 +110,7 @@ impl Applier {
         if !row.upstream.is_active() {
             if row.upstream == AccountStatus::Deleted {
                 row.upstream = AccountStatus::Deactivated;
+                Self::log_status(group, did, row);
             }
             group.stage.put_task(group.now, &Task::AuditAccount(did.clone()));
         }

@@ -11,17 +11,27 @@ use super::super::input::BlobMention;
 use super::super::keyspace::{self, AlarmKind, Task};
 use super::super::rows::{AccountRow, DesyncReason, KeptCar, SyncState};
 use super::super::store::{Family, StoreError};
+use super::behind::REFETCH_BYTES_PER_SECOND;
 use super::events::Fate;
 use super::{Applier, Group, Note};
 use crate::types::{Did, HostName, Rev, Timestamp};
 use crate::verify::LaxRepo;
 
-/// An event has a quarantined account fetched again this long after the last time, and twice as long each time
-/// that brings nothing better.
-const REFETCH_FIRST: Duration = Duration::from_secs(10 * 60);
+/// An event has a quarantined account fetched again this long after the last time (longer, if it is large), and
+/// twice as long each time that brings nothing new.
+const REFETCH_FIRST: Duration = Duration::from_secs(60);
 const REFETCH_LONGEST: Duration = Duration::from_secs(6 * 3600);
 /// What says that the repository may be another one, such as a `#sync`, waits this long only.
 const REFETCH_SOON: Duration = Duration::from_secs(60);
+
+/// How soon a quarantined account is fetched again.
+#[derive(Clone, Copy)]
+enum Pace {
+    /// It may be another one now.
+    Soon,
+    /// It went on, and need not be better for that.
+    Bounded,
+}
 
 /// A repository that was fetched and kept.
 pub(super) struct Kept {
@@ -44,13 +54,16 @@ impl Applier {
         kept: Kept,
     ) -> Result<(), StoreError> {
         let (host, rev) = (row.host.clone(), kept.repo.rev());
-        if let Some(ours) = row.head.as_ref().map(|head| head.rev).filter(|ours| rev <= *ours) {
-            drop_car(group, kept.car.number);
-            return self.diverge(group, did, row, ours, rev);
+        if row.head.as_ref().is_some_and(|head| rev <= head.rev) {
+            return self.on_behind(group, did, row, (Some(kept.car), rev), &kept.blobs);
         }
         if let Some(before) = row.kept_car.clone().filter(|before| rev < before.rev) {
             let (newer, archived) = (before.rev, before.archived);
-            let place = if archived { "in the archive" } else { "kept" };
+            let place = match (archived, before.damaged) {
+                (true, _) => "in the archive",
+                (false, true) => "damaged, and given up",
+                (false, false) => "kept",
+            };
             let message = format!(
                 "{did}: the host went back from rev {newer} to rev {rev}, and neither rebuilds to its signed root; the \
                  newer one is {place}"
@@ -63,15 +76,15 @@ impl Applier {
                 message,
                 Vec::new(),
             )?;
-            if !archived {
+            if !archived && !before.damaged {
                 // Nothing makes up for it yet: it is not replaced before it stands in the archive.
                 drop_car(group, kept.car.number);
                 return self.stay_quarantined(group, did, row);
             }
         }
         let first = row.head.is_none() && row.kept_car.is_none();
-        let (since, tries) = match row.sync {
-            SyncState::Quarantined { since, tries, .. } => (since, tries.saturating_add(1)),
+        let since = match row.sync {
+            SyncState::Quarantined { since, .. } => since,
             _ => {
                 let ours = match &row.head {
                     Some(head) => format!("our proven copy of rev {} stays", head.rev),
@@ -90,7 +103,7 @@ impl Applier {
                     message,
                     Vec::new(),
                 )?;
-                (group.now, 0)
+                group.now
             }
         };
         row.sync = SyncState::Quarantined {
@@ -98,7 +111,7 @@ impl Applier {
             since,
             rev: Some(rev),
             commit: Some(kept.repo.cid()),
-            tries,
+            tries: 0,
             tried_at: Some(group.now),
             next_try: None,
         };
@@ -156,8 +169,8 @@ impl Applier {
         rev: Rev,
     ) -> Result<(), StoreError> {
         row.min_rev = row.min_rev.filter(|least| *least > rev);
-        if row.min_rev.is_some() {
-            Self::refetch_later(group, did, &mut row, REFETCH_FIRST);
+        if std::mem::take(&mut row.fetch_again) || row.min_rev.is_some() {
+            Self::refetch_later(group, did, &mut row, Pace::Bounded);
         }
         group.stage.put_account(did, row);
         self.replay_parked(group, did)
@@ -213,12 +226,13 @@ impl Applier {
             reason,
             DesyncReason::SyncEvent | DesyncReason::Reactivated | DesyncReason::Requested
         );
-        Self::refetch_later(group, did, row, if soon { REFETCH_SOON } else { REFETCH_FIRST });
+        Self::refetch_later(group, did, row, if soon { Pace::Soon } else { Pace::Bounded });
     }
 
     /// Sees to it that there is a task, no sooner than the pace allows. The pace slows down while nothing better
     /// comes, unless the reason is a good one.
-    fn refetch_later(group: &mut Group<'_>, did: &Did, row: &mut AccountRow, pace: Duration) {
+    fn refetch_later(group: &mut Group<'_>, did: &Did, row: &mut AccountRow, pace: Pace) {
+        let size = row.kept_car.as_ref().map_or(0, |car| car.bytes);
         let SyncState::Quarantined {
             tries,
             tried_at,
@@ -228,10 +242,12 @@ impl Applier {
         else {
             return;
         };
-        let wait = if pace == REFETCH_SOON {
-            pace
-        } else {
-            pace.saturating_mul(1 << (*tries).min(10)).min(REFETCH_LONGEST)
+        let wait = match pace {
+            Pace::Soon => REFETCH_SOON,
+            Pace::Bounded => {
+                let once = REFETCH_FIRST.max(Duration::from_secs(size / REFETCH_BYTES_PER_SECOND));
+                once.saturating_mul(1 << (*tries).min(10)).min(REFETCH_LONGEST)
+            }
         };
         let due = tried_at.map_or(group.now, |at| at.plus(wait)).max(group.now);
         if next_try.is_none_or(|next| due < next) {
@@ -300,6 +316,50 @@ impl Applier {
             }
             group.stage.put_account(did, row);
         }
+        Ok(())
+    }
+
+    /// The bytes of a kept CAR are not those that came: they are left where they are, and the repository is fetched
+    /// again, also if its head is the same still.
+    pub(super) fn on_car_damaged(
+        &mut self,
+        group: &mut Group<'_>,
+        did: &Did,
+        number: u64,
+        task: &[u8],
+    ) -> Result<(), StoreError> {
+        group.stage.delete_task(task);
+        let Some(mut row) = self.account(group, did)? else {
+            return Ok(());
+        };
+        let Some(car) = row.kept_car.as_mut().filter(|car| car.number == number) else {
+            return Ok(());
+        };
+        car.damaged = true;
+        let rev = car.rev;
+        if let SyncState::Quarantined { commit, .. } = &mut row.sync {
+            *commit = None;
+        }
+        let next = match row.sync {
+            SyncState::Quarantined { .. } | SyncState::Diverged { .. } => {
+                Self::want(group, did, &mut row, DesyncReason::Requested, None);
+                "it is fetched again"
+            }
+            _ => "a newer copy of the account took its place already",
+        };
+        let message = format!(
+            "{did}: the CAR that was kept of it as it came, at rev {rev}, is damaged on this machine's disk, and was not archived; {next}"
+        );
+        let host = row.host.clone();
+        Self::raise(
+            group,
+            &host,
+            AlarmKind::Quarantine,
+            did.as_str(),
+            message,
+            Vec::new(),
+        )?;
+        group.stage.put_account(did, row);
         Ok(())
     }
 }

@@ -16,6 +16,11 @@ const MINUTE: u64 = 60_000;
 impl World {
     /// What a fetch brings of a lax host that has this account's records, with their CAR in the store.
     fn lax(&mut self, account: &SimAccount, number: u64) -> Vec<Note> {
+        self.lax_of(account, number, 7)
+    }
+
+    /// The same, with a CAR that is said to be so large.
+    fn lax_of(&mut self, account: &SimAccount, number: u64, size: u64) -> Vec<Note> {
         let (root, blocks) = account.lax_blocks(account.rev());
         let blocks: std::collections::BTreeMap<Digest, Vec<u8>> = blocks
             .into_iter()
@@ -32,10 +37,11 @@ impl World {
             number,
             rev: repo.rev(),
             commit: root,
-            bytes: 7,
+            bytes: size,
             sha256: crate::types::cid::sha256(b"the CAR"),
             since: NOW,
             archived: false,
+            damaged: false,
         };
         let content = FetchedContent::Kept {
             car,
@@ -178,23 +184,31 @@ fn events_of_a_quarantined_account_fetch_it_again_at_a_bounded_pace() {
     let mut world = World::new();
     let mut account = world.lost_one(1);
     world.lax(&account, 900);
+    let (kept, _) = account.lax_blocks(account.rev());
     for number in 0..20 {
         let notes = world.commit(&mut account, &[write(&format!("{number}"), "more")]);
         assert!(
             matches!(notes[..], [Note::SkippedInQuarantine { .. }]),
             "{notes:?}"
         );
-        assert_eq!(world.fetches(&account), [10 * MINUTE]);
+        assert_eq!(world.fetches(&account), [MINUTE]);
     }
     assert_eq!((world.of(&account).parked, world.of(&account).records), (0, 1));
-    // It is lax still: the next wait is longer, and again, up to a bound.
-    for (number, wait) in (901..).zip([20, 40, 80, 160, 320, 360, 360]) {
-        world.lax(&account, number);
-        assert_eq!(world.kept_numbers(), [number]);
-        assert_eq!(world.fetches(&account), [0; 0]);
-        world.commit(&mut account, &[write("a", &format!("changed {number}"))]);
+    // The host gives what is kept already: the next wait is longer, and again, up to a bound.
+    for wait in [2, 4, 8, 16, 32, 64, 128, 256, 360, 360] {
+        world.unchanged(&account, kept);
         assert_eq!(world.fetches(&account), [wait * MINUTE]);
     }
+    // It is lax still, but new; and a large one waits longer.
+    world.lax(&account, 901);
+    assert_eq!(world.kept_numbers(), [901]);
+    assert_eq!(world.fetches(&account), [0; 0]);
+    world.commit(&mut account, &[write("a", "changed")]);
+    assert_eq!(world.fetches(&account), [MINUTE]);
+    let mut large = world.lost_one(2);
+    world.lax_of(&large, 902, 300 * REFETCH_BYTES_PER_SECOND);
+    world.commit(&mut large, &[write("c", "more")]);
+    assert_eq!(world.fetches(&large), [5 * MINUTE]);
     // A `#sync` says that the repository may be another one.
     account.commit(0, &[write("c", "more")], NOW);
     let seq = world.seq();
@@ -276,7 +290,7 @@ fn what_came_during_the_fetch_that_heals_is_fetched_too() {
     world.unchanged(&other, root);
     assert_eq!(
         (world.state(&other), world.fetches(&other)),
-        ("quarantined", vec![20 * MINUTE])
+        ("quarantined", vec![2 * MINUTE])
     );
 }
 
@@ -323,7 +337,7 @@ fn an_account_that_was_never_proven_is_quarantined_without_a_head() {
 }
 
 #[test]
-fn what_is_older_than_ours_is_not_kept() {
+fn what_is_older_than_ours_is_kept_beside_it() {
     let mut world = World::new();
     let old = world.live(1);
     let mut account = old.clone();
@@ -337,7 +351,7 @@ fn what_is_older_than_ours_is_not_kept() {
     world.lax(&old, 900);
     assert_eq!(
         (world.state(&account), world.kept_numbers()),
-        ("diverged", vec![])
+        ("diverged", vec![900])
     );
     assert_eq!(world.alarm_kinds(), [AlarmKind::Rollback]);
     world.check_equal(&account);
@@ -410,4 +424,69 @@ fn another_archive_gets_it_too() {
     world.lax(&account, 901);
     world.archived(&account, 900);
     assert_eq!(world.of(&account).kept_car.map(|car| car.archived), Some(false));
+}
+
+#[test]
+fn a_kept_car_that_is_damaged_is_fetched_again_and_given_up_when_another_comes() {
+    let mut world = World::new();
+    let account = world.lost_one(1);
+    world.lax(&account, 90);
+    assert_eq!(world.applier.totals().open_cars, 1);
+    world.apply(Input::CarDamaged {
+        did: account.did().clone(),
+        number: 90,
+        task: Vec::new(),
+    });
+    let totals = world.applier.totals();
+    assert_eq!((totals.open_cars, totals.damaged_cars), (0, 1));
+    assert_eq!(world.kept_numbers(), [90], "nothing better is there yet");
+    assert_eq!(world.fetches(&account), [MINUTE]);
+    // The host's head is the one whose CAR was kept: all of it has to come all the same.
+    assert!(matches!(
+        world.of(&account).sync,
+        SyncState::Quarantined { commit: None, .. }
+    ));
+    world.lax(&account, 91);
+    assert_eq!(world.kept_numbers(), [91]);
+    let totals = world.applier.totals();
+    assert_eq!((totals.open_cars, totals.damaged_cars), (1, 0));
+    // What is said of one that is gone says nothing.
+    world.apply(Input::CarDamaged {
+        did: account.did().clone(),
+        number: 90,
+        task: Vec::new(),
+    });
+    assert_eq!(world.applier.totals().damaged_cars, 0);
+}
+
+#[test]
+fn an_account_that_left_its_quarantine_and_is_wanted_does_not_lose_its_task() {
+    let mut world = World::new();
+    let mut account = world.lost_one(1);
+    world.lax(&account, 900);
+    let mut healed = account.clone();
+    healed.commit(0, &[write("c", "healed")], NOW);
+    // An event of a rev that the host does not give when it is asked.
+    account = healed.clone();
+    world.commit(&mut account, &[write("d", "after it")]);
+    world.fetch(&healed);
+    assert_eq!(world.state(&account), "wanted");
+    world.apply(Input::FetchFailed {
+        did: account.did().clone(),
+        host: world.host.clone(),
+        failure: FetchFailure::Unreachable("500".to_owned()),
+        asked_at: crate::mirror::applier::tests::ASKED,
+        task: world.fetch_task(account.did()),
+        retry_at: NOW.plus(Duration::from_secs(60)),
+    });
+    assert_eq!(world.fetches(&account), [MINUTE], "it is tried again");
+    // The host never gives so new a state: after some tries what it has is taken, once.
+    for _ in 0..20 {
+        if world.state(&account) != "wanted" {
+            break;
+        }
+        world.fetch(&healed);
+    }
+    assert_eq!(world.state(&account), "live");
+    world.check_equal(&healed);
 }

@@ -200,7 +200,7 @@ fn an_audit_finds_what_went_on_unheard_after_going_back() {
     let diverged = |world: &World| matches!(world.row(&did).expect("known").sync, SyncState::Diverged { .. });
     assert!(diverged(&world));
 
-    // Still behind: the audit has it fetched, and nothing changes.
+    // Still behind, and kept as it is: nothing changes.
     let audit = |world: &mut World, head: &SimAccount| {
         world.apply(Input::Audited {
             did: did.clone(),
@@ -210,15 +210,19 @@ fn an_audit_finds_what_went_on_unheard_after_going_back() {
             asked_at: ASKED,
             task: Vec::new(),
         });
-        world.fetch(head)
     };
+    let kept = world.row(&did).expect("known").kept_car;
+    assert_eq!(kept.as_ref().map(|car| car.commit), Some(restored.head()));
     audit(&mut world, &restored);
     assert!(diverged(&world));
+    assert!(!world.tasks().contains(&Task::FetchRepo(did.clone())));
+    assert_eq!(world.row(&did).expect("known").kept_car, kept);
     world.check_equal(&account);
 
     // The host goes on, and nobody hears of it.
     restored.commit(0, &[write("c", "goes on")], NOW.plus(Duration::from_secs(9)));
     audit(&mut world, &restored);
+    world.fetch(&restored);
     world.check_equal(&restored);
     assert_eq!(world.row(&did).expect("known").pins.len(), 1);
 }

@@ -1,5 +1,6 @@
 //! The applier on the model store, with frames that simulated accounts signed.
 
+mod load;
 mod strict;
 
 use crate::verify::RejectReason;
@@ -102,7 +103,7 @@ impl World {
     }
 
     /// Sets an account's row, as if a batch had.
-    pub(super) fn put_row(&mut self, did: &Did, row: &AccountRow) {
+    pub(crate) fn put_row(&mut self, did: &Did, row: &AccountRow) {
         use crate::mirror::rows::Row as _;
 
         let mut batch = crate::mirror::store::Batch::new();
@@ -156,64 +157,6 @@ impl World {
     pub(crate) fn fetch(&mut self, account: &SimAccount) -> Vec<Note> {
         let loaded = self.load(account);
         self.apply(loaded)
-    }
-
-    pub(crate) fn load(&mut self, account: &SimAccount) -> Input {
-        let car = account.export();
-        let parsed = parse_car(&car).expect("a CAR");
-        let blocks: std::collections::BTreeMap<Digest, &[u8]> = parsed
-            .blocks
-            .iter()
-            .map(|(cid, bytes)| (*cid.digest(), *bytes))
-            .collect();
-        let number = self.numbers.next().expect("numbers");
-        let mut blobs = Vec::new();
-        let mut batch = super::super::store::Batch::new();
-        let repo = check_repo(
-            &blocks,
-            parsed.roots[0],
-            account.did(),
-            &account.key(),
-            NOW,
-            |path, cid, bytes| {
-                let value = super::super::rows::RecordValue {
-                    rev: account.rev(),
-                    digest: *cid.digest(),
-                    bytes,
-                };
-                batch.put(
-                    Family::Records,
-                    keyspace::encode_record(number, path),
-                    value.encode(),
-                );
-                for blob in scan_record(bytes).blobs {
-                    batch.put(
-                        Family::BlobRefs,
-                        keyspace::encode_blob_ref(number, blob.cid.digest(), path),
-                        Vec::new(),
-                    );
-                    blobs.push(BlobMention {
-                        digest: *blob.cid.digest(),
-                        mime: blob.mime,
-                        size: blob.size,
-                    });
-                }
-                Ok::<(), std::convert::Infallible>(())
-            },
-        )
-        .expect("a proven repository");
-        self.store.write(batch).expect("writes");
-        Input::Fetched(Box::new(Fetched {
-            did: account.did().clone(),
-            from_number: self.row(account.did()).map_or(0, |row| row.account_number),
-            identity: self.identity(account),
-            content: FetchedContent::Loaded {
-                account_number: number,
-                repo,
-                blobs,
-            },
-            task: self.fetch_task(account.did()),
-        }))
     }
 
     pub(crate) fn fetch_task(&self, did: &Did) -> Vec<u8> {

@@ -33,6 +33,8 @@ pub struct Totals {
     pub blob_bytes: u64,
     /// CARs that are kept as they came and do not stand in the archive yet.
     pub open_cars: u64,
+    /// Those that never will as they are, for they are damaged here, and that nothing took the place of.
+    pub damaged_cars: u64,
     /// Blobs that are held here or in the archive, and withheld by their hosts.
     pub blobs_withheld: u64,
     /// Frames that wait for a key or a fetch.
@@ -67,8 +69,15 @@ impl Totals {
         step(&mut self.records, row.records, plus);
         step(&mut self.record_bytes, row.record_bytes, plus);
         step(&mut self.parked, row.parked, plus);
-        if row.kept_car.as_ref().is_some_and(|car| !car.archived) {
-            step(&mut self.open_cars, 1, plus);
+        if let Some(car) = row.kept_car.as_ref().filter(|car| !car.archived) {
+            match (car.damaged, &row.sync) {
+                (false, _) => step(&mut self.open_cars, 1, plus),
+                (true, SyncState::Quarantined { .. } | SyncState::Diverged { .. }) => {
+                    step(&mut self.damaged_cars, 1, plus)
+                }
+                // A proven copy took its place.
+                (true, _) => {}
+            }
         }
         if row.head.is_some() {
             step(&mut self.with_head, 1, plus);

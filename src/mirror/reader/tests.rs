@@ -291,6 +291,7 @@ fn work_comes_in_order() {
         time: Timestamp::from_micros(1),
         received: Timestamp::from_micros(1),
         seq: 1,
+        host: None,
     };
     let store = store_with(|batch| {
         for (due, task) in [300, 10, 20].into_iter().zip(&tasks) {

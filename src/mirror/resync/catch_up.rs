@@ -11,10 +11,11 @@ use std::borrow::Cow;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::load::is_behind;
 use super::{Failed, Fetcher, blocking};
 use crate::mirror::input::{FetchFailure, FetchedContent};
 use crate::mirror::reader::Mirror;
-use crate::mirror::rows::{AccountRow, DesyncReason, Head};
+use crate::mirror::rows::{AccountRow, DesyncReason, Head, SyncState};
 use crate::mirror::spool::{IndexedCar, Spool, SpoolWriter};
 use crate::mirror::store::StoreError;
 use crate::repo::export::{ExportError, prove};
@@ -60,7 +61,8 @@ impl BlockSource for Overlay<'_> {
 impl Fetcher {
     /// Whether there is something to catch up from.
     pub(super) fn base_of(row: &AccountRow, reason: DesyncReason) -> Option<&Head> {
-        let usable = reason != DesyncReason::CopyDamaged && !row.diverged_before_fetch;
+        let behind = row.diverged_before_fetch || matches!(row.sync, SyncState::Diverged { .. });
+        let usable = reason != DesyncReason::CopyDamaged && !behind;
         row.head.as_ref().filter(|_| usable)
     }
 
@@ -106,9 +108,13 @@ impl Fetcher {
                 ours: &ours,
             };
             let loaded = this.load(&both, root, number, &owner, HeadKey::Current(&key), now);
-            Ok(this
-                .loaded_or_unloaded(loaded, number)?
-                .map_err(|fault| fault.to_string()))
+            match this.loaded_or_unloaded(loaded, number)? {
+                Ok(FetchedContent::Loaded { repo, .. }) if is_behind(&repo, (base.rev, base.commit)) => {
+                    this.unload(number)?;
+                    Ok(Err("the host is behind us".to_owned()))
+                }
+                loaded => Ok(loaded.map_err(|fault| fault.to_string())),
+            }
         })
         .await?;
         Ok(Ok(match laid {

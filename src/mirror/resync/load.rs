@@ -7,13 +7,15 @@ use super::*;
 const LOAD_BATCH_BYTES: usize = 1 << 20;
 
 impl Fetcher {
-    /// Proves a received CAR and loads it; what was loaded of one that does not prove is removed again.
+    /// Proves a received CAR and loads it; what was loaded of one that does not prove is removed again. One that
+    /// proves, but is behind `ours`, is kept as it came instead.
     pub(super) fn check_and_load(
         &self,
         car: &IndexedCar,
         number: u64,
         did: &Did,
         key: HeadKey<'_>,
+        ours: Option<(Rev, Cid)>,
         now: Timestamp,
     ) -> Result<Judged, StoreError> {
         let Some(root) = car.roots().first().copied() else {
@@ -21,6 +23,12 @@ impl Fetcher {
         };
         let loaded = self.load(car, root, number, did, key, now);
         match self.loaded_or_unloaded(loaded, number)? {
+            Ok(FetchedContent::Loaded { repo, blobs, .. })
+                if ours.is_some_and(|ours| is_behind(&repo, ours)) =>
+            {
+                self.unload(number)?;
+                self.keep_beside(car, (number, did), repo, blobs, now)
+            }
             Ok(content) => Ok(Judged::Proven(Box::new(content))),
             Err(RepoFault::Head(reason @ (RejectReason::BadSignature | RejectReason::HighS))) => {
                 Ok(Judged::OtherKey(reason))
@@ -113,4 +121,9 @@ impl Fetcher {
         }
         self.store.write(batch)
     }
+}
+
+/// Whether a proven repository is older than the head that is held, or another one at the same rev.
+pub(super) fn is_behind(repo: &VerifiedRepo, (rev, commit): (Rev, Cid)) -> bool {
+    repo.rev() < rev || (repo.rev() == rev && repo.cid() != commit)
 }

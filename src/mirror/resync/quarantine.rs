@@ -1,5 +1,5 @@
 #![allow(clippy::disallowed_methods, reason = "shell: part of the fetcher")]
-//! Keeping what does not rebuild: the received CAR goes into the mirror byte for byte, under a number of its own.
+//! Keeping what does not rebuild, or is behind ours: the received CAR goes into the mirror byte for byte, under a number of its own.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,9 +13,10 @@ use crate::mirror::reader::{BLOB_CHUNK_BYTES, Mirror};
 use crate::mirror::rows::KeptCar;
 use crate::mirror::spool::IndexedCar;
 use crate::mirror::store::{Batch, Family, StoreError};
+use crate::repo::mst::BlockSource as _;
 use crate::repo::record::scan_record;
-use crate::types::{Cid, Did, Timestamp};
-use crate::verify::{HeadKey, LaxRepo, RepoFault, check_lax_repo};
+use crate::types::{Cid, Did, Rev, Timestamp};
+use crate::verify::{HeadKey, RepoFault, VerifiedRepo, check_lax_repo};
 
 /// Largest CAR that is kept as it came, in bytes.
 pub const KEPT_CAR_BYTES_MAX: u64 = 1 << 30;
@@ -72,7 +73,7 @@ impl Fetcher {
             );
             return Ok(Judged::Failed(Failed::unproven(text)));
         }
-        let car = match self.keep(car, number, &repo, now)? {
+        let car = match self.keep(car, number, (repo.rev(), repo.cid()), now)? {
             Ok(car) => car,
             Err(error) => {
                 self.drop_chunks(number)?;
@@ -88,12 +89,49 @@ impl Fetcher {
         })))
     }
 
+    /// A proven repository is behind ours: its CAR is kept, unless it is too large for that.
+    pub(super) fn keep_beside(
+        &self,
+        car: &IndexedCar,
+        (number, did): (u64, &Did),
+        repo: VerifiedRepo,
+        blobs: Vec<BlobMention>,
+        now: Timestamp,
+    ) -> Result<Judged, StoreError> {
+        let mut kept = None;
+        // What holds something that was erased is not kept as it came.
+        let erased = Mirror::new(&*self.store).erased(did)?;
+        let records = erased.into_iter().flat_map(|erased| erased.records);
+        let mut holds = false;
+        for digest in records {
+            let block = car.block(&Cid::dag_cbor(digest.into_array()));
+            // One that cannot be read may hold it.
+            holds |= block.map_or(true, |block| block.is_some());
+        }
+        if !holds && car.bytes() <= self.kept_car_bytes_max {
+            match self.keep(car, number, (repo.rev(), repo.cid()), now)? {
+                Ok(car) => kept = Some(car),
+                Err(error) => {
+                    self.drop_chunks(number)?;
+                    let fault = RepoFault::<StoreError>::Read(error);
+                    return Ok(Judged::Failed(Failed::unproven(fault.to_string())));
+                }
+            }
+        }
+        let content = FetchedContent::Behind {
+            car: kept,
+            repo,
+            blobs,
+        };
+        Ok(Judged::Proven(Box::new(content)))
+    }
+
     /// Chunks are not synced by themselves: the batch that names them comes after them.
     fn keep(
         &self,
         car: &IndexedCar,
         number: u64,
-        repo: &LaxRepo,
+        (rev, commit): (Rev, Cid),
         now: Timestamp,
     ) -> Result<io::Result<KeptCar>, StoreError> {
         let (mut hasher, mut bytes, mut chunk_number) = (Sha256::new(), 0u64, 0u32);
@@ -102,7 +140,7 @@ impl Fetcher {
             hasher.update(chunk);
             bytes += chunk.len() as u64;
             let mut batch = Batch::new();
-            let key = keyspace::encode_blob_data(number, repo.cid().digest(), chunk_number);
+            let key = keyspace::encode_blob_data(number, commit.digest(), chunk_number);
             batch.put(Family::BlobData, key, chunk);
             chunk_number += 1;
             failed = self.store.write(batch);
@@ -111,12 +149,13 @@ impl Fetcher {
         failed?;
         Ok(read.map(|()| KeptCar {
             number,
-            rev: repo.rev(),
-            commit: repo.cid(),
+            rev,
+            commit,
             bytes,
             sha256: hasher.finalize().into(),
             since: now,
             archived: false,
+            damaged: false,
         }))
     }
 

@@ -84,6 +84,30 @@ pub(super) mod text {
     }
 }
 
+/// Such a text, or none.
+pub(super) mod optional_text {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    #[expect(clippy::ref_option, reason = "the signature that serde calls")]
+    pub fn serialize<T: Display, S: Serializer>(value: &Option<T>, to: S) -> Result<S::Ok, S::Error> {
+        value.as_ref().map(ToString::to_string).serialize(to)
+    }
+
+    pub fn deserialize<'de, T, D>(from: D) -> Result<Option<T>, D::Error>
+    where
+        T: FromStr,
+        T::Err: Display,
+        D: Deserializer<'de>,
+    {
+        let text = Option::<&str>::deserialize(from)?;
+        text.map(str::parse).transpose().map_err(D::Error::custom)
+    }
+}
+
 /// A [`Stored`] value.
 pub(super) mod value {
     use serde::de::Error as _;

@@ -24,14 +24,24 @@ pub enum SyncState {
     /// It does.
     Live,
     /// The host's head is older than ours, or another one at the same rev: it was restored from an older copy,
-    /// say. Ours stays, and a later commit of the host is followed.
+    /// say. Ours stays, and a later commit of the host is followed. Until then what the host has is kept beside ours,
+    /// whole, as often as it changes.
     Diverged {
         /// Since when.
         #[serde(with = "codec::value")]
         since: Timestamp,
-        /// The host's rev then.
+        /// The host's rev when it was last fetched.
         #[serde(with = "codec::value")]
         theirs: Rev,
+        /// The highest rev that its stream has named since it went back.
+        #[serde(default, with = "codec::option")]
+        heard: Option<Rev>,
+        /// When it was last fetched, or tried to be.
+        #[serde(default, with = "codec::option")]
+        tried_at: Option<Timestamp>,
+        /// When it is fetched again: the time of that task; none until there is a reason.
+        #[serde(default, with = "codec::option")]
+        next_try: Option<Timestamp>,
     },
     /// Its DID document names a host that is not followed. Our copy stays as it was; nothing is fetched, and
     /// events change nothing, until the document names a followed host again.

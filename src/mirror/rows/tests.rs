@@ -164,6 +164,7 @@ fn accounts_round_trip() {
         sha256: [30; 32],
         since: at(31),
         archived: true,
+        damaged: true,
     });
     round_trip(&lax);
     let moved = SyncState::Moved {
@@ -174,6 +175,9 @@ fn accounts_round_trip() {
     let diverged = SyncState::Diverged {
         since: at(1),
         theirs: rev(2),
+        heard: Some(rev(3)),
+        tried_at: Some(at(4)),
+        next_try: Some(at(5)),
     };
     round_trip(&account(AccountStatus::Active, diverged));
     let mut bare = account(AccountStatus::Active, SyncState::Live);
@@ -264,6 +268,7 @@ fn other_rows_round_trip() {
         time: at(1),
         received: at(2),
         seq: 3,
+        host: Some(host()),
     });
     round_trip(&ParkedFrame {
         host: host(),

@@ -269,9 +269,18 @@ async fn a_copy_of_ours_that_is_damaged_is_no_base() {
 async fn a_host_that_went_back_gives_what_it_has() {
     let (log, before, after) = before_and_after(20);
     let world = World::holding(&after, &log).await;
-    // Nothing of it is newer than ours.
-    world.host_has(&before, Some(car(before.head(), &[])));
-    let repo = world.fetch().await.expect("taken, for the applier to judge");
-    assert_eq!((repo.cid(), repo.rev()), (before.head(), before.rev()));
-    assert_eq!((world.counts().0, world.counts().1), (0, 1));
+    let held = world.loaded_records();
+    // Nothing of it is newer than ours; or it gives all that it has, whatever it is asked for.
+    for (tries, since) in (1..).zip([car(before.head(), &[]), before.export()]) {
+        world.host_has(&before, Some(since));
+        let Ok(FetchedContent::Behind {
+            car: Some(_), repo, ..
+        }) = world.fetch_any().await
+        else {
+            panic!("not kept beside ours");
+        };
+        assert_eq!((repo.cid(), repo.rev()), (before.head(), before.rev()));
+        assert_eq!((world.counts().0, world.counts().1), (0, tries));
+        assert_eq!(world.loaded_records(), held);
+    }
 }

@@ -30,7 +30,7 @@ fn lax() -> (LogMaker, SimAccount, Cid, Vec<(Cid, Vec<u8>)>) {
 }
 
 impl World {
-    async fn fetch_any(&self) -> Result<FetchedContent, FetchFailure> {
+    pub(super) async fn fetch_any(&self) -> Result<FetchedContent, FetchFailure> {
         let url = self.server.url("");
         match self.fetcher.fetch(self.did.clone(), Vec::new(), &url).await {
             Ok(Input::Fetched(fetched)) => Ok(fetched.content),
@@ -202,4 +202,74 @@ async fn what_is_kept_already_is_not_fetched_again() {
     // Another head is fetched: here there is nothing to be had.
     world.set(|answers| answers.latest = Some(Cid::of_block(b"another")));
     assert!(world.fetch_any().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_behind_ours_is_kept_as_it_came_unless_it_is_too_large() {
+    let (log, account, ..) = lax();
+    let sent = account.export();
+    let mut world = World::new(&log, sent.clone(), &signing_key(10)).await;
+    // Ours went on: the same rev with another commit, or a later rev.
+    let forked = (account.rev(), Cid::of_block(b"another commit"));
+    let later = (
+        crate::types::Rev::from_time(NOW.plus(HOUR), 0),
+        Cid::of_block(b"a later commit"),
+    );
+    for (rev, commit) in [forked, later] {
+        let host: HostName = world.server.address.to_string().parse().expect("a host");
+        let mut row = AccountRow::new(1, host, NOW);
+        row.head = Some(crate::mirror::rows::Head {
+            rev,
+            commit,
+            commit_block: Vec::new(),
+            data: Cid::of_block(b"a tree"),
+        });
+        row.sync = SyncState::Diverged {
+            since: NOW,
+            theirs: account.rev(),
+            heard: None,
+            tried_at: None,
+            next_try: None,
+        };
+        let mut batch = Batch::new();
+        let key = keyspace::encode_account(&world.did);
+        batch.put(Family::Accounts, key.clone(), row.encode());
+        world.store.write(batch).expect("writes");
+        world.set(|answers| answers.latest = Some(account.head()));
+
+        world.fetcher.kept_car_bytes_max = sent.len() as u64 - 1;
+        let Ok(FetchedContent::Behind { car: None, .. }) = world.fetch_any().await else {
+            panic!("kept, or loaded");
+        };
+        assert!(world.kept_bytes().is_empty());
+        world.fetcher.kept_car_bytes_max += 1;
+        let Ok(FetchedContent::Behind {
+            car: Some(car), repo, ..
+        }) = world.fetch_any().await
+        else {
+            panic!("not kept");
+        };
+        assert_eq!((car.rev, car.commit), (repo.rev(), account.head()));
+        assert_eq!(world.read_back(&car), sent);
+        assert_eq!(world.loaded_records(), 0, "nothing of it counts as a record");
+
+        // Once it is kept it is known, and not fetched again.
+        row.kept_car = Some(car);
+        let mut batch = Batch::new();
+        batch.put(Family::Accounts, key, row.encode());
+        world.store.write(batch).expect("writes");
+        let content = world.fetch_any().await.expect("compared");
+        assert!(matches!(content, FetchedContent::Unchanged { commit } if commit == account.head()));
+        let sinces = world
+            .answers
+            .lock()
+            .expect("no test panics with it")
+            .sinces
+            .clone();
+        assert!(sinces.is_empty(), "what is behind is no catching up");
+        let mut batch = Batch::new();
+        let (from, to) = keyspace::number_bounds(row.kept_car.expect("kept").number);
+        batch.delete_range(Family::BlobData, from, to);
+        world.store.write(batch).expect("deletes");
+    }
 }
