@@ -7,7 +7,9 @@ use clap::{Args, Parser, Subcommand};
 mod archive_args;
 mod recall;
 
-pub use self::archive_args::{BucketCommand, ForgetArgs, PlaceArgs, ProbeArgs, PruneArgs, VerifyArgs};
+pub use self::archive_args::{
+    BucketCommand, DrillArgs, ForgetArgs, PlaceArgs, ProbeArgs, PruneArgs, VerifyArgs,
+};
 pub use recall::{AtArgs, CatArgs, ExportArgs, ExportFormat, HistoryArgs, JudgeArgs, LsArgs, SourceArgs};
 
 /// Real-time backup of AT Protocol PDSes: every commit verified, every blob kept, all of it readable without us.
@@ -128,6 +130,16 @@ Examples:
 Exit code 0: sound. 3: sound, and something is not held or could not be read. 4: damaged; every bad object is named,
 with what it affects. 10: there is no backup.")]
     Verify(Box<VerifyArgs>),
+
+    /// Restore some accounts from the archive alone into an empty store, and see that they are what they were
+    #[command(after_help = "\
+Examples:
+  firekeep drill                     through the running daemon: compared with the mirror
+  firekeep drill --archive s3://my-bucket/firekeep --s3-endpoint https://s3.example.com      on any machine
+  firekeep drill --accounts 50 --json
+
+Exit code 0: every account came out whole, proven, and as it was. 4: one did not; the report says which, and why.")]
+    Drill(Box<DrillArgs>),
 
     /// Remove from the archive what the keep.* keys do not ask for: the daemon does it every `prune_interval`
     #[command(after_help = "\
@@ -321,6 +333,12 @@ pub struct RunArgs {
     /// How often what is no longer needed goes from the archive
     #[arg(long, value_name = "DURATION")]
     pub prune_interval: Option<String>,
+    /// Within this time all of the archive and of the mirror is read and proven
+    #[arg(long, value_name = "DURATION")]
+    pub scrub_interval: Option<String>,
+    /// How often some accounts are restored from the archive alone, for a trial
+    #[arg(long, value_name = "DURATION")]
+    pub drill_interval: Option<String>,
     /// The largest blob that is fetched
     #[arg(long, value_name = "SIZE")]
     pub blob_bytes_max: Option<String>,
@@ -394,6 +412,8 @@ impl RunArgs {
             ("audit_interval", &self.audit_interval),
             ("archive_check_interval", &self.archive_check_interval),
             ("prune_interval", &self.prune_interval),
+            ("scrub_interval", &self.scrub_interval),
+            ("drill_interval", &self.drill_interval),
             ("blob_bytes_max", &self.blob_bytes_max),
             ("requests_per_second", &self.requests_per_second),
             ("bypass_key_files", &self.bypass_key_files),

@@ -2,6 +2,7 @@
 //! The commands that ask a running daemon, through its private listener; and below, those that need none.
 
 pub mod bucket;
+pub mod drill;
 pub mod forget;
 pub mod prune;
 pub mod verify;

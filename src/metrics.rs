@@ -33,6 +33,10 @@ pub const EXPOSITION_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub const METRIC_HOSTS_MAX: usize = 3000;
 
 const LAST_SNAPSHOT: &str = "last_successful_snapshot_timestamp_seconds";
+const LAST_SCRUB: &str = "last_successful_scrub_timestamp_seconds";
+const LAST_MIRROR_SCRUB: &str = "last_mirror_scrub_timestamp_seconds";
+const LAST_DRILL: &str = "last_successful_drill_timestamp_seconds";
+const LAST_FAILED_DRILL: &str = "last_failed_drill_timestamp_seconds";
 const CONNECTIONS_CLOSED: &str = "http_connections_closed_total";
 
 /// Upper bounds of the buckets for requests, in seconds: from one read of the mirror to a long download.
@@ -78,6 +82,18 @@ pub struct Metrics {
     pub pruned_bytes: IntCounter,
     /// Accounts with erasures that are not done, or not looked for again.
     pub erasures_open: IntGauge,
+    /// When the archive was last read to its end and found sound.
+    pub last_scrub: Gauge,
+    /// When every copy in the mirror was last proven.
+    pub last_mirror_scrub: Gauge,
+    /// What the newest reading of the archive found that is damaged.
+    pub scrub_findings: IntGauge,
+    /// Drills, by how they ended.
+    pub drills: By<IntCounter, Outcome>,
+    /// When a drill last went well.
+    pub last_drill: Gauge,
+    /// When a drill last failed.
+    pub last_failed_drill: Gauge,
     /// Segments of the log that were tried.
     pub segments: By<IntCounter, Outcome>,
     /// Entries of the log that are not in the archive yet.
@@ -222,6 +238,15 @@ impl Metrics {
             pruned_objects: make.counter("pruned_objects_total", "Objects that it removed"),
             pruned_bytes: make.counter("pruned_bytes_total", "Bytes of those"),
             erasures_open: make.int_gauge("erasures_open", "Accounts with erasures to look for again"),
+            last_scrub: make.gauge(LAST_SCRUB, "When the archive was last found sound to its end"),
+            last_mirror_scrub: make.gauge(LAST_MIRROR_SCRUB, "When all of the mirror was last proven"),
+            scrub_findings: make.int_gauge(
+                "scrub_findings",
+                "Damage that the last scrub found in the archive",
+            ),
+            drills: make.counters_by("drills_total", "Trial restores", "result"),
+            last_drill: make.gauge(LAST_DRILL, "When a trial restore last went well"),
+            last_failed_drill: make.gauge(LAST_FAILED_DRILL, "When a trial restore last failed"),
             segments: make.counters_by("segments_total", "Segments of the log tried", "result"),
             log_unshipped: make.int_gauge("log_unshipped_entries", "Changes not off the machine yet"),
             log_oldest: make.gauge("log_oldest_unshipped_seconds", "Age of the oldest of them"),

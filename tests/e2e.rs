@@ -22,6 +22,10 @@ mod archives;
 mod arroba;
 #[path = "e2e/bad_input.rs"]
 mod bad_input;
+#[path = "e2e/cold_start.rs"]
+mod cold_start;
+#[path = "e2e/drill.rs"]
+mod drill;
 #[path = "e2e/forget.rs"]
 mod forget;
 #[path = "e2e/kill_nine.rs"]

@@ -69,17 +69,13 @@ pub struct MirrorSide {
     pub gate: Gate,
 }
 
-/// Has the mirror keep out what the archive's notes say was erased, whoever wrote them: before anything goes there that
-/// was fetched again. Returns of how many accounts that was new. A note that cannot be read is said, and passed over.
+/// What the archive's notes say was erased, and the mirror does not know yet: it is to keep that out, before anything
+/// goes into the archive that was fetched again. A note that cannot be read is said, and passed over.
 ///
 /// # Errors
-/// When the store does not answer, or the applier is gone.
-pub async fn obey_notes(
-    bucket: &Bucket,
-    store: &Arc<dyn Store>,
-    applier: &ApplierHandle,
-) -> Result<u64, PruneError> {
-    let (mut told, mut after) = (0, None::<String>);
+/// When the store does not answer, or the mirror cannot be read.
+pub async fn noted_elsewhere(bucket: &Bucket, store: &Arc<dyn Store>) -> Result<Vec<Erase>, PruneError> {
+    let (mut told, mut after) = (Vec::new(), None::<String>);
     loop {
         let page = bucket.list(ERASED, after.as_deref()).await?;
         for object in &page.objects {
@@ -117,8 +113,7 @@ pub async fn obey_notes(
                 blobs: blobs.into_iter().collect(),
                 kept_car: true,
             };
-            applier.apply(Input::Erase(Box::new(erase))).await?;
-            told += 1;
+            told.push(erase);
         }
         match page.next {
             Some(next) => after = Some(next),

@@ -9,10 +9,11 @@
 //! tells an account's moments and how each is put together. [`scrub`] proves it. [`retention`] plans what may go,
 //! [`prune`] applies that, and removes segments behind a [`boundary`]; [`erase`] takes out what a person wants gone.
 //!
-//! Pure: [`names`], [`content_type`], [`boundary`], [`settings`], [`snapshot_file`], [`log_file`], [`log_cut`], [`log_chain`],
-//! [`timeline`], [`sealed`], [`identity_file`], [`retention`]. Shell: [`bucket`], [`folder`], [`s3`], [`identity`],
-//! [`writer`], [`shipper`], [`keeper`], [`held`], [`reader`], [`rebuild`], [`prune`], [`block_file`], [`probe`]; [`scrub`] and
-//! [`erase`] have both.
+//! Pure: [`names`], [`content_type`], [`boundary`], [`settings`], [`snapshot_file`], [`log_file`], [`log_cut`],
+//! [`log_chain`], [`timeline`], [`sealed`], [`identity_file`], [`state_file`], [`state_cut`],
+//! [`retention`]. Shell: [`bucket`], [`folder`], [`s3`], [`identity`],
+//! [`writer`], [`shipper`], [`keeper`], [`held`], [`reader`], [`rebuild`], [`log_pass`], [`prune`], [`block_file`],
+//! [`probe`]; [`scrub`] and [`erase`] have both.
 
 pub mod boundary;
 pub mod content_type;
@@ -27,6 +28,8 @@ pub mod scrub;
 pub mod sealed;
 pub mod settings;
 pub mod snapshot_file;
+pub mod state_cut;
+pub mod state_file;
 pub mod timeline;
 
 #[cfg(feature = "daemon")]
@@ -41,6 +44,8 @@ pub mod held;
 pub mod identity;
 #[cfg(feature = "daemon")]
 pub mod keeper;
+#[cfg(feature = "daemon")]
+pub mod log_pass;
 #[cfg(feature = "daemon")]
 pub mod probe;
 #[cfg(feature = "daemon")]

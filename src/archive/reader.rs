@@ -19,15 +19,19 @@ use super::boundary::{Listed, check_begin, listed};
 use super::bucket::{Bucket, BucketError, BucketErrorKind, ObjectBody};
 use super::erase::note::Note;
 use super::identity::{self, IdentityError};
+use super::identity_file::{IDENTITY_BYTES_MAX, IdentityFile};
 use super::log_chain::{Link, SegmentHead, chain};
 use super::log_file::{Entry, LogFile, LogIndex, Origin, PLAIN_BYTES_MAX};
 use super::names::{
-    self, BlobName, BoundaryName, DeltaName, DidFolder, NameError, ObjectName, SegmentName, SnapshotName,
+    self, BlobName, BoundaryName, DeltaName, DidFolder, IdentityName, NameError, ObjectName, SegmentName,
+    SnapshotName,
 };
 use super::settings::ArchiveConfig;
 use super::snapshot_file::SnapshotDecoder;
 use super::timeline::{Fault, Hides, Timeline, TimelineBuilder};
 use crate::types::{Cid, Did, RepoPath, Timestamp};
+
+mod whole;
 
 /// Largest segment or delta that is read, in bytes, as it is stored.
 const LOG_OBJECT_BYTES_MAX: usize = PLAIN_BYTES_MAX as usize + (1 << 20);
@@ -35,10 +39,14 @@ const LOG_OBJECT_BYTES_MAX: usize = PLAIN_BYTES_MAX as usize + (1 << 20);
 const FETCHES: usize = 8;
 /// Most objects of one kind that are listed.
 const OBJECTS_MAX: usize = 2_000_000;
+/// Identity objects of an account that are read, at most: the newest.
+const IDENTITIES_MAX: usize = 64;
 /// Tries to see an archive that changes meanwhile, and to read an object over a bad connection.
 const TRIES: u32 = 4;
 
 mod notes;
+
+use notes::foreign;
 
 /// An archive that is open for reading. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -324,7 +332,7 @@ impl ArchiveReader {
     }
 
     /// Reads segments or deltas, a few at a time, in the order of their names. What is wrong with one is a text.
-    fn log_files(
+    pub(super) fn log_files(
         &self,
         names: Vec<String>,
     ) -> impl futures_util::Stream<Item = Result<Result<LogFile, String>, ReadError>> + Unpin + '_ {
@@ -353,7 +361,11 @@ impl ArchiveReader {
     }
 
     /// An object's bytes; `None` if there is none, a text if it is not what it should be.
-    async fn object(&self, name: &str, bytes_max: usize) -> Result<Option<Result<Bytes, String>>, ReadError> {
+    pub(super) async fn object(
+        &self,
+        name: &str,
+        bytes_max: usize,
+    ) -> Result<Option<Result<Bytes, String>>, ReadError> {
         let mut tries = 1;
         loop {
             let read = async {
@@ -386,8 +398,35 @@ impl ArchiveReader {
         Ok(self.bucket.get(&name.to_string()).await?)
     }
 
+    /// What the archive holds of who an account is, oldest first: the newest of it, and what cannot be used.
+    ///
+    /// # Errors
+    /// When the store does not answer, or refuses.
+    pub async fn identities(&self, did: &Did) -> Result<(Vec<IdentityFile>, Vec<String>), ReadError> {
+        let names = self
+            .list(&IdentityName::prefix(&DidFolder::try_from(did)?))
+            .await?;
+        let (mut files, mut unusable) = (Vec::new(), Vec::new());
+        let newest = names.len().saturating_sub(IDENTITIES_MAX);
+        for text in &names[newest..] {
+            let Ok(ObjectName::Identity(name)) = text.parse() else {
+                continue;
+            };
+            let read = match self.object(text, IDENTITY_BYTES_MAX).await? {
+                Some(Ok(bytes)) => IdentityFile::decode(&bytes, &name).map_err(|error| error.to_string()),
+                Some(Err(error)) => Err(error),
+                None => continue,
+            };
+            match read {
+                Ok(file) => files.push(file),
+                Err(error) => unusable.push(format!("{text}: {error}")),
+            }
+        }
+        Ok((files, unusable))
+    }
+
     /// Every name that begins with `prefix`.
-    async fn list(&self, prefix: &str) -> Result<Vec<String>, ReadError> {
+    pub(super) async fn list(&self, prefix: &str) -> Result<Vec<String>, ReadError> {
         let mut names: Vec<String> = Vec::new();
         let mut after: Option<String> = None;
         loop {
@@ -417,19 +456,6 @@ pub(super) const fn is_of_object(kind: BucketErrorKind) -> bool {
         kind,
         K::Corrupt | K::TooLarge | K::Symlink | K::NotAFolder | K::BadName
     )
-}
-
-/// An object whose name is none of those that lie there. The name may be anything.
-fn foreign(name: &str, error: Option<NameError>) -> Fault {
-    let shown: String = name.chars().take(200).collect();
-    Fault {
-        object: format!("{shown:?}"),
-        detail: error.map_or_else(
-            || "it does not belong there; it was passed over".to_owned(),
-            |error| format!("{error}; it was passed over"),
-        ),
-        hides: Hides::Nothing,
-    }
 }
 
 fn segment_prev(name: &SegmentName, index: &LogIndex) -> Result<Option<Cid>, String> {

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use self::ask::{Part, Subject, parse_at, parse_keys};
 use crate::archive::reader::{ArchiveReader, ReadError};
 use crate::archive::rebuild::{RebuildError, Rebuilt};
-use crate::archive::timeline::{At, Moment, NoMoment, Timeline};
+use crate::archive::timeline::{At, Fault, Hides, Moment, NoMoment, Timeline};
 use crate::cli::{AtArgs, CatArgs, DiffArgs, HistoryArgs, JudgeArgs, LsArgs};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -35,6 +35,8 @@ pub use export::export;
 const OLDER_TRIES: usize = 16;
 /// How often an archive is looked at anew when it changes while it is read.
 const MOVED_TRIES: u32 = 4;
+/// Where identities lie.
+const IDENTITIES: &str = "v1/identity/";
 /// Most lines about what is broken.
 const NOTES_MAX: usize = 20;
 
@@ -82,7 +84,10 @@ struct Account {
     line: Timeline,
     /// How its moments are judged.
     as_received: bool,
+    /// Those that were given: one of them must have signed.
     keys: Vec<SigningKey>,
+    /// Without any: those that the archive names.
+    archived_keys: Vec<SigningKey>,
     now: Timestamp,
 }
 
@@ -107,13 +112,18 @@ impl Account {
         let reader = ArchiveReader::open(&config.archive, &std::env::temp_dir()).await;
         let reader = reader.map_err(|error| unread(&error))?;
         let line = reader.timeline(did, watch).await;
-        let line = line.map_err(|error| unread(&error))?;
+        let mut line = line.map_err(|error| unread(&error))?;
+        let archived_keys = match keys.is_empty() {
+            true => archived_keys(&reader, did, &mut line).await?,
+            false => Vec::new(),
+        };
         Ok(Self {
             reader,
             did: did.clone(),
             line,
             as_received: judge.as_received,
             keys,
+            archived_keys,
             now: Clock::system().now(),
         })
     }
@@ -179,6 +189,14 @@ impl Account {
                             moment.rev, moment.time
                         ));
                     }
+                    if !self.archived_keys.is_empty() && !rebuilt.hold_against(&self.archived_keys) {
+                        short = true;
+                        notes.push(format!(
+                            "commit {} is signed by none of the keys that the archive's identity objects name: it \
+                             was signed with a newer key, or by somebody else; give the right one with --key",
+                            rebuilt.commit
+                        ));
+                    }
                     let used = std::mem::take(&mut rebuilt.warnings);
                     notes.extend(used.into_iter().map(|warning| format!("not used: {warning}")));
                     return Ok(Ok(Found {
@@ -239,6 +257,30 @@ impl Account {
             code,
         }
     }
+}
+
+/// The keys that could sign an account's commits, by the archive's identity objects; what is wrong with those becomes
+/// a fault of its timeline.
+async fn archived_keys(
+    reader: &ArchiveReader,
+    did: &Did,
+    line: &mut Timeline,
+) -> Result<Vec<SigningKey>, DaemonError> {
+    let (files, unusable) = reader.identities(did).await.map_err(|error| unread(&error))?;
+    let mut keys: Vec<SigningKey> = Vec::new();
+    let mut faults = unusable;
+    for file in files {
+        match file.keys() {
+            Ok(found) => keys.extend(found),
+            Err(error) => faults.push(format!("identity of {did} at {}: {error}", file.time)),
+        }
+    }
+    line.faults.extend(faults.into_iter().map(|text| Fault {
+        object: IDENTITIES.to_owned(),
+        detail: text,
+        hides: Hides::Nothing,
+    }));
+    Ok(keys)
 }
 
 /// A moment for programs.

@@ -37,7 +37,7 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'stat
 }
 
 /// Every key, in the order in which a reader wants them.
-pub const KEYS: [Key; 39] = [
+pub const KEYS: [Key; 41] = [
     key(
         "hosts",
         Kind::List,
@@ -99,6 +99,18 @@ pub const KEYS: [Key; 39] = [
         Kind::Text,
         "1d",
         "How often what is no longer needed, by the keep.* keys, goes from the archive.",
+    ),
+    key(
+        "scrub_interval",
+        Kind::Text,
+        "30d",
+        "Within this time the daemon reads all of the archive and of the mirror, and proves it.",
+    ),
+    key(
+        "drill_interval",
+        Kind::Text,
+        "1d",
+        "How often the daemon restores some accounts from the archive alone, to see that it can.",
     ),
     key(
         "blob_bytes_max",

@@ -58,6 +58,10 @@ pub struct Config {
     pub archive_check_interval: Duration,
     /// How often retention is applied.
     pub prune_interval: Duration,
+    /// How often the archive and the mirror are read to their ends.
+    pub scrub_interval: Duration,
+    /// How often accounts are restored for a trial.
+    pub drill_interval: Duration,
     /// The largest blob that is fetched, in bytes.
     pub blob_bytes_max: u64,
     /// Requests a second to each host, at most; zero: no limit of ours.
@@ -110,6 +114,8 @@ const AUDIT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::
 const ARCHIVE_CHECK_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
 /// Bounds of `prune_interval`.
 const PRUNE_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30 * 24 * 3600));
+/// Bounds of `scrub_interval` and `drill_interval`.
+const PROOF_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(365 * 24 * 3600));
 /// Bounds of `blob_sweep_interval`.
 const BLOB_SWEEP_INTERVAL: (Duration, Duration) =
     (Duration::from_secs(10), Duration::from_secs(30 * 24 * 3600));
@@ -159,6 +165,8 @@ impl Config {
             audit_interval: duration(layers, "audit_interval", "1d", AUDIT_INTERVAL)?,
             archive_check_interval: duration(layers, "archive_check_interval", "1h", ARCHIVE_CHECK_INTERVAL)?,
             prune_interval: duration(layers, "prune_interval", "1d", PRUNE_INTERVAL)?,
+            scrub_interval: duration(layers, "scrub_interval", "30d", PROOF_INTERVAL)?,
+            drill_interval: duration(layers, "drill_interval", "1d", PROOF_INTERVAL)?,
             blob_bytes_max: size(layers, "blob_bytes_max", "300MiB", BLOB_BYTES)?,
             requests_per_second: requests_per_second(layers)?,
             blob_sweep_interval: duration(layers, "blob_sweep_interval", "1d", BLOB_SWEEP_INTERVAL)?,

@@ -15,7 +15,7 @@ use super::{DaemonError, start};
 use crate::archive::bucket::Bucket;
 use crate::archive::erase::note::What;
 use crate::archive::erase::run::{Erased, Eraser, Scope};
-use crate::archive::held::{Gate, MirrorSide, obey_notes};
+use crate::archive::held::{Gate, MirrorSide, noted_elsewhere};
 use crate::archive::identity;
 use crate::archive::names::{DidFolder, ERASED, ErasedName, ObjectName};
 use crate::archive::probe::old_versions;
@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::mirror::applier::{Applier, ApplierLimits};
 use crate::mirror::handle::{self, ApplierHandle};
+use crate::mirror::input::Input;
 use crate::mirror::keyspace::{META_ARCHIVE_ID, META_INSTANCE};
 use crate::mirror::numbers::Numbers;
 use crate::mirror::reader::Mirror;
@@ -364,17 +365,21 @@ pub async fn obey(
     store: &Arc<dyn Store>,
     applier: &ApplierHandle,
 ) -> Result<(), NotAdopted> {
-    match obey_notes(bucket, store, applier).await {
-        Ok(0) => {}
-        Ok(accounts) => {
-            tracing::info!(
-                accounts,
-                "what was erased from the archive is kept out of this mirror"
-            )
+    match noted_elsewhere(bucket, store).await {
+        Ok(erasures) => {
+            if !erasures.is_empty() {
+                let accounts = erasures.len();
+                tracing::info!(
+                    accounts,
+                    "what was erased from the archive is kept out of this mirror"
+                );
+            }
+            for erase in erasures {
+                applier.apply(Input::Erase(Box::new(erase))).await?;
+            }
         }
         Err(PruneError::Bucket(error)) => return Err(ClaimError::Bucket(error).into()),
         Err(PruneError::Store(error)) => return Err(error.into()),
-        Err(PruneError::Stopped(error)) => return Err(error.into()),
         Err(error) => tracing::error!("{error}"),
     }
     Ok(())

@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::archive_link::ArchiveWatch;
+use super::archive_watch::ArchiveWatch;
 use super::care::Forget;
+use super::drill::Options;
 use super::inspect::parse_alarm;
+use super::proof::Proof;
 use super::retain::Retain;
 use super::standing::{Standing, Surroundings};
 
@@ -43,6 +45,8 @@ pub struct DaemonControl {
     pub store: Arc<dyn Store>,
     /// The way to the applier.
     pub applier: ApplierHandle,
+    /// Restores for a trial.
+    pub proof: Arc<Proof>,
     /// Fetches what is compared.
     pub fetcher: Fetcher,
     /// Counts.
@@ -235,6 +239,19 @@ impl DaemonControl {
         }))
     }
 
+    /// Restores some accounts for a trial.
+    async fn drill(&self, query: &BTreeMap<String, String>) -> Result<Value, String> {
+        let number = |key: &str| query.get(key).and_then(|text| text.parse::<u64>().ok());
+        let options = Options {
+            accounts: usize::try_from(number("accounts").unwrap_or(5)).unwrap_or(usize::MAX),
+            seed: number("seed").unwrap_or_else(|| self.clock.random() >> 12),
+        };
+        let done = self.proof.drill(options).await;
+        let report = done.map_err(|error| error.to_string())?;
+        let report = report.map_err(|error| error.to_string())?;
+        Ok(json!({ "good": report.is_good(), "text": report.text(), "report": report }))
+    }
+
     /// Alarms that nobody has acknowledged.
     fn open_alarms(&self) -> Result<usize, StoreError> {
         let alarms = Mirror::new(&*self.store).alarms()?;
@@ -400,6 +417,7 @@ impl Control for DaemonControl {
                 let by = value("by").to_owned();
                 self.retain.forget(forget, by, dry_run).await
             }),
+            "drill" => Box::pin(async move { self.drill(&query).await }),
             "acknowledge" => Box::pin(async move {
                 let alarm = parse_alarm(&query).ok_or_else(|| "no alarm is named like that".to_owned())?;
                 let by = query.get("by").cloned().unwrap_or_else(|| "an admin".to_owned());

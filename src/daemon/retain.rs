@@ -9,7 +9,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::archive_link::{ArchiveLink, ArchiveWatch};
+use super::archive_link::ArchiveLink;
+use super::archive_watch::ArchiveWatch;
 use super::care::{Caretaker, Forget, OneAtATime};
 use crate::archive::held::MirrorSide;
 use crate::archive::keeper::Keeper;

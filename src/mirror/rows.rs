@@ -106,6 +106,9 @@ pub struct AccountRow {
     /// Up to which rev the archive's log has it; none: nothing of it since it is archived.
     #[serde(default, with = "codec::option")]
     pub shipped: Option<Rev>,
+    /// SHA-256 of what the archive's newest identity object says of it; none: it has none.
+    #[serde(default, with = "codec::option", skip_serializing_if = "Option::is_none")]
+    pub identity_archived: Option<Digest>,
     /// A task will snapshot it.
     pub snapshot_due: bool,
     /// When: the time of that task.
@@ -157,6 +160,7 @@ impl AccountRow {
             snapshot: None,
             damaged: false,
             shipped: None,
+            identity_archived: None,
             min_rev: None,
             parked: 0,
             parked_bytes: 0,
@@ -700,6 +704,20 @@ pub struct LogRow {
     pub cut: Option<(u64, u64)>,
 }
 
+/// A `meta` row: which state of a host, or of our own, the archive has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StateMark {
+    /// Which archive.
+    pub archive: String,
+    /// What tells the state from others.
+    #[serde(with = "codec::value")]
+    pub digest: Digest,
+    /// When it was so.
+    #[serde(with = "codec::value")]
+    pub at: Timestamp,
+}
+
 /// Row of `parked`: a frame that waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -764,6 +782,7 @@ impl Row for BlobRow {}
 impl Row for JournalEntry {}
 impl Row for OutboxEntry {}
 impl Row for LogRow {}
+impl Row for StateMark {}
 impl Row for ParkedFrame {}
 impl Row for TaskRow {}
 impl Row for AlarmRow {}

@@ -3,7 +3,7 @@
 
 use super::super::boundary::{BOUNDARY_BYTES_MAX, Boundary};
 use super::super::erase::note::{NOTE_BYTES_MAX, Note};
-use super::super::names::{BoundaryName, DidFolder, ErasedName};
+use super::super::names::{BoundaryName, DidFolder, ErasedName, NameError};
 use super::super::timeline::{Fault, Hides, TimelineBuilder};
 use super::{ArchiveReader, ReadError};
 use crate::types::Did;
@@ -51,5 +51,18 @@ impl ArchiveReader {
                 Ok(None)
             }
         }
+    }
+}
+
+/// An object whose name is none of those that lie there. The name may be anything.
+pub(super) fn foreign(name: &str, error: Option<NameError>) -> Fault {
+    let shown: String = name.chars().take(200).collect();
+    Fault {
+        object: format!("{shown:?}"),
+        detail: error.map_or_else(
+            || "it does not belong there; it was passed over".to_owned(),
+            |error| format!("{error}; it was passed over"),
+        ),
+        hides: Hides::Nothing,
     }
 }

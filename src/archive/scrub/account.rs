@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{StreamExt as _, stream};
 
-use super::content::{check_delta, check_snapshot, read_log_file};
+use super::content::{check_delta, check_snapshot, read_log_file, read_snapshot};
 use super::inventory::{Account, gaps};
 use super::log_chain::Stretch;
 use super::read::Outcome;
@@ -252,11 +252,11 @@ impl Scrub<'_> {
             return Replay::default();
         };
         let (of, text) = (name.clone(), name.to_string());
-        // What is not in it cannot be told on from.
-        let withheld = |_: &Cid| false;
+        let note = self.erased.get(name.did.did()).cloned();
         let read = self.reader.check(&text, move |file| {
             let mut replay = Replay::of(of.rev);
-            check_snapshot(file, &of, &[], &withheld, |path, record| replay.add(path, record))?;
+            let withheld = |cid: &Cid| note.as_ref().is_some_and(|note| note.withholds(cid));
+            read_snapshot(file, &of, &[], &withheld, |path, cid, _| replay.add(path, cid))?;
             Ok(replay)
         });
         match read.await {

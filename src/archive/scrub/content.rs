@@ -111,6 +111,25 @@ pub fn check_snapshot(
     withheld: &dyn Fn(&Cid) -> bool,
     mut visit: impl FnMut(&[u8], &[u8]),
 ) -> Result<Tally, Bad> {
+    let read = read_snapshot(file, name, keys, withheld, |path, _, record| {
+        if let Some(record) = record {
+            visit(path, record);
+        }
+    });
+    read.map(|(tally, _)| tally)
+}
+
+/// As [`check_snapshot`]; tells of the records too that are withheld, and gives the commit's block.
+///
+/// # Errors
+/// As there.
+pub fn read_snapshot(
+    file: impl Read,
+    name: &SnapshotName,
+    keys: &[SigningKey],
+    withheld: &dyn Fn(&Cid) -> bool,
+    mut visit: impl FnMut(&[u8], Cid, Option<&[u8]>),
+) -> Result<(Tally, Vec<u8>), Bad> {
     let mut tally = Tally::default();
     let mut decoder = SnapshotDecoder::new(file, SNAPSHOT_BYTES_MAX).map_err(SnapshotFileError::from)?;
     let mut car = CarReader::new(&mut decoder)?;
@@ -124,18 +143,19 @@ pub fn check_snapshot(
         _ => return Err(Bad::Misnamed(format!("its first block is not commit {wanted}"))),
     }
     let data = check_commit(&block, wanted, name.did.did(), name.rev, keys, &mut tally)?;
+    let commit = block.clone();
     let mut tree = StreamedTree::new(data);
     while let Some((cid, _)) = car.next_block(&mut block)? {
         tally.blocks += 1;
-        tally.erased += pass_withheld(&mut tree, Some(cid), withheld)?;
+        tally.erased += pass_withheld(&mut tree, Some(cid), withheld, &mut visit)?;
         if let Some(path) = tree.push(cid, &block)? {
-            visit(path, &block);
+            visit(path, cid, Some(&block));
         }
     }
-    tally.erased += pass_withheld(&mut tree, None, withheld)?;
+    tally.erased += pass_withheld(&mut tree, None, withheld, &mut visit)?;
     tally.records = tree.finish()?.records;
     decoder.finish()?;
-    Ok(tally)
+    Ok((tally, commit))
 }
 
 /// Passes over the withheld records that should stand before this block. Returns how many.
@@ -143,14 +163,16 @@ fn pass_withheld(
     tree: &mut StreamedTree,
     next: Option<Cid>,
     withheld: &dyn Fn(&Cid) -> bool,
+    visit: &mut impl FnMut(&[u8], Cid, Option<&[u8]>),
 ) -> Result<u64, StreamFault> {
     let mut passed = 0;
     while let Some(wanted) = tree
         .wanted_record()
         .filter(|wanted| Some(*wanted) != next && withheld(wanted))
     {
-        debug_assert!(withheld(&wanted), "only what is withheld");
-        tree.pass_over()?;
+        if let Some(path) = tree.pass_over()? {
+            visit(path, wanted, None);
+        }
         passed += 1;
     }
     Ok(passed)

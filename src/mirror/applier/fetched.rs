@@ -466,7 +466,7 @@ fn is_behind_its_stream(row: &AccountRow, rev: Rev) -> bool {
 }
 
 /// Removes every row of a generation that nothing points at.
-fn drop_generation(group: &mut Group<'_>, number: u64) {
+pub(super) fn drop_generation(group: &mut Group<'_>, number: u64) {
     if number == NO_NUMBER {
         return;
     }

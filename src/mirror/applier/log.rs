@@ -176,8 +176,9 @@ impl Applier {
     }
 
     /// This mirror is the writer of the archive's log, from this place on.
-    pub(super) fn on_log_claimed(group: &mut Group<'_>, log: &LogRow) {
+    pub(super) fn on_log_claimed(group: &mut Group<'_>, log: &LogRow) -> Result<(), StoreError> {
         group.stage.batch().put(Family::Meta, META_LOG, log.encode());
+        Ok(())
     }
 
     /// The log of before belongs to another archive: nothing of it is shipped to this one.

@@ -35,6 +35,9 @@ mod moved;
 #[cfg(test)]
 pub(crate) mod moved_tests;
 mod quarantine;
+pub mod restored;
+#[cfg(test)]
+mod restored_tests;
 mod snapshots;
 mod stage;
 #[cfg(test)]
@@ -298,15 +301,19 @@ impl Applier {
             Input::Acknowledge { alarm, by } => Self::on_acknowledged(group, &alarm, by),
             Input::ArchiveLinked { id } => self.on_archive_linked(group, &id),
             Input::CarArchived { did, number, task } => self.on_car_archived(group, &did, number, &task),
+            Input::IdentityArchived { did, digest, task } => {
+                self.on_identity_archived(group, &did, digest, &task)
+            }
+            Input::Restored(restored) => self.on_restored(group, *restored),
+            Input::Refilled(refilled) => self.on_refilled(group, *refilled),
             Input::CarDamaged { did, number, task } => self.on_car_damaged(group, &did, number, &task),
             Input::SnapshotStored(stored) => self.on_snapshot_stored(group, &stored),
             Input::SegmentCut { first, last } => Self::on_segment_cut(group, first, last),
             Input::SegmentShipped(shipped) => self.on_segment_shipped(group, &shipped),
-            Input::LogClaimed(log) => {
-                Self::on_log_claimed(group, &log);
-                Ok(())
-            }
+            Input::LogClaimed(log) => Self::on_log_claimed(group, &log),
             Input::SnapshotAll => self.on_snapshot_all(group),
+            Input::OwnAlarm { kind, message } => Self::raise_own(group, kind, message),
+            Input::ArchiveLost { did, blob } => self.on_archive_lost(group, &did, blob),
             Input::Damaged {
                 did,
                 account_number,
@@ -421,6 +428,8 @@ const fn needs_own_batch(input: &Input) -> bool {
             | Input::SegmentCut { .. }
             | Input::SegmentShipped(_)
             | Input::LogClaimed(_)
+            | Input::Restored(_)
+            | Input::Refilled(_)
             | Input::ArchiveLinked { .. }
             | Input::Erase(_)
             | Input::BlobDropped { .. }

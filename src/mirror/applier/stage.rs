@@ -403,6 +403,15 @@ impl<'s> Stage<'s> {
             let Some(row) = loaded.now else { continue };
             if loaded.dirty {
                 totals.account_changed(loaded.before.as_ref(), &row);
+                if let Some(read_at) = identity_changed(loaded.before.as_ref(), &row) {
+                    let task = Task::ArchiveIdentity(did.clone());
+                    self.batch.put(
+                        Family::Tasks,
+                        keyspace::encode_task(read_at.millis(), &task),
+                        TaskRow::default().encode(),
+                    );
+                    self.tasks = true;
+                }
                 self.batch
                     .put(Family::Accounts, keyspace::encode_account(&did), row.encode());
             }
@@ -438,4 +447,17 @@ impl<'s> Stage<'s> {
             accounts,
         }
     }
+}
+
+/// When the account's document was read, if it was read again for a reason, or says something else than before: then
+/// it belongs into the archive.
+fn identity_changed(before: Option<&AccountRow>, now: &AccountRow) -> Option<Timestamp> {
+    let identity = now.identity.as_ref()?;
+    // It came from there.
+    if before.is_none() && now.identity_archived.is_some() {
+        return None;
+    }
+    let known = before.and_then(|row| row.identity.as_ref());
+    let same = known.is_some_and(|known| known.key == identity.key && known.host == identity.host);
+    (!same).then_some(identity.read_at)
 }

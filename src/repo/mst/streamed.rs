@@ -123,18 +123,19 @@ impl StreamedTree {
         }
     }
 
-    /// Goes on without the record that must come next: it is known to be withheld.
+    /// Goes on without the record that must come next: it is known to be withheld. Returns its path.
     ///
     /// # Errors
     /// As [`Self::push`]; also when no record must come.
-    pub fn pass_over(&mut self) -> Result<(), StreamFault> {
+    pub fn pass_over(&mut self) -> Result<Option<&[u8]>, StreamFault> {
         match self.wanted {
             Wanted::Record(_) => {
                 self.visit()?;
-                self.advance()
+                self.advance()?;
+                Ok(Some(&self.last_key))
             }
             Wanted::Node(wanted, _) => Err(StreamFault::Cut { wanted }),
-            Wanted::Nothing => Ok(()),
+            Wanted::Nothing => Ok(None),
         }
     }
 
