@@ -119,6 +119,12 @@ pub const KEYS: [Key; 41] = [
         "The largest blob that is fetched.",
     ),
     key(
+        "spool_bytes_max",
+        Kind::Text,
+        "10GiB",
+        "What waits for the archive takes at most this much of the disk: changes as much, and blobs as much.",
+    ),
+    key(
         "requests_per_second",
         Kind::Number,
         "20",
