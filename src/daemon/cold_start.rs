@@ -27,6 +27,7 @@ use self::progress::Shown;
 use super::archive_link::{NotAdopted, Opened, instance};
 use super::{DaemonError, exit};
 use crate::archive::bucket::Bucket;
+use crate::archive::held::noted_elsewhere;
 use crate::archive::log_pass::{LogPass, LogRange};
 use crate::archive::names::SnapshotName;
 use crate::archive::reader::{ArchiveReader, ReadError};
@@ -187,6 +188,13 @@ pub async fn fill_if_empty(
     let claimed = writer::claim(&opened.bucket, &instance, None, take_over, clock.now()).await;
     let Claimed { log, .. } = claimed.map_err(NotAdopted::Claim)?;
     applier.begin_cold_start(&id).map_err(super::start::store_error)?;
+    let noted = noted_elsewhere(&opened.bucket, store).await;
+    for erase in noted.map_err(|error| DaemonError::failed(error.to_string()))? {
+        let erase = vec![Input::Erase(Box::new(erase))];
+        applier
+            .apply(erase, clock.now())
+            .map_err(super::start::store_error)?;
+    }
     let cold = ColdStart::new(opened, (config, store, numbers), (resolver, clock, temp_dir)).await;
     let cold = Arc::new(cold.map_err(|error| failed(error.into()))?);
     let filled = cold.fill(applier, &id, log).await.map_err(failed)?;

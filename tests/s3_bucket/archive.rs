@@ -5,12 +5,15 @@ use std::convert::Infallible;
 use std::io::Write as _;
 
 use bytes::Bytes;
+use firekeep::archive::boundary::Boundary;
 use firekeep::archive::bucket::{Body, Bucket, PutOptions, PutOutcome};
 use firekeep::archive::content_type::ContentType;
 use firekeep::archive::identity::{self, ArchiveId};
 use firekeep::archive::identity_file::IdentityFile;
 use firekeep::archive::log_file::{Change, Entry, FORMAT, LogFile, LogIndex, Op, Origin};
-use firekeep::archive::names::{BlobName, DeltaName, DidFolder, IdentityName, SegmentName, SnapshotName};
+use firekeep::archive::names::{
+    BlobName, BoundaryName, DeltaName, DidFolder, IdentityName, SegmentName, SnapshotName,
+};
 use firekeep::archive::snapshot_file::SnapshotEncoder;
 use firekeep::repo::cbor::encode;
 use firekeep::repo::commit::build_commit;
@@ -136,6 +139,7 @@ impl Writer {
             did: self.folder(),
             rev: self.rev,
             commit: *self.commit.0.digest(),
+            edition: 0,
         }
     }
 
@@ -216,6 +220,7 @@ impl Log {
             shard: 0,
             generation: self.generation,
             number: self.number,
+            edition: 0,
         };
         let count = entries.len() as u64;
         let origin = Origin::Segment {
@@ -266,6 +271,13 @@ pub fn sample() -> Objects {
         prev: Some(Cid::of_block(b"removed")),
         first: 100,
     };
+    let begins = BoundaryName {
+        shard: 0,
+        generation: log.generation,
+        number: log.number,
+    };
+    let boundary = Boundary::at(begins, log.prev, None, NOW);
+    objects.insert(begins.to_string(), boundary.encode());
     let mut writers = [
         Writer::new("did:web:alice.example.com"),
         Writer::new("did:plc:ewvi7nxzyoun6zhxrhs64oiz"),

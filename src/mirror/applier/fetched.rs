@@ -179,6 +179,10 @@ impl Applier {
         let quarantined = matches!(row.sync, SyncState::Quarantined { .. });
         let seen = row.min_rev.filter(|_| quarantined);
         let sound = reason != DesyncReason::CopyDamaged && !row.damaged;
+        // It may have been loaded before it was said what is not to be taken.
+        if let Some(known) = Self::erased_of(group, did, &row)? {
+            Self::blank_records(group, number, &known)?;
+        }
         let logged = Self::log_swap(group, did, &mut row, number, repo, sound)?;
         self.swap(group, did, &mut row, number, (repo, logged, sound), blobs)?;
         Self::leave_quarantine(group, did, &mut row, seen)?;

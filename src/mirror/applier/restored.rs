@@ -7,6 +7,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use super::super::erased::ErasedMark;
 use super::super::input::{Refilled, Restored, RestoredRepo};
 use super::super::keyspace::{
     self, META_ARCHIVE_ID, META_COLD_START, META_LOG, META_NEXT_LOG, NO_NUMBER, Task,
@@ -75,7 +76,10 @@ impl Applier {
             }
             group.stage.put_blob(row.did_number, &digest, blob);
         }
+        let erased = Mirror::new(group.stage.store()).erased(&did)?;
+        row.erased = erased.map(|erased| erased.mark());
         match restored.moved_to {
+            _ if row.erased == Some(ErasedMark::Whole) => row.sync = SyncState::Live,
             Some(to) if is_new => {
                 let since = group.now;
                 row.sync = SyncState::Moved { to, since };
