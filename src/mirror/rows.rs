@@ -192,6 +192,15 @@ impl AccountRow {
         self.kept_car.as_ref().filter(|car| behind && !car.damaged)
     }
 
+    /// The head of what is kept as it came, while that is what the host has: it does not rebuild, or is behind ours.
+    #[must_use]
+    pub fn kept_head(&self) -> Option<Cid> {
+        match self.sync {
+            SyncState::Quarantined { commit, .. } => commit.filter(|_| self.kept_car.is_some()),
+            _ => self.kept_beside().map(|car| car.commit),
+        }
+    }
+
     /// Whether the head stands in the archive as a snapshot.
     #[must_use]
     pub fn is_snapshotted(&self) -> bool {
