@@ -38,8 +38,8 @@ mod mirror;
 const LOOK: Duration = Duration::from_secs(1);
 /// After the archive failed, or a drill could not be done.
 const RETRY: Duration = Duration::from_secs(60);
-/// So soon after a start nothing is read: other things come first.
-const AFTER_START: Duration = Duration::from_secs(60);
+/// So soon after a first start nothing is read: other things come first.
+const AFTER_START: Duration = Duration::from_secs(600);
 /// Bytes a second that are read of the archive.
 const RATE: u64 = 8 << 20;
 /// How often it is kept how far the archive is read.
