@@ -322,6 +322,9 @@ pub struct RunArgs {
     /// The largest blob that is fetched
     #[arg(long, value_name = "SIZE")]
     pub blob_bytes_max: Option<String>,
+    /// What waits for the archive takes at most this much of the disk: changes as much, and blobs as much
+    #[arg(long, value_name = "SIZE")]
+    pub spool_bytes_max: Option<String>,
     /// How often each PDS is asked, at most; 0: as often as its own rate limits allow
     #[arg(long, value_name = "NUMBER")]
     pub requests_per_second: Option<String>,
@@ -394,6 +397,7 @@ impl RunArgs {
             ("scrub_interval", &self.scrub_interval),
             ("drill_interval", &self.drill_interval),
             ("blob_bytes_max", &self.blob_bytes_max),
+            ("spool_bytes_max", &self.spool_bytes_max),
             ("requests_per_second", &self.requests_per_second),
             ("bypass_key_files", &self.bypass_key_files),
             ("blob_sweep_interval", &self.blob_sweep_interval),

@@ -36,6 +36,8 @@ mod machine_lost;
 mod main_job;
 #[path = "e2e/migration.rs"]
 mod migration;
+#[path = "e2e/moments.rs"]
+mod moments;
 #[path = "e2e/old_pds.rs"]
 mod old_pds;
 #[path = "e2e/outages.rs"]

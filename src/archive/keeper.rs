@@ -38,7 +38,7 @@ const BLOB_MEMORY_BYTES_MAX: u64 = 8 << 20;
 /// Largest CAR that a snapshot is checked as.
 const CAR_BYTES_MAX: u64 = 16 << 30;
 /// First and longest wait after the archive failed.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 /// An account whose DID cannot be an object's name is looked at again after this long.
 const UNNAMEABLE_RETRY: Duration = Duration::from_secs(24 * 3600);
 

@@ -355,4 +355,6 @@ pub fn pack(car: &[u8]) -> (Vec<u8>, FileStats) {
 }
 
 #[cfg(test)]
+mod cost;
+#[cfg(test)]
 mod tests;

@@ -37,7 +37,7 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'stat
 }
 
 /// Every key, in the order in which a reader wants them.
-pub const KEYS: [Key; 40] = [
+pub const KEYS: [Key; 41] = [
     key(
         "hosts",
         Kind::List,
@@ -111,6 +111,12 @@ pub const KEYS: [Key; 40] = [
         Kind::Text,
         "300MiB",
         "The largest blob that is fetched.",
+    ),
+    key(
+        "spool_bytes_max",
+        Kind::Text,
+        "10GiB",
+        "What waits for the archive takes at most this much of the disk: changes as much, and blobs as much.",
     ),
     key(
         "requests_per_second",

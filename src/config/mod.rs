@@ -62,6 +62,8 @@ pub struct Config {
     pub drill_interval: Duration,
     /// The largest blob that is fetched, in bytes.
     pub blob_bytes_max: u64,
+    /// What may wait for the archive, in bytes: changes, and as much again in blobs.
+    pub spool_bytes_max: u64,
     /// Requests a second to each host, at most; zero: no limit of ours.
     pub requests_per_second: u32,
     /// Within this time a host is asked again for every blob.
@@ -117,6 +119,8 @@ const BLOB_SWEEP_INTERVAL: (Duration, Duration) =
     (Duration::from_secs(10), Duration::from_secs(30 * 24 * 3600));
 /// Bounds of `blob_bytes_max`: 1 MiB to 5 GiB, the largest object of a single S3 copy.
 const BLOB_BYTES: (u64, u64) = (1 << 20, 5 << 30);
+/// Bounds of `spool_bytes_max`.
+const SPOOL_BYTES: (u64, u64) = (1 << 16, 1 << 50);
 /// Default and greatest value of `requests_per_second`.
 const REQUESTS_PER_SECOND: (u32, u32) = (20, 10_000);
 /// Bounds of the spans below `keep`: up to a hundred years.
@@ -163,6 +167,7 @@ impl Config {
             scrub_interval: duration(layers, "scrub_interval", "30d", PROOF_INTERVAL)?,
             drill_interval: duration(layers, "drill_interval", "1d", PROOF_INTERVAL)?,
             blob_bytes_max: size(layers, "blob_bytes_max", "300MiB", BLOB_BYTES)?,
+            spool_bytes_max: size(layers, "spool_bytes_max", "10GiB", SPOOL_BYTES)?,
             requests_per_second: requests_per_second(layers)?,
             blob_sweep_interval: duration(layers, "blob_sweep_interval", "1d", BLOB_SWEEP_INTERVAL)?,
             accounts_gone_percent: percent(layers, "accounts_gone_percent", "10")?,

@@ -300,6 +300,7 @@ fn workshop(
         keeper: Arc::clone(keeper),
         archive: Arc::clone(archive),
         sweep_interval: config.blob_sweep_interval,
+        held_bytes_max: config.spool_bytes_max,
         urls: urls.collect(),
         clock: fetcher.clock.clone(),
         metrics: Arc::clone(metrics),
@@ -352,6 +353,7 @@ fn open_applier(config: &Config, store: &Arc<dyn Store>) -> Result<(Applier, Arc
         audit_interval: config.audit_interval,
         gone_percent: config.accounts_gone_percent,
         deleted_percent: config.records_gone_percent,
+        spool_bytes_max: config.spool_bytes_max,
         ..ApplierLimits::default()
     };
     let mut applier = Applier::open(Arc::clone(store), Arc::clone(&numbers), limits).map_err(store_error)?;

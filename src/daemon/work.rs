@@ -81,6 +81,8 @@ pub struct Workshop {
     pub archive: Arc<ArchiveWatch>,
     /// Within this time a host is asked again for every blob.
     pub sweep_interval: Duration,
+    /// While so many bytes of blobs wait for the archive, no more are fetched.
+    pub held_bytes_max: u64,
     /// Base URLs of the followed hosts.
     pub urls: BTreeMap<HostName, String>,
     /// The clock.
@@ -151,6 +153,9 @@ fn due(shop: &Workshop, busy: &HashSet<Task>, draining: bool) -> Result<Vec<(Vec
     }
     if shop.keeper.get().is_none() || !shop.archive.may_write() {
         free.retain(|kind, _| !ARCHIVING.contains(kind) && *kind != TaskKind::ArchiveIdentity);
+    }
+    if shop.applier.totals().held_bytes >= shop.held_bytes_max {
+        free.remove(&TaskKind::FetchBlob);
     }
     for task in busy {
         if let Some(free) = free.get_mut(&task.kind()) {

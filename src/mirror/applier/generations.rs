@@ -83,6 +83,7 @@ impl Applier {
                     .stage
                     .put_task(group.now, &Task::ArchiveIdentity(did.clone()));
             }
+            row.unlogged = None;
             if row.head.is_some() {
                 self.schedule_snapshot(group, &did, &mut row);
             }

@@ -94,6 +94,8 @@ pub struct ApplierLimits {
     pub gone_percent: u64,
     /// When this share of an account's records goes within a day, an alarm is raised, and what was is pinned.
     pub deleted_percent: u64,
+    /// When so many bytes wait to be shipped, no more changes are queued.
+    pub spool_bytes_max: u64,
 }
 
 impl Default for ApplierLimits {
@@ -113,6 +115,7 @@ impl Default for ApplierLimits {
             audit_interval: Duration::from_secs(24 * 3600),
             gone_percent: 10,
             deleted_percent: 50,
+            spool_bytes_max: 10 << 30,
         }
     }
 }
@@ -151,6 +154,8 @@ struct Group<'a> {
     rebuilt: u64,
     /// Accounts that went off or vanished in this step.
     gone: Vec<Did>,
+    /// So much waits for the archive that no more changes are queued.
+    outbox_full: bool,
 }
 
 impl Applier {
@@ -218,6 +223,7 @@ impl Applier {
             notes: Vec::new(),
             rebuilt: 0,
             gone: Vec::new(),
+            outbox_full: self.is_outbox_full(),
         };
         let mut tasks = false;
         for input in inputs {
@@ -225,6 +231,7 @@ impl Applier {
             if needs_own_batch(&input) || group.stage.bytes() >= self.limits.batch_bytes {
                 let full = std::mem::replace(&mut group.stage, Stage::new(&*store));
                 tasks |= self.write(full)?;
+                group.outbox_full = self.is_outbox_full();
             }
             self.step(&mut group, input)?;
             self.count_gone(&mut group)?;
@@ -340,6 +347,10 @@ impl Applier {
         }
         self.cache.extend(finished.accounts);
         Ok(finished.tasks)
+    }
+
+    const fn is_outbox_full(&self) -> bool {
+        self.totals.unshipped_bytes >= self.limits.spool_bytes_max
     }
 
     /// An account's row.

@@ -134,6 +134,7 @@ impl Applier {
         row.snapshot = snapshot;
         // All of it came from there.
         row.shipped = Some(repo.rev());
+        row.unlogged = None;
         (row.journal_commits, row.journal_bytes) = (0, 0);
         for (rev, entry) in journal {
             row.journal_bytes += group.stage.put_journal(row.did_number, rev, &entry) as u64;
@@ -199,7 +200,7 @@ impl Applier {
                 if *number >= next_log {
                     return Ok(());
                 }
-                group.stage.take_outbox(*number);
+                group.stage.take_outbox(*number, entry.bytes());
                 let told = match entry {
                     OutboxEntry::Change { did, rev, .. } | OutboxEntry::Loaded { did, rev, .. } => {
                         is_told(did, *rev)

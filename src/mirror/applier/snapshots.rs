@@ -18,6 +18,8 @@ impl Applier {
             || row.journal_bytes >= self.limits.snapshot_bytes;
         let due = match row.snapshot {
             None => group.now,
+            // What the log lacks waits for nothing.
+            Some(_) if row.unlogged.is_some() => group.now,
             Some(last) if grown => last.at.plus(self.limits.snapshot_interval).max(group.now),
             Some(last) => last.at.plus(self.limits.snapshot_latest).max(group.now),
         };
@@ -49,6 +51,7 @@ impl Applier {
                 at: group.now,
                 bytes: stored.bytes,
             });
+            row.unlogged = row.unlogged.filter(|gap| gap.rev > stored.rev);
             let behind = |rev| {
                 let mut key = keyspace::encode_journal(row.did_number, rev).to_vec();
                 key.push(0);

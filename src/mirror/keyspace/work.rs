@@ -196,6 +196,8 @@ pub enum AlarmKind {
     ArchiveDamaged = 9,
     /// What was restored from the archive for a trial is not what it must be.
     DrillFailed = 10,
+    /// So much waits for the archive that no more is queued.
+    SpoolFull = 11,
 }
 
 impl AlarmKind {
@@ -213,11 +215,12 @@ impl AlarmKind {
             Self::BlobsWithheld => "blobs_withheld",
             Self::ArchiveDamaged => "archive_damaged",
             Self::DrillFailed => "drill_failed",
+            Self::SpoolFull => "spool_full",
         }
     }
 
     /// Every kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::SequenceReset,
         Self::Rollback,
         Self::MassDelete,
@@ -228,6 +231,7 @@ impl AlarmKind {
         Self::BlobsWithheld,
         Self::ArchiveDamaged,
         Self::DrillFailed,
+        Self::SpoolFull,
     ];
 
     fn from_code(code: u8) -> Option<Self> {

@@ -64,6 +64,7 @@ fn account(status: AccountStatus, sync: SyncState) -> AccountRow {
             read_at: at(15),
         }),
         awaiting_identity: true,
+        unlogged: None,
         snapshot_due: true,
         snapshot_at: Some(at(16)),
         pins: vec![Pin {
@@ -297,6 +298,7 @@ fn outbox_entries_round_trip() {
         host: host(),
         did_number: 1,
         rev: rev(2),
+        bytes: 3,
     });
     round_trip(&OutboxEntry::Loaded {
         did: did(),
