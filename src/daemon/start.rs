@@ -240,6 +240,7 @@ fn service(control: &Arc<DaemonControl>, link: &ArchiveLink) -> Service {
 fn proof(config: &Config, workshop: &Workshop, temp_dir: PathBuf) -> Proof {
     Proof {
         store: Arc::clone(&workshop.store),
+        numbers: Arc::clone(&workshop.fetcher.numbers),
         applier: workshop.applier.clone(),
         keeper: Arc::clone(&workshop.keeper),
         archive: Arc::clone(&workshop.archive),

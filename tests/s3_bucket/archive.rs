@@ -15,6 +15,7 @@ use firekeep::archive::names::{
     BlobName, BoundaryName, DeltaName, DidFolder, IdentityName, SegmentName, SnapshotName,
 };
 use firekeep::archive::snapshot_file::SnapshotEncoder;
+use firekeep::archive::state_file::{HostState, ServiceState};
 use firekeep::repo::cbor::encode;
 use firekeep::repo::commit::build_commit;
 use firekeep::repo::export::{RecordRows, RowVisitor, prove};
@@ -311,9 +312,32 @@ pub fn sample() -> Objects {
         let (change, blocks) = writer.write(None);
         objects.extend([log.segment(vec![Entry::Commit(change)], blocks)]);
     }
+    let time = "2026-01-02T03:04:05.678Z".parse().expect("a time");
+    let service = ServiceState {
+        time,
+        ..ServiceState::default()
+    };
+    let host = HostState {
+        host: "pds.test".parse().expect("a host"),
+        time,
+        url: "https://pds.test".to_owned(),
+        epoch: 0,
+        cursor: Some(7),
+        highest_seq: 7,
+        listed: Some(time),
+        last_event: None,
+        rolled_back_at: None,
+        ring: vec![(7, 1)],
+        log_next: 1,
+        accounts: BTreeMap::new(),
+    };
     objects.insert(
-        "v1/service/2026-01-02T03:04:05.678Z.json".to_owned(),
-        b"{\"pins\":[]}\n".to_vec(),
+        format!("v1/service/{}.json", "2026-01-02T03:04:05.678Z"),
+        service.encode(),
+    );
+    objects.insert(
+        format!("v1/hosts/pds.test/{}.json", "2026-01-02T03:04:05.678Z"),
+        host.encode(),
     );
     objects
 }

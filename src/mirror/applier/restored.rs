@@ -39,8 +39,9 @@ impl Applier {
         if let Some(row) = &known {
             let ours = row.head.as_ref().map(|head| head.rev);
             let theirs = restored.repo.as_ref().map(|repo| repo.repo.rev());
-            // It went on by itself, or is no older than the archive.
-            if row.account_number != restored.from_number || theirs <= ours {
+            // It went on by itself, or is no older than the archive; but a damaged copy is worth nothing.
+            let better = theirs > ours || (row.damaged && theirs == ours);
+            if row.account_number != restored.from_number || !better {
                 drop_generation(group, loaded);
                 return Ok(());
             }
