@@ -90,8 +90,15 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
             block_on(commands::drill::drill(&config, &args, json))
         }
         Command::Prune(args) => {
-            let config = load(file, &args.common.settings())?.0;
-            block_on(commands::prune::dry_run(&config, json))
+            let config = load(file, &args.settings())?.0;
+            match args.dry_run {
+                true => block_on(commands::prune::dry_run(&config, json)),
+                false => block_on(commands::forget::prune(&config, json)),
+            }
+        }
+        Command::Forget(args) => {
+            let config = load(file, &args.settings())?.0;
+            block_on(commands::forget::forget(&config, &args, json))
         }
         Command::Bucket(BucketCommand::Probe(args)) => {
             let config = load(file, &args.settings())?.0;

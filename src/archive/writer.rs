@@ -232,15 +232,63 @@ pub async fn is_claimed_by(bucket: &Bucket, generation: u64, instance: &str) -> 
     Ok(read_claim(bucket, &name).await?.instance == instance)
 }
 
-/// Whether the archive has segments of this generation that the mirror does not know of. The one that is being
-/// written may be there already.
+/// Whether the archive has segments of this generation that the mirror does not know of: they are there, or were, and
+/// the log begins behind them by now. The one that is being written may be there already.
 async fn is_ahead(bucket: &Bucket, log: &LogRow) -> Result<bool, BucketError> {
     let name = SegmentName {
         shard: SHARD,
         generation: log.generation,
         number: log.number + u64::from(log.cut.is_some()),
+        edition: 0,
     };
-    Ok(bucket.head(&name.to_string()).await?.is_some())
+    // A list may be late.
+    Ok(bucket.get(&name.to_string()).await?.is_some()
+        || is_told_from(bucket, name.generation, name.number).await?)
+}
+
+/// Whether the log has something of this generation from this number on.
+async fn is_told_from(bucket: &Bucket, generation: u64, number: u64) -> Result<bool, BucketError> {
+    let shard = SHARD;
+    let before = SegmentName {
+        shard,
+        generation,
+        number: number.saturating_sub(1),
+        edition: u32::MAX,
+    };
+    let mut found = false;
+    each_name_after(
+        bucket,
+        &SegmentName::prefix(shard),
+        Some(before.to_string()),
+        |name| {
+            let place = match name {
+                ObjectName::Segment(segment) => segment.place(),
+                ObjectName::Boundary(boundary) => boundary,
+                _ => return,
+            };
+            found |= place.generation == generation && place.number >= number;
+        },
+    )
+    .await?;
+    Ok(found)
+}
+
+/// Whether another process has gone on under this name. The two newest segments are never removed, so the one before
+/// the next is there, unless somebody else is far ahead, and has removed it. The first of a generation has none of
+/// its own.
+///
+/// # Errors
+/// When the bucket cannot be used.
+pub async fn is_left_behind(bucket: &Bucket, name: &SegmentName) -> Result<bool, BucketError> {
+    let before = SegmentName {
+        number: name.number.saturating_sub(1),
+        edition: 0,
+        ..*name
+    };
+    if bucket.head(&before.to_string()).await?.is_some() {
+        return Ok(false);
+    }
+    is_told_from(bucket, name.generation, name.number.saturating_add(1)).await
 }
 
 async fn create(
@@ -349,6 +397,7 @@ async fn behind(
             shard: SHARD,
             generation,
             number,
+            edition: 0,
         };
         if bucket.get(&name.to_string()).await?.is_some() {
             return Ok(Some(name));
@@ -373,16 +422,20 @@ pub async fn read_segment(bucket: &Bucket, name: &SegmentName) -> Result<LogFile
     LogFile::decode(decoder).map_err(|error| damaged(error.to_string()))
 }
 
-async fn each_name(
+async fn each_name(bucket: &Bucket, prefix: &str, visit: impl FnMut(ObjectName)) -> Result<(), BucketError> {
+    each_name_after(bucket, prefix, None, visit).await
+}
+
+async fn each_name_after(
     bucket: &Bucket,
     prefix: &str,
+    mut after: Option<String>,
     mut visit: impl FnMut(ObjectName),
 ) -> Result<(), BucketError> {
     debug_assert!(
         prefix.starts_with(names::ROOT),
         "all of an archive is below its root"
     );
-    let mut after = None;
     loop {
         let page = bucket.list(prefix, after.as_deref()).await?;
         page.objects
