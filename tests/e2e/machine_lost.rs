@@ -137,12 +137,13 @@ impl Scene {
         losses.count += 1;
     }
 
-    /// Every account stands in the archive, and follows.
+    /// Every account stands in the archive with its blobs, and follows: from here on the promise holds.
     fn wait_protected(&self, running: &mut Running) {
         running.wait_status("every account is live and in the archive", |status| {
             status.sync("live") == ACCOUNTS
                 && status.accounts("held") == ACCOUNTS
                 && status.archive("accounts_due") == 0
+                && status.blobs("wanted") + status.blobs("held") == 0
         });
     }
 
