@@ -10,8 +10,11 @@ use firekeep::archive::content_type::ContentType;
 use firekeep::archive::identity::{self, ArchiveId};
 use firekeep::archive::identity_file::IdentityFile;
 use firekeep::archive::log_file::{Change, Entry, FORMAT, LogFile, LogIndex, Op, Origin};
-use firekeep::archive::names::{BlobName, DeltaName, DidFolder, IdentityName, SegmentName, SnapshotName};
+use firekeep::archive::names::{
+    BlobName, DeltaName, DidFolder, IdentityName, SegmentName, ServiceName, SnapshotName,
+};
 use firekeep::archive::snapshot_file::SnapshotEncoder;
+use firekeep::archive::state_file::ServiceState;
 use firekeep::repo::cbor::encode;
 use firekeep::repo::commit::build_commit;
 use firekeep::repo::export::{RecordRows, RowVisitor, prove};
@@ -299,10 +302,11 @@ pub fn sample() -> Objects {
         let (change, blocks) = writer.write(None);
         objects.extend([log.segment(vec![Entry::Commit(change)], blocks)]);
     }
-    objects.insert(
-        "v1/service/2026-01-02T03:04:05.678Z.json".to_owned(),
-        b"{\"pins\":[]}\n".to_vec(),
-    );
+    let service = ServiceState {
+        time: NOW,
+        ..ServiceState::default()
+    };
+    objects.insert(ServiceName { time: NOW }.to_string(), service.encode());
     objects
 }
 
