@@ -255,7 +255,10 @@ fn machine_lost() {
             let running = next.spawn();
             std::thread::sleep(chance.below(Duration::from_millis(1500)));
             running.kill_nine();
-            std::fs::remove_dir_all(&next.data_dir).expect("removes");
+            // It may not have come as far as making one.
+            if next.data_dir.exists() {
+                std::fs::remove_dir_all(&next.data_dir).expect("removes");
+            }
             let alone = scene.alone(&next);
             for (did, rev) in &known {
                 let (now, _) = alone.car(did);
