@@ -12,12 +12,14 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::bucket::{Body, Bucket, BucketError, PutOptions, PutOutcome};
 use super::content_type::ContentType;
 use super::log_file::{LogFile, PLAIN_BYTES_MAX};
 use super::names::{self, ObjectName, SegmentName, WriterName};
+use super::sealed::{self, Seal};
 use super::snapshot_file::SnapshotDecoder;
 use crate::mirror::rows::LogRow;
 use crate::types::{Cid, Timestamp};
@@ -33,7 +35,7 @@ const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// A claim, as it stands in the archive.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 struct Claim {
     /// The mirror that claims: its own random name.
     instance: String,
@@ -302,12 +304,10 @@ async fn create(
         generation,
     };
     let name = writer.to_string();
-    let claim = Claim {
-        instance: instance.to_owned(),
-        claimed: now.to_string(),
-    };
-    let mut text = serde_json::to_vec_pretty(&claim).expect("strings have a JSON form");
-    text.push(b'\n');
+    let text = sealed::seal(Map::from_iter([
+        ("instance".to_owned(), Value::from(instance)),
+        ("claimed".to_owned(), Value::from(now.to_string())),
+    ]));
     let options = PutOptions::create(ContentType::json());
     let put = bucket.put(&name, Body::Bytes(text.into()), &options);
     match put.await? {
@@ -342,6 +342,13 @@ async fn newest_claim(bucket: &Bucket, known: u64) -> Result<Option<(u64, Claim)
 
 async fn read_claim(bucket: &Bucket, name: &WriterName) -> Result<Claim, ClaimError> {
     let bytes = read_claim_bytes(bucket, name).await?;
+    if sealed::check(&bytes) != Seal::Sound {
+        return Err(damaged(
+            bucket,
+            name,
+            "its own checksum does not fit its bytes".to_owned(),
+        ));
+    }
     serde_json::from_slice(&bytes).map_err(|error| damaged(bucket, name, error.to_string()))
 }
 

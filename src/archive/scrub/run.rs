@@ -290,7 +290,7 @@ impl Scrub<'_> {
                 }
                 _ => {
                     let read = self.reader.bytes(&text, JSON_BYTES_MAX).await;
-                    let must_be_sealed = matches!(name, ObjectName::Archive);
+                    let must_be_sealed = matches!(name, ObjectName::Archive | ObjectName::Writer(_));
                     read.and_then(|bytes| check_json(&bytes, must_be_sealed))
                 }
             };
