@@ -408,3 +408,12 @@ pub(crate) fn pack(plain: &[u8]) -> Vec<u8> {
     encoder.write_all(plain).expect("a Vec takes all");
     encoder.finish().expect("as announced").0
 }
+
+/// A writer's claim, as its object holds it.
+pub(crate) fn claimed_by(instance: &str) -> Vec<u8> {
+    let text = |text: &str| serde_json::Value::from(text);
+    super::sealed::seal(serde_json::Map::from_iter([
+        ("instance".to_owned(), text(instance)),
+        ("claimed".to_owned(), text("2026-01-01T00:00:00.000Z")),
+    ]))
+}

@@ -3,17 +3,17 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use firekeep::archive::bucket::{Body, Bucket, PutOptions};
-use firekeep::archive::content_type::ContentType;
+use firekeep::archive::bucket::Bucket;
 use firekeep::archive::erase::note::What;
 use firekeep::archive::erase::run::{Erased, Eraser};
 use firekeep::archive::held::{Letting, Visit};
-use firekeep::archive::names::{ObjectName, WriterName};
+use firekeep::archive::names::ObjectName;
 use firekeep::archive::probe::old_versions;
 use firekeep::archive::prune::{Answered, Held, Known, KnownBlob, Memory, PruneError, Pruned, Pruner, Right};
 use firekeep::archive::retention::Keep;
 use firekeep::archive::scrub::run::Options;
 use firekeep::archive::scrub::{Report, Sample};
+use firekeep::archive::writer;
 use firekeep::mirror::StoreError;
 use firekeep::mirror::input::Erase;
 use firekeep::types::{Cid, Did, Digest};
@@ -71,15 +71,11 @@ fn right() -> Right {
 /// The sample, and the claim of the writer that it ends with.
 async fn prepare(bucket: &Bucket) {
     fill(bucket, &sample()).await;
-    let claim = WriterName {
-        shard: 0,
-        generation: 2,
-    };
-    let claimed = br#"{"instance": "us", "claimed": "then"}"#.to_vec();
-    let options = PutOptions::create(ContentType::json());
-    let name = claim.to_string();
-    let put = bucket.put(&name, Body::Bytes(claimed.into()), &options);
-    put.await.expect("puts");
+    for (instance, take_over) in [("one before", false), ("us", true)] {
+        writer::claim(bucket, instance, None, take_over, NOW)
+            .await
+            .expect("free, or taken over");
+    }
 }
 
 async fn prune(bucket: &Bucket, temp: &std::path::Path) -> Result<Pruned, PruneError> {

@@ -17,7 +17,7 @@ use crate::archive::reader::{ArchiveReader, ReadError};
 use crate::archive::scrub::run::{Options, Progress, verify};
 use crate::archive::scrub::{Report, Sample};
 use crate::archive::snapshot_file::SnapshotDecoder;
-use crate::archive::test_archive::{Churn, TestArchive};
+use crate::archive::test_archive::{Churn, TestArchive, claimed_by};
 use crate::archive::timeline::At;
 use crate::mirror::StoreError;
 use crate::mirror::input::Erase;
@@ -100,12 +100,7 @@ impl Case {
             shard: 0,
             generation: 1,
         };
-        archive
-            .put(
-                &claim.to_string(),
-                br#"{"instance": "us", "claimed": "then"}"#.to_vec(),
-            )
-            .await;
+        archive.put(&claim.to_string(), claimed_by("us")).await;
         Self {
             archive,
             now: churn.last().received,
@@ -505,12 +500,7 @@ async fn only_the_writer_erases_and_nothing_damaged_is_written_again() {
         shard: 0,
         generation: 2,
     };
-    case.archive
-        .put(
-            &newer.to_string(),
-            br#"{"instance": "them", "claimed": "now"}"#.to_vec(),
-        )
-        .await;
+    case.archive.put(&newer.to_string(), claimed_by("them")).await;
     let before = case.names().await;
     let what = What::Cid(case.versions[1]);
     assert!(matches!(case.erase(&what).await, Err(PruneError::NotOurs(_))));

@@ -7,7 +7,7 @@ use super::super::names::{ObjectName, WriterName};
 use super::super::reader::ArchiveReader;
 use super::super::scrub::run::{Options, Progress, verify};
 use super::super::scrub::{Report, Sample};
-use super::super::test_archive::{Churn, START, TestArchive, blob};
+use super::super::test_archive::{Churn, START, TestArchive, blob, claimed_by};
 use super::super::timeline::At;
 use super::*;
 use crate::archive::names::BlobName;
@@ -87,12 +87,7 @@ impl Case {
             shard: 0,
             generation: 1,
         };
-        archive
-            .put(
-                &claim.to_string(),
-                br#"{"instance": "us", "claimed": "then"}"#.to_vec(),
-            )
-            .await;
+        archive.put(&claim.to_string(), claimed_by("us")).await;
         for number in 0..9 {
             archive.blob(churn.did(), &blob(number)).await;
         }
@@ -493,12 +488,7 @@ async fn only_the_writer_prunes() {
         shard: 0,
         generation: 2,
     };
-    case.archive
-        .put(
-            &newer.to_string(),
-            br#"{"instance": "them", "claimed": "now"}"#.to_vec(),
-        )
-        .await;
+    case.archive.put(&newer.to_string(), claimed_by("them")).await;
     let before = case.names().await;
     assert!(matches!(case.prune().await, Err(PruneError::NotOurs(_))));
     assert_eq!(case.names().await, before);
