@@ -2,7 +2,9 @@
 //! The commands that ask a running daemon, through its private listener; and below, those that need none.
 
 pub mod bucket;
+pub mod keys;
 pub mod prune;
+pub mod restore;
 pub mod verify;
 
 pub mod recall;

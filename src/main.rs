@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use firekeep::cli::{BucketCommand, Cli, Command, ConfigCommand, RunArgs};
+use firekeep::cli::{
+    BucketCommand, Cli, Command, ConfigCommand, KeyCommand, PlcCommand, RestoreCommand, RunArgs,
+};
 use firekeep::commands::{self, recall};
 use firekeep::config::{Config, ConfigError, Layers, LogFormat};
 use firekeep::daemon::{self, DaemonError, exit};
@@ -76,6 +78,22 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
             let answer = block_on(recall::export(&config, &args, &mut std::io::stdout()))?;
             // Where stdout has the repository, it has nothing else.
             answer.print(json && args.output.as_deref() != Some("-"))
+        }
+        Command::Restore(RestoreCommand::Account(args)) => {
+            let config = load(file, &args.settings())?.0;
+            block_on(commands::restore::account(&config, &args, json))
+        }
+        Command::Key(KeyCommand::Generate { curve, output }) => {
+            commands::keys::generate(curve, &output, json)
+        }
+        Command::Key(KeyCommand::Show { file }) => commands::keys::show(&file, json),
+        Command::Plc(PlcCommand::Log(args)) => {
+            let config = load(file, &args.settings())?.0;
+            block_on(commands::keys::plc_log(&config, &args.did, true, json))
+        }
+        Command::Plc(PlcCommand::Verify(args)) => {
+            let config = load(file, &args.settings())?.0;
+            block_on(commands::keys::plc_log(&config, &args.did, false, json))
         }
         Command::Health(args) => {
             let config = load(file, &args.settings())?.0;

@@ -23,7 +23,7 @@ use super::names::{self, BlobName, DeltaName, DidFolder, NameError, ObjectName, 
 use super::settings::ArchiveConfig;
 use super::snapshot_file::SnapshotDecoder;
 use super::timeline::{Fault, Hides, Timeline, TimelineBuilder};
-use crate::types::{Cid, Did, RepoPath};
+use crate::types::{Cid, Did, Digest, RepoPath};
 
 /// Largest segment or delta that is read, in bytes, as it is stored.
 const LOG_OBJECT_BYTES_MAX: usize = PLAIN_BYTES_MAX as usize + (1 << 20);
@@ -336,6 +336,30 @@ impl ArchiveReader {
             blob: *cid.digest(),
         };
         Ok(self.bucket.get(&name.to_string()).await?)
+    }
+
+    /// The sizes of all of an account's blobs, by their hash.
+    ///
+    /// # Errors
+    /// When the store does not answer, or refuses.
+    pub async fn blob_sizes(&self, did: &Did) -> Result<BTreeMap<Digest, u64>, ReadError> {
+        let prefix = BlobName::prefix(&DidFolder::try_from(did)?);
+        let (mut sizes, mut after) = (BTreeMap::new(), None::<String>);
+        loop {
+            let page = self.bucket.list(&prefix, after.as_deref()).await?;
+            for object in page.objects {
+                if let Ok(ObjectName::Blob(name)) = object.name.parse() {
+                    sizes.insert(name.blob, object.size);
+                }
+            }
+            if sizes.len() > OBJECTS_MAX {
+                return Err(ReadError::TooMany(prefix));
+            }
+            match page.next {
+                Some(next) if after.as_ref().is_none_or(|after| *after < next) => after = Some(next),
+                _ => return Ok(sizes),
+            }
+        }
     }
 
     /// Every name that begins with `prefix`.

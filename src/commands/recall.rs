@@ -241,6 +241,21 @@ impl Account {
     }
 }
 
+/// A moment of an account for a restore: proven, its signature too if keys are given; what to know about it; and
+/// whether it may not be what was asked for.
+pub(super) async fn moment(
+    config: &Config,
+    did: &Did,
+    at: Option<&str>,
+    keys: &[SigningKey],
+) -> Result<(ArchiveReader, Rebuilt, Vec<String>, bool), DaemonError> {
+    let mut account = Account::open(config, did, None, &JudgeArgs::default()).await?;
+    account.keys = keys.to_vec();
+    let found = account.find(at).await?;
+    let notes = [account.faults(), found.notes].concat();
+    Ok((account.reader, found.rebuilt, notes, found.short))
+}
+
 /// A moment for programs.
 fn moment_json(account: &Account, found: &Found) -> Value {
     json!({

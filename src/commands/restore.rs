@@ -1,0 +1,384 @@
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "shell: files, the network, the terminal"
+)]
+//! `firekeep restore account`: finds out, shows the plan, asks, and does it.
+
+mod secrets;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::{failed, print, recall};
+use crate::cli::RestoreAccountArgs;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::daemon::{DaemonError, exit};
+use crate::http::address::AddressPolicy;
+use crate::http::client::Upstream;
+use crate::identity::document::PdsEndpoint;
+use crate::identity::plc_log::PlcLog;
+use crate::repo::signing_key::SigningKey;
+use crate::restore::RestoreError;
+use crate::restore::account::{Report, Restore, Watcher};
+use crate::restore::directory::Directory;
+use crate::restore::ledger::{self, Ledger, State, Step};
+use crate::restore::pds::Pds;
+use crate::restore::plan::{Findings, Given, HandleOwner, Standing};
+use crate::restore::secret::UserSecret;
+use crate::restore::source::Backup;
+use crate::types::{Did, DidMethod, HostName};
+
+pub(super) use self::secrets::read_secret;
+
+impl From<RestoreError> for DaemonError {
+    fn from(error: RestoreError) -> Self {
+        let code = match error {
+            RestoreError::Failed(_) => exit::FAILED,
+            RestoreError::Unproven(_) => exit::UNVERIFIED,
+            RestoreError::NoBackup(_) => exit::NO_BACKUP,
+        };
+        let text = error.to_string();
+        Self { code, text }
+    }
+}
+
+fn usage(text: impl Into<String>) -> DaemonError {
+    let (code, text) = (exit::USAGE, text.into());
+    DaemonError { code, text }
+}
+
+/// What the identity says.
+struct Known {
+    log: Option<PlcLog>,
+    key: Option<SigningKey>,
+    handle: Option<String>,
+    pds: Option<String>,
+}
+
+/// The client, which may reach what the caller names, wherever it is.
+pub(super) fn directory(config: &Config, named: &[&str]) -> Result<Directory, DaemonError> {
+    let clock = Clock::system();
+    let host = |url: &str| -> Option<HostName> {
+        let (_, rest) = url.split_once("://")?;
+        rest.split('/').next()?.parse().ok()
+    };
+    let trusted = named
+        .iter()
+        .copied()
+        .chain([config.plc_url.as_str()])
+        .filter_map(host);
+    let policy = AddressPolicy::new(config.dev_mode, trusted);
+    let http = Upstream::new(policy, clock.clone()).map_err(|error| failed(error.to_string()))?;
+    Ok(Directory {
+        http,
+        plc_url: config.plc_url.clone(),
+        dev_mode: config.dev_mode,
+        clock,
+    })
+}
+
+/// `firekeep restore account`
+///
+/// # Errors
+/// When it cannot be done, with what to do.
+pub async fn account(config: &Config, args: &RestoreAccountArgs, as_json: bool) -> Result<u8, DaemonError> {
+    let did: Did = args
+        .did
+        .parse()
+        .map_err(|_| usage(format!("{:?} is no DID", args.did)))?;
+    let to = PdsEndpoint::parse(&args.to, config.dev_mode);
+    let to = to
+        .map_err(|error| usage(format!("--to {:?}: {error}", args.to)))?
+        .origin();
+    let rotation = secrets::rotation_key(args, &did)?;
+    let signer = args.signing_key_file.as_deref().map(read_secret).transpose()?;
+    let from = args.from.as_deref().unwrap_or_default().trim_end_matches('/');
+    let directory = directory(config, &[to.as_str(), from])?;
+    let temp_dir = std::env::temp_dir();
+    let ledger_path = args
+        .ledger
+        .clone()
+        .unwrap_or_else(|| default_ledger(config, &did));
+    let begun = ledger::read(&ledger_path)?;
+
+    let known = known(&directory, &did).await?;
+    let (backup, short) = backup(config, args, &directory, &did, &known, begun.as_ref()).await?;
+    let asking = Pds::new(directory.http.clone(), &to, &did, Zeroizing::default());
+    let server = asking.describe().await?;
+    let standing = asking.standing().await?;
+    let given = Given {
+        handle: args
+            .handle
+            .clone()
+            .or_else(|| begun.as_ref().map(|state| state.handle.clone())),
+        email: args.email.is_some(),
+        invite: args.invite_code_file.is_some(),
+        verification: args.verification_code.is_some(),
+        dropped: args.drop_rotation_keys.clone(),
+        overwrite: args.overwrite,
+    };
+    let handle = given.handle.as_deref().or(known.handle.as_deref());
+    let owner = match (handle, &standing) {
+        (Some(handle), Standing::Absent) => asking.owner(handle).await?,
+        _ => HandleOwner::Nobody,
+    };
+    let elsewhere = known.pds.as_deref().filter(|pds| pds.trim_end_matches('/') != to);
+    let old_pds_active = match elsewhere {
+        Some(pds) => asking.is_active_at(pds).await,
+        None => false,
+    };
+    let facts = &backup.facts;
+    let fresh = |handle: &str| {
+        let (rev, commit) = (facts.rev.to_string(), facts.commit.to_string());
+        ledger::begin(did.as_str(), (&to, &server.did), handle, &rev, &commit)
+    };
+    let same = begun.as_ref().filter(|state| state.check(&fresh("")).is_ok());
+    let findings = Findings {
+        did: &did,
+        backup: facts,
+        server: &server,
+        log: known.log.as_ref(),
+        signing_key: known.key.as_ref(),
+        handle: known.handle.as_deref(),
+        pds: known.pds.as_deref(),
+        old_pds_active,
+        standing: &standing,
+        owner: &owner,
+        begun_by_us: same.is_some(),
+        activated_by_us: same.is_some_and(|state| state.has(Step::Activating)),
+        rotation: rotation.as_ref(),
+        signer: signer.as_ref(),
+        given: &given,
+        now: directory.clock.now(),
+    };
+    let plan = findings.plan();
+    let incomplete = short || facts.withheld > 0 || !plan.missing.is_empty() || !plan.too_large.is_empty();
+    if args.dry_run {
+        print(&match as_json {
+            true => format!("{:#}\n", findings.json(&plan)),
+            false => findings.text(&plan),
+        })?;
+        return Ok(match (plan.refusals.is_empty(), incomplete) {
+            (false, _) => exit::FAILED,
+            (true, true) => exit::INCOMPLETE,
+            (true, false) => 0,
+        });
+    }
+    eprint!("{}", findings.text(&plan));
+    if !plan.refusals.is_empty() {
+        return Err(failed("nothing was changed; the plan says why".to_owned()));
+    }
+    let password = secrets::password(args, standing == Standing::Absent)?;
+    let invite = args
+        .invite_code_file
+        .as_deref()
+        .map(secrets::read_text)
+        .transpose()?;
+    if !args.yes && !secrets::confirmed()? {
+        return Err(failed("nothing was changed".to_owned()));
+    }
+
+    let mut ledger = Ledger::open(&ledger_path, fresh(&plan.handle))?;
+    let watcher = Terminal::new();
+    let pds = Pds::new(directory.http.clone(), &to, &did, password);
+    let restore = Restore {
+        did: &did,
+        pds: &pds,
+        pds_did: &server.did,
+        directory: &directory,
+        backup: &backup,
+        plan: &plan,
+        rotation: rotation.as_ref(),
+        signer: signer.as_ref(),
+        dropped: &args.drop_rotation_keys,
+        email: args.email.as_deref(),
+        invite: invite.as_ref().map(|text| text.as_str()),
+        verification: args.verification_code.as_deref(),
+        temp_dir: &temp_dir,
+        watcher: &watcher,
+    };
+    let report = restore.run(&mut ledger).await;
+    watcher.bar.finish_and_clear();
+    let report = report.map_err(|error| with_ledger(error, ledger.path()))?;
+    show(&did, &to, &plan.handle, &report, facts.withheld, as_json)?;
+    Ok(match incomplete || !report.missing.is_empty() {
+        true => exit::INCOMPLETE,
+        false => 0,
+    })
+}
+
+fn with_ledger(error: RestoreError, path: &Path) -> DaemonError {
+    let mut error = DaemonError::from(error);
+    error.text = format!("{}\n  what was done is in {}", error.text, path.display());
+    error
+}
+
+fn default_ledger(config: &Config, did: &Did) -> PathBuf {
+    let name = did
+        .as_str()
+        .replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "-");
+    config.data_dir.join("restore").join(format!("{name}.json"))
+}
+
+async fn known(directory: &Directory, did: &Did) -> Result<Known, DaemonError> {
+    if did.method() == DidMethod::Plc {
+        let log = directory.log(did).await?;
+        let state = log.current().cloned();
+        return Ok(Known {
+            key: state.as_ref().and_then(|state| state.signing_key.clone()),
+            handle: state.as_ref().and_then(|state| state.handle.clone()),
+            pds: state.and_then(|state| state.pds),
+            log: Some(log),
+        });
+    }
+    let document = directory.document(did).await?;
+    Ok(Known {
+        log: None,
+        key: document.key,
+        handle: document.handle,
+        pds: document.host.map(|host| host.origin()),
+    })
+}
+
+/// Opens and proves the backup. True: it may not be what was asked for.
+async fn backup(
+    config: &Config,
+    args: &RestoreAccountArgs,
+    directory: &Directory,
+    did: &Did,
+    known: &Known,
+    begun: Option<&State>,
+) -> Result<(Backup, bool), DaemonError> {
+    let mut keys: Vec<SigningKey> = Vec::new();
+    for text in &args.keys {
+        let key = SigningKey::from_did_key(text);
+        keys.push(key.map_err(|error| usage(format!("--key {text:?}: {error}")))?);
+    }
+    keys.extend(known.key.clone());
+    if let Some(log) = &known.log {
+        keys.extend(log.signing_keys().iter().map(|logged| logged.key().clone()));
+    }
+    let temp_dir = std::env::temp_dir();
+    let from = args.from.as_deref().unwrap_or_default();
+    let of_archive = from.is_empty() || from.starts_with("file://") || from.starts_with("s3://");
+    let of_host = from.starts_with("https://") || from.starts_with("http://");
+    if !of_archive && args.at.is_some() {
+        return Err(usage("--at is for archives; anything else holds one moment"));
+    }
+    if args.blobs.is_some() && (of_archive || of_host) {
+        return Err(usage(
+            "--blobs belongs to a .car file; an archive or a Firekeep has its own",
+        ));
+    }
+    if of_archive {
+        // What was begun goes on with the same moment, though the archive may have newer ones by now.
+        let at = args
+            .at
+            .as_deref()
+            .or_else(|| begun.map(|state| state.rev.as_str()));
+        let (reader, rebuilt, notes, short) = recall::moment(config, did, at, &keys).await?;
+        return Ok((
+            Backup::of_archive(rebuilt, reader, notes, &temp_dir).await?,
+            short,
+        ));
+    }
+    let backup = if of_host {
+        let url = from.trim_end_matches('/');
+        Backup::of_host(directory.http.clone(), url, did, &keys, &temp_dir).await?
+    } else {
+        Backup::of_file(Path::new(from), args.blobs.as_deref(), did, &keys, &temp_dir)?
+    };
+    Ok((backup, false))
+}
+
+fn show(
+    did: &Did,
+    to: &str,
+    handle: &str,
+    report: &Report,
+    withheld: u64,
+    as_json: bool,
+) -> Result<(), DaemonError> {
+    let (blobs, of) = report.blobs;
+    if as_json {
+        let missing = report
+            .missing
+            .iter()
+            .map(|(cid, why)| json!({ "cid": cid, "why": why }));
+        let value = json!({
+            "did": did.as_str(),
+            "pds": to,
+            "handle": handle,
+            "rev": report.rev,
+            "records": report.records,
+            "withheld": withheld,
+            "blobs": blobs,
+            "blobs_expected": of,
+            "blobs_missing": missing.collect::<Vec<_>>(),
+            "signing_key": report.signing_key,
+            "undoable_until": report.undoable_until.map(|time| time.to_string()),
+        });
+        print(&format!("{value:#}\n"))?;
+        return Ok(());
+    }
+    let mut text = format!(
+        "{did} is active at {to} as {handle}: {} records read back and equal to the backup, {blobs} of {of} blobs\n",
+        report.records
+    );
+    for (cid, why) in report.missing.iter().take(100) {
+        text.push_str(&format!("missing: blob {cid}: {why}\n"));
+    }
+    if let Some(until) = report.undoable_until {
+        text.push_str(&format!(
+            "until {until} a holder of a stronger rotation key can undo the change of the identity\n"
+        ));
+    }
+    text.push_str("preferences are private and no part of this backup; set them again\n");
+    print(&text)?;
+    Ok(())
+}
+
+/// Tells of the steps on stderr, with a bar for blobs where somebody looks.
+struct Terminal {
+    bar: ProgressBar,
+}
+
+impl Terminal {
+    fn new() -> Self {
+        let target = match std::io::stderr().is_terminal() {
+            true => ProgressDrawTarget::stderr(),
+            false => ProgressDrawTarget::hidden(),
+        };
+        let bar = ProgressBar::with_draw_target(Some(0), target);
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} blobs, {eta} left");
+        if let Ok(style) = style {
+            bar.set_style(style);
+        }
+        Self { bar }
+    }
+}
+
+impl Watcher for Terminal {
+    fn say(&self, text: &str) {
+        self.bar.suspend(|| {
+            // Nobody may be there to read it.
+            let _unread = writeln!(std::io::stderr(), "firekeep: {text}");
+        });
+    }
+
+    fn blobs(&self, done: u64, of: u64) {
+        self.bar.set_length(of);
+        self.bar.set_position(done);
+    }
+}
+
+/// For the commands beside this one.
+pub(super) fn secret_of(text: &str) -> Result<UserSecret, DaemonError> {
+    UserSecret::parse(text).map_err(|error| failed(error.to_string()))
+}
