@@ -139,6 +139,11 @@ pub async fn account(config: &Config, args: &RestoreAccountArgs, as_json: bool) 
         ledger::begin(did.as_str(), (&to, &server.did), handle, &rev, &commit)
     };
     let same = begun.as_ref().filter(|state| state.check(&fresh("")).is_ok());
+    let own: Vec<String> = same
+        .iter()
+        .flat_map(|state| &state.operations)
+        .map(|kept| kept.cid.clone())
+        .collect();
     let findings = Findings {
         did: &did,
         backup: facts,
@@ -150,6 +155,7 @@ pub async fn account(config: &Config, args: &RestoreAccountArgs, as_json: bool) 
         old_pds_active,
         standing: &standing,
         owner: &owner,
+        own_operations: &own,
         begun_by_us: same.is_some(),
         activated_by_us: same.is_some_and(|state| state.has(Step::Activating)),
         rotation: rotation.as_ref(),

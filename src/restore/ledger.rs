@@ -182,9 +182,10 @@ impl Ledger {
             Err(TryLockError::Error(error)) => return Err(cannot("lock", path, &error)),
         }
         let state = match read(path)? {
-            Some(state) => {
+            Some(mut state) => {
                 let same = state.check(&begun);
                 same.map_err(|why| cannot("use", path, &format!("{why}; name another with --ledger")))?;
+                state.handle = begun.handle;
                 state
             }
             None => begun,

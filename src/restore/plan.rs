@@ -126,6 +126,8 @@ pub struct Findings<'a> {
     pub standing: &'a Standing,
     /// Whose the handle is.
     pub owner: &'a HandleOwner,
+    /// Operations of earlier runs of this restore.
+    pub own_operations: &'a [String],
     /// Whether an earlier run of this restore made or took the account there.
     pub begun_by_us: bool,
     /// Whether an earlier run of this restore activated it.
@@ -307,6 +309,9 @@ impl Findings<'_> {
         }
         for entry in log.entries().iter().filter(|entry| !entry.nullified) {
             let age = self.now.since(entry.created_at);
+            if self.own_operations.contains(&entry.cid.to_string()) {
+                continue;
+            }
             if age < RECOVERY_WINDOW && log.entries().first() != Some(entry) {
                 plan.warnings.push(format!(
                     "the identity was changed at {} ({}); if that was not you, a stronger key can undo it for {} more",

@@ -85,9 +85,11 @@ impl World {
         for (number, did) in sandbox.dids().into_iter().enumerate() {
             let key = sandbox.folder().join(format!("user{number}.key"));
             let curve = if number % 2 == 0 { "k256" } else { "p256" };
-            let made = firekeep.ask(&["key", "generate", "--curve", curve, "-o", text(&key), "--json"]);
-            assert_eq!(made.code, 0, "{}", made.stderr);
-            let made: Value = serde_json::from_str(&made.stdout).expect("JSON");
+            let mut command = firekeep.command();
+            command.args(["key", "generate", "--curve", curve, "-o", text(&key), "--json"]);
+            let made = command.output().expect("firekeep runs");
+            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+            let made: Value = serde_json::from_slice(&made.stdout).expect("JSON");
             let public = made["keys"][0]["did_key"].as_str().expect("a key");
             sandbox.account("add-key", &did, &["--key", public]);
             sandbox.post_picture(&did);
@@ -162,12 +164,12 @@ impl World {
         assert_eq!(said["blobs"], said["blobs_expected"]);
         assert_eq!(said["blobs"], account.blobs.len());
         let url = self.sandbox.url_of(1);
-        // The tree of before: only the commit is another, signed by the new PDS.
+        // The tree of before: only the commit is another, signed by the new PDS, and the header that names it.
         let now = repository(&url, did);
         let (old, new) = (blocks(&account.car), blocks(&now));
         assert_eq!(
             (old.difference(&new).count(), new.difference(&old).count()),
-            (1, 1),
+            (2, 2),
             "{did}"
         );
         assert_eq!(blobs(&url, did), account.blobs);
@@ -273,7 +275,7 @@ fn restore() {
     // Killed at every boundary, each time gone on with.
     let with = [
         "--handle",
-        "first.pds2.test",
+        "one-back.pds2.test",
         "--rotation-key-file",
         text(&first.key),
     ];
@@ -285,23 +287,38 @@ fn restore() {
         assert_eq!(*pds == world.sandbox.url_of(1).as_str(), moved, "{point}");
     }
     let done = world.restore(first, &from_archive, &with, None);
-    world.check(first, "first.pds2.test", &done);
+    world.check(first, "one-back.pds2.test", &done);
     let operations = &identity(&world.sandbox, &first.did)["operations"];
     assert_eq!(
         *operations, 4,
         "each operation was sent once: genesis, the user's key, a temporary key, the move"
     );
 
-    // From a bare CAR and a folder, in one go, with a key of the other curve.
+    // From a bare CAR and a folder, with a key of the other curve. What the new PDS refuses is said, and can be mended.
     let with = [
         "--handle",
-        "second.pds2.test",
+        "first.pds2.test",
+        "--rotation-key-file",
+        text(&second.key),
+    ];
+    let reserved = world.restore(second, &from_car, &with, None);
+    assert_eq!(reserved.code, 1, "{}", reserved.stderr);
+    for what in [
+        "Reserved handle",
+        "choose another handle",
+        "still points to the old PDS",
+    ] {
+        assert!(reserved.stderr.contains(what), "{what}: {}", reserved.stderr);
+    }
+    let with = [
+        "--handle",
+        "two-back.pds2.test",
         "--rotation-key-file",
         text(&second.key),
     ];
     let done = world.restore(second, &from_car, &with, None);
     let log = done.stderr.clone();
-    world.check(second, "second.pds2.test", &done);
+    world.check(second, "two-back.pds2.test", &done);
     let order = [
         "temporary signing key; it",
         "making the account",
@@ -320,7 +337,10 @@ fn restore() {
     );
 
     // The stream of the new PDS tells the account only when it is whole, and a second Firekeep verifies it all.
-    let pds2 = world.sandbox.info()["pds"][1]["data_dir"].as_str().expect("a folder").to_owned();
+    let pds2 = world.sandbox.info()["pds"][1]["data_dir"]
+        .as_str()
+        .expect("a folder")
+        .to_owned();
     let emitted = Emitted::of(&PathBuf::from(pds2));
     for account in &accounts {
         println!("{:?}", emitted.of_account(&account.did));
@@ -362,7 +382,7 @@ fn refused(world: &mut World, first: &Before, second: &Before, from_archive: &[&
     world.sandbox.create_account("taken", "pds2");
     let key = ["--rotation-key-file", text(&first.key)];
     let other = ["--rotation-key-file", text(&second.key)];
-    let handle = ["--handle", "first.pds2.test"];
+    let handle = ["--handle", "one-back.pds2.test"];
     let cases: [(&[&str], Vec<&str>, i32, &str); 7] = [
         (
             from_archive,
@@ -379,7 +399,7 @@ fn refused(world: &mut World, first: &Before, second: &Before, from_archive: &[&
         ),
         (
             from_archive,
-            [key, ["--handle", "first.pds1.test"]].concat(),
+            [key, ["--handle", "one-back.pds1.test"]].concat(),
             1,
             "choose one with --handle",
         ),

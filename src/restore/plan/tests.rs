@@ -19,6 +19,7 @@ struct World {
     given: Given,
     rotation: Option<UserSecret>,
     signer: Option<UserSecret>,
+    own: Vec<String>,
     begun: bool,
     activated: bool,
     now: Timestamp,
@@ -75,6 +76,7 @@ fn world() -> World {
         },
         rotation: Some(user(1)),
         signer: None,
+        own: Vec::new(),
         begun: false,
         activated: false,
         now: START.plus(30 * DAY),
@@ -97,6 +99,7 @@ impl World {
             old_pds_active: false,
             standing: &self.standing,
             owner: &self.owner,
+            own_operations: &self.own,
             begun_by_us: self.begun,
             activated_by_us: self.activated,
             rotation: self.rotation.as_ref(),
@@ -137,6 +140,17 @@ fn a_good_plan() {
     for (step, what) in plan.steps.iter().zip(order) {
         assert!(step.contains(what), "{step}: {what}");
     }
+}
+
+#[test]
+fn our_own_operations_are_nothing_new() {
+    let mut world = world();
+    let next = LogMaker::operation(&[1, 2], &key(22), "old.test", Some(&world.log.last_cid()));
+    world.log.push(next, 1);
+    world.now = START.plus(DAY);
+    assert_eq!(world.plan().warnings.len(), 1);
+    world.own = vec![world.log.last_cid()];
+    assert_eq!(world.plan().warnings, Vec::<String>::new());
 }
 
 /// A spoilt world, and what the plan must say to it.
