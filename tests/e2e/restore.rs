@@ -40,11 +40,15 @@ struct Before {
     blobs: BTreeSet<String>,
     identity: Value,
     key: PathBuf,
+    /// Its signing key, as its PDS had it.
+    signing_key: PathBuf,
 }
 
 struct World {
     sandbox: Sandbox,
     firekeep: Firekeep,
+    /// The daemon that followed the lost PDS.
+    mirror: Firekeep,
     archive: String,
     password: PathBuf,
     /// All that a restore ever printed.
@@ -94,7 +98,13 @@ impl World {
             sandbox.account("add-key", &did, &["--key", public]);
             sandbox.post_picture(&did);
             let url = sandbox.url_of(0);
+            let signing_key = sandbox.folder().join(format!("signing{number}.key"));
+            let bytes =
+                std::fs::read(find(&sandbox.pds_data().join("actors"), &did).join("key")).expect("a key");
+            let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            std::fs::write(&signing_key, digits).expect("writes");
             all.push(Before {
+                signing_key,
                 car: repository(&url, &did),
                 blobs: blobs(&url, &did),
                 identity: identity(&sandbox, &did),
@@ -106,12 +116,15 @@ impl World {
         running.wait_none_missing();
         running.snapshot();
         running.stop();
-        std::fs::remove_dir_all(&firekeep.data_dir).expect("removes");
+        let mut mirror = firekeep.clone().args(&["--archive", &archive]);
+        mirror.data_dir = sandbox.folder().join("mirror");
+        std::fs::rename(&firekeep.data_dir, &mirror.data_dir).expect("renames");
         let password = sandbox.folder().join("password");
         std::fs::write(&password, format!("{PASSWORD}\n")).expect("writes");
         let world = Self {
             sandbox,
             firekeep,
+            mirror,
             archive,
             password,
             said: String::new(),
@@ -128,6 +141,7 @@ impl World {
         let (to, plc) = (self.sandbox.url_of(1), self.sandbox.plc_url());
         let data = self.firekeep.data_dir.clone();
         let password = self.password.clone();
+        let email = format!("{}@mail.test", account.key.file_stem().expect("a name").display());
         let fixed = [
             "restore",
             "account",
@@ -140,7 +154,7 @@ impl World {
             "--yes",
             "--json",
             "--email",
-            "user@mail.test",
+            &email,
             "--password-file",
             text(&password),
             "--data-dir",
@@ -218,6 +232,7 @@ impl World {
         for account in accounts {
             let key = std::fs::read_to_string(&account.key).expect("reads");
             secrets.push(key.trim()[1..].to_owned());
+            secrets.push(std::fs::read_to_string(&account.signing_key).expect("reads"));
         }
         for (name, text) in &texts {
             for secret in &secrets {
@@ -230,6 +245,13 @@ impl World {
             assert!(!token, "{name} holds a token");
         }
     }
+}
+
+/// A PDS keeps each account below two letters of a hash.
+fn find(actors: &Path, did: &str) -> PathBuf {
+    let shards = std::fs::read_dir(actors).expect("lists");
+    let mut places = shards.map(|shard| shard.expect("an entry").path().join(did));
+    places.find(|place| place.is_dir()).expect("the account's folder")
 }
 
 fn files(folder: &Path, found: &mut Vec<(String, Vec<u8>)>) {
@@ -246,9 +268,9 @@ fn files(folder: &Path, found: &mut Vec<(String, Vec<u8>)>) {
 #[test]
 fn restore() {
     let began = Instant::now();
-    let (mut world, accounts) = World::lost(2);
-    let [first, second] = &accounts[..] else {
-        panic!("two accounts")
+    let (mut world, accounts) = World::lost(3);
+    let [first, second, third] = &accounts[..] else {
+        panic!("three accounts")
     };
     let archive = world.archive.clone();
     let from_archive = ["--from", archive.as_str()];
@@ -320,7 +342,6 @@ fn restore() {
     let log = done.stderr.clone();
     world.check(second, "two-back.pds2.test", &done);
     let order = [
-        "temporary signing key; it",
         "making the account",
         "importing",
         "uploading",
@@ -336,6 +357,21 @@ fn restore() {
         again.stderr
     );
 
+    // From a running Firekeep, and with the saved signing key: no temporary one is needed.
+    let mirror = world.mirror.start();
+    let url = world.mirror.url();
+    let keys = [
+        "--rotation-key-file",
+        text(&third.key),
+        "--signing-key-file",
+        text(&third.signing_key),
+    ];
+    let with = [&["--handle", "three-back.pds2.test"], &keys[..]].concat();
+    let done = world.restore(third, &["--from", &url], &with, None);
+    mirror.stop();
+    assert_eq!(identity(&world.sandbox, &third.did)["operations"], 3);
+    world.check(third, "three-back.pds2.test", &done);
+
     // The stream of the new PDS tells the account only when it is whole, and a second Firekeep verifies it all.
     let pds2 = world.sandbox.info()["pds"][1]["data_dir"]
         .as_str()
@@ -347,8 +383,8 @@ fn restore() {
     }
     let follower = Firekeep::following(&world.sandbox, "follower", &[1]);
     let mut running = follower.start();
-    running.wait_status("it has both", |status| {
-        status.sync("live") == 2 && status.settled()
+    running.wait_status("it has all", |status| {
+        status.sync("live") == 4 && status.settled()
     });
     running.wait_none_missing();
     running.snapshot();
@@ -364,11 +400,11 @@ fn restore() {
         "--wait",
         "30",
     ]);
-    assert_eq!(equal.accounts, 2);
+    assert_eq!(equal.accounts, 4);
     running.stop();
     world.check_secrets(&accounts);
     let counts = format!(
-        "2 accounts of a destroyed PDS are back, one of them killed {} times on the way, {} events; {}",
+        "3 accounts of a destroyed PDS are back, one of them killed {} times on the way, {} events; {}",
         CRASHES.len(),
         emitted.last(),
         equal.text()
