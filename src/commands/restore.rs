@@ -29,7 +29,7 @@ use crate::restore::account::{Report, Restore, Watcher};
 use crate::restore::directory::Directory;
 use crate::restore::ledger::{self, Ledger, State, Step};
 use crate::restore::pds::Pds;
-use crate::restore::plan::{Findings, Given, HandleOwner, Standing};
+use crate::restore::plan::{Findings, Given, HandleOwner, Plan, ServerFacts, Standing};
 use crate::restore::secret::UserSecret;
 use crate::restore::source::Backup;
 use crate::types::{Did, DidMethod, HostName};
@@ -83,88 +83,145 @@ pub(super) fn directory(config: &Config, named: &[&str]) -> Result<Directory, Da
     })
 }
 
+/// All that was found out, before anything is changed.
+struct Found {
+    did: Did,
+    /// The new PDS's URL.
+    to: String,
+    rotation: Option<UserSecret>,
+    signer: Option<UserSecret>,
+    directory: Directory,
+    ledger_path: PathBuf,
+    /// What the ledger says, if there is one of this restore.
+    begun: Option<State>,
+    known: Known,
+    backup: Backup,
+    /// The backup may not be of the moment that was asked for.
+    short: bool,
+    server: ServerFacts,
+    standing: Standing,
+    owner: HandleOwner,
+    old_pds_active: bool,
+    given: Given,
+    /// Operations of earlier runs.
+    own_operations: Vec<String>,
+}
+
+impl Found {
+    async fn out(config: &Config, args: &RestoreAccountArgs) -> Result<Self, DaemonError> {
+        let did: Did = args
+            .did
+            .parse()
+            .map_err(|_| usage(format!("{:?} is no DID", args.did)))?;
+        let to = PdsEndpoint::parse(&args.to, config.dev_mode);
+        let to = to
+            .map_err(|error| usage(format!("--to {:?}: {error}", args.to)))?
+            .origin();
+        let rotation = secrets::rotation_key(args, &did)?;
+        let signer = args.signing_key_file.as_deref().map(read_secret).transpose()?;
+        let from = args.from.as_deref().unwrap_or_default().trim_end_matches('/');
+        let directory = directory(config, &[to.as_str(), from])?;
+        let ledger_path = args
+            .ledger
+            .clone()
+            .unwrap_or_else(|| default_ledger(config, &did));
+        let begun = ledger::read(&ledger_path)?;
+        let known = known(&directory, &did).await?;
+        let (backup, short) = backup(config, args, &directory, &did, &known, begun.as_ref()).await?;
+        let pds = Pds::new(directory.http.clone(), &to, &did, Zeroizing::default());
+        let server = pds.describe().await?;
+        let standing = pds.standing().await?;
+        let given = Given {
+            handle: args
+                .handle
+                .clone()
+                .or_else(|| begun.as_ref().map(|state| state.handle.clone())),
+            email: args.email.is_some(),
+            invite: args.invite_code_file.is_some(),
+            verification: args.verification_code.is_some(),
+            dropped: args.drop_rotation_keys.clone(),
+            overwrite: args.overwrite,
+        };
+        let owner = match (given.handle.as_deref().or(known.handle.as_deref()), &standing) {
+            (Some(handle), Standing::Absent) => pds.owner(handle).await?,
+            _ => HandleOwner::Nobody,
+        };
+        let elsewhere = known.pds.as_deref().filter(|pds| pds.trim_end_matches('/') != to);
+        let old_pds_active = match elsewhere {
+            Some(old) => pds.is_active_at(old).await,
+            None => false,
+        };
+        let mut found = Self {
+            did,
+            to,
+            rotation,
+            signer,
+            directory,
+            ledger_path,
+            begun: None,
+            known,
+            backup,
+            short,
+            server,
+            standing,
+            owner,
+            old_pds_active,
+            given,
+            own_operations: Vec::new(),
+        };
+        found.begun = begun.filter(|state| state.check(&found.fresh("")).is_ok());
+        let operations = found.begun.iter().flat_map(|state| &state.operations);
+        found.own_operations = operations.map(|kept| kept.cid.clone()).collect();
+        Ok(found)
+    }
+
+    /// The ledger of this restore before anything was done.
+    fn fresh(&self, handle: &str) -> State {
+        let facts = &self.backup.facts;
+        let (rev, commit) = (facts.rev.to_string(), facts.commit.to_string());
+        ledger::begin(
+            self.did.as_str(),
+            (&self.to, &self.server.did),
+            handle,
+            &rev,
+            &commit,
+        )
+    }
+
+    fn findings(&self) -> Findings<'_> {
+        let begun = self.begun.as_ref();
+        Findings {
+            did: &self.did,
+            backup: &self.backup.facts,
+            server: &self.server,
+            log: self.known.log.as_ref(),
+            signing_key: self.known.key.as_ref(),
+            handle: self.known.handle.as_deref(),
+            pds: self.known.pds.as_deref(),
+            old_pds_active: self.old_pds_active,
+            standing: &self.standing,
+            owner: &self.owner,
+            own_operations: &self.own_operations,
+            begun_by_us: begun.is_some(),
+            activated_by_us: begun.is_some_and(|state| state.has(Step::Activating)),
+            rotation: self.rotation.as_ref(),
+            signer: self.signer.as_ref(),
+            given: &self.given,
+            now: self.directory.clock.now(),
+        }
+    }
+}
+
 /// `firekeep restore account`
 ///
 /// # Errors
 /// When it cannot be done, with what to do.
 pub async fn account(config: &Config, args: &RestoreAccountArgs, as_json: bool) -> Result<u8, DaemonError> {
-    let did: Did = args
-        .did
-        .parse()
-        .map_err(|_| usage(format!("{:?} is no DID", args.did)))?;
-    let to = PdsEndpoint::parse(&args.to, config.dev_mode);
-    let to = to
-        .map_err(|error| usage(format!("--to {:?}: {error}", args.to)))?
-        .origin();
-    let rotation = secrets::rotation_key(args, &did)?;
-    let signer = args.signing_key_file.as_deref().map(read_secret).transpose()?;
-    let from = args.from.as_deref().unwrap_or_default().trim_end_matches('/');
-    let directory = directory(config, &[to.as_str(), from])?;
-    let temp_dir = std::env::temp_dir();
-    let ledger_path = args
-        .ledger
-        .clone()
-        .unwrap_or_else(|| default_ledger(config, &did));
-    let begun = ledger::read(&ledger_path)?;
-
-    let known = known(&directory, &did).await?;
-    let (backup, short) = backup(config, args, &directory, &did, &known, begun.as_ref()).await?;
-    let asking = Pds::new(directory.http.clone(), &to, &did, Zeroizing::default());
-    let server = asking.describe().await?;
-    let standing = asking.standing().await?;
-    let given = Given {
-        handle: args
-            .handle
-            .clone()
-            .or_else(|| begun.as_ref().map(|state| state.handle.clone())),
-        email: args.email.is_some(),
-        invite: args.invite_code_file.is_some(),
-        verification: args.verification_code.is_some(),
-        dropped: args.drop_rotation_keys.clone(),
-        overwrite: args.overwrite,
-    };
-    let handle = given.handle.as_deref().or(known.handle.as_deref());
-    let owner = match (handle, &standing) {
-        (Some(handle), Standing::Absent) => asking.owner(handle).await?,
-        _ => HandleOwner::Nobody,
-    };
-    let elsewhere = known.pds.as_deref().filter(|pds| pds.trim_end_matches('/') != to);
-    let old_pds_active = match elsewhere {
-        Some(pds) => asking.is_active_at(pds).await,
-        None => false,
-    };
-    let facts = &backup.facts;
-    let fresh = |handle: &str| {
-        let (rev, commit) = (facts.rev.to_string(), facts.commit.to_string());
-        ledger::begin(did.as_str(), (&to, &server.did), handle, &rev, &commit)
-    };
-    let same = begun.as_ref().filter(|state| state.check(&fresh("")).is_ok());
-    let own: Vec<String> = same
-        .iter()
-        .flat_map(|state| &state.operations)
-        .map(|kept| kept.cid.clone())
-        .collect();
-    let findings = Findings {
-        did: &did,
-        backup: facts,
-        server: &server,
-        log: known.log.as_ref(),
-        signing_key: known.key.as_ref(),
-        handle: known.handle.as_deref(),
-        pds: known.pds.as_deref(),
-        old_pds_active,
-        standing: &standing,
-        owner: &owner,
-        own_operations: &own,
-        begun_by_us: same.is_some(),
-        activated_by_us: same.is_some_and(|state| state.has(Step::Activating)),
-        rotation: rotation.as_ref(),
-        signer: signer.as_ref(),
-        given: &given,
-        now: directory.clock.now(),
-    };
+    let found = Found::out(config, args).await?;
+    let findings = found.findings();
     let plan = findings.plan();
-    let incomplete = short || facts.withheld > 0 || !plan.missing.is_empty() || !plan.too_large.is_empty();
+    let gaps = !plan.missing.is_empty() || !plan.too_large.is_empty();
+    let incomplete = found.short || found.backup.facts.withheld > 0 || gaps;
     if args.dry_run {
         print(&match as_json {
             true => format!("{:#}\n", findings.json(&plan)),
@@ -180,7 +237,18 @@ pub async fn account(config: &Config, args: &RestoreAccountArgs, as_json: bool) 
     if !plan.refusals.is_empty() {
         return Err(failed("nothing was changed; the plan says why".to_owned()));
     }
-    let password = secrets::password(args, standing == Standing::Absent)?;
+    let report = carry_out(&found, &plan, args).await?;
+    show(&found, &plan.handle, &report, as_json)?;
+    Ok(
+        match found.short || found.backup.facts.withheld > 0 || !report.missing.is_empty() {
+            true => exit::INCOMPLETE,
+            false => 0,
+        },
+    )
+}
+
+async fn carry_out(found: &Found, plan: &Plan, args: &RestoreAccountArgs) -> Result<Report, DaemonError> {
+    let password = secrets::password(args, found.standing == Standing::Absent)?;
     let invite = args
         .invite_code_file
         .as_deref()
@@ -189,34 +257,28 @@ pub async fn account(config: &Config, args: &RestoreAccountArgs, as_json: bool) 
     if !args.yes && !secrets::confirmed()? {
         return Err(failed("nothing was changed".to_owned()));
     }
-
-    let mut ledger = Ledger::open(&ledger_path, fresh(&plan.handle))?;
+    let mut ledger = Ledger::open(&found.ledger_path, found.fresh(&plan.handle))?;
     let watcher = Terminal::new();
-    let pds = Pds::new(directory.http.clone(), &to, &did, password);
+    let pds = Pds::new(found.directory.http.clone(), &found.to, &found.did, password);
     let restore = Restore {
-        did: &did,
+        did: &found.did,
         pds: &pds,
-        pds_did: &server.did,
-        directory: &directory,
-        backup: &backup,
-        plan: &plan,
-        rotation: rotation.as_ref(),
-        signer: signer.as_ref(),
+        pds_did: &found.server.did,
+        directory: &found.directory,
+        backup: &found.backup,
+        plan,
+        rotation: found.rotation.as_ref(),
+        signer: found.signer.as_ref(),
         dropped: &args.drop_rotation_keys,
         email: args.email.as_deref(),
         invite: invite.as_ref().map(|text| text.as_str()),
         verification: args.verification_code.as_deref(),
-        temp_dir: &temp_dir,
+        temp_dir: &std::env::temp_dir(),
         watcher: &watcher,
     };
     let report = restore.run(&mut ledger).await;
     watcher.bar.finish_and_clear();
-    let report = report.map_err(|error| with_ledger(error, ledger.path()))?;
-    show(&did, &to, &plan.handle, &report, facts.withheld, as_json)?;
-    Ok(match incomplete || !report.missing.is_empty() {
-        true => exit::INCOMPLETE,
-        false => 0,
-    })
+    report.map_err(|error| with_ledger(error, ledger.path()))
 }
 
 fn with_ledger(error: RestoreError, path: &Path) -> DaemonError {
@@ -303,14 +365,8 @@ async fn backup(
     Ok((backup, false))
 }
 
-fn show(
-    did: &Did,
-    to: &str,
-    handle: &str,
-    report: &Report,
-    withheld: u64,
-    as_json: bool,
-) -> Result<(), DaemonError> {
+fn show(found: &Found, handle: &str, report: &Report, as_json: bool) -> Result<(), DaemonError> {
+    let (did, to, withheld) = (&found.did, &found.to, found.backup.facts.withheld);
     let (blobs, of) = report.blobs;
     if as_json {
         let missing = report

@@ -467,9 +467,10 @@ impl Restore<'_> {
         if let Some(given) = &given
             && !ledger.state().has(Step::Compared)
         {
-            let differs = |path: &&Box<str>| given.records.get(*path) != self.backup.records.get(*path);
+            let differs = |path: &str| given.records.get(path) != self.backup.records.get(path);
             let both = self.backup.records.keys().chain(given.records.keys());
-            let different: Vec<&str> = both.filter(differs).take(10).map(|path| &**path).collect();
+            let different = both.map(|path| &**path).filter(|path| differs(path));
+            let different: Vec<&str> = different.take(10).collect();
             if !different.is_empty() {
                 return Err(RestoreError::Unproven(format!(
                     "{} gives other records than the backup has: {} (somebody may have written meanwhile)",

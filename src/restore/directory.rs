@@ -117,3 +117,114 @@ pub(super) async fn wait(error: &FetchError, tries: u32) -> bool {
     tokio::time::sleep(pause).await;
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::address::AddressPolicy;
+    use crate::http::test_server::{Step, serve};
+    use crate::identity::plc_log::fixtures::{LogMaker, key, secret};
+    use crate::restore::operation::Draft;
+    use crate::types::Timestamp;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn directory(plc_url: String) -> Directory {
+        let clock = Clock::system();
+        Directory {
+            http: Upstream::new(AddressPolicy::new(true, []), clock.clone()).expect("roots"),
+            plc_url,
+            dev_mode: true,
+            clock,
+        }
+    }
+
+    fn answer(status: &str, header: &str, body: &str) -> Vec<Step> {
+        let length = body.len();
+        let text = format!(
+            "HTTP/1.1 {status}\r\ncontent-length: {length}\r\n{header}connection: close\r\n\r\n{body}"
+        );
+        vec![Step::Send(text.into_bytes())]
+    }
+
+    fn world() -> (Did, Signed, String) {
+        let mut maker = LogMaker::new(Timestamp::from_micros(1_700_000_000_000_000));
+        maker.push(LogMaker::operation(&[2], &key(20), "old.test", None), 2);
+        let log = PlcLog::parse(&maker.did(), &maker.answer()).expect("verifies");
+        let signed = Draft::after(&log)
+            .and_then(|draft| draft.sign(&secret(2)))
+            .expect("signs");
+        (
+            maker.did(),
+            signed,
+            String::from_utf8(maker.answer()).expect("text"),
+        )
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_busy_is_asked_again() {
+        let (did, signed, _) = world();
+        let count = AtomicUsize::new(0);
+        let server = serve(move |_| match count.fetch_add(1, Ordering::SeqCst) {
+            0 => answer("429 Too Many Requests", "retry-after: 0\r\n", ""),
+            _ => answer("200 OK", "", ""),
+        });
+        let server = server.await;
+        assert_eq!(directory(server.url("")).submit(&did, &signed).await, Ok(()));
+        assert_eq!(server.requests(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_refuses_is_quoted_and_nothing_was_changed() {
+        let (did, signed, log) = world();
+        let server = serve(move |head| match head.starts_with("POST") {
+            true => answer(
+                "400 Bad Request",
+                "",
+                "{\"message\":\"Proposed prev does not match\"}",
+            ),
+            false => answer("200 OK", "", &log),
+        });
+        let server = server.await;
+        let error = directory(server.url(""))
+            .submit(&did, &signed)
+            .await
+            .expect_err("refused");
+        let text = error.to_string();
+        assert!(
+            text.contains("Proposed prev does not match") && text.contains("is as before"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_asks_for_too_long_a_wait_ends_the_run() {
+        let (did, signed, log) = world();
+        let server = serve(move |head| match head.starts_with("POST") {
+            true => answer("429 Too Many Requests", "retry-after: 3000\r\n", ""),
+            false => answer("200 OK", "", &log),
+        });
+        let server = server.await;
+        let error = directory(server.url(""))
+            .submit(&did, &signed)
+            .await
+            .expect_err("refused");
+        assert!(
+            error.to_string().contains("run the same command again"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_log_that_does_not_verify_is_no_log() {
+        let (did, _, log) = world();
+        let server = serve(move |_| answer("200 OK", "", &log.replace("old.test", "evil.test"))).await;
+        let error = directory(server.url(""))
+            .log(&did)
+            .await
+            .expect_err("does not verify");
+        assert!(
+            matches!(&error, RestoreError::Unproven(text) if text.contains("does not verify")),
+            "{error}"
+        );
+    }
+}

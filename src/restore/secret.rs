@@ -161,11 +161,17 @@ mod tests {
             assert_eq!(again.keys().len(), 1);
             assert_eq!(again.keys()[0].public(), public);
             let foreign = SecretKey::from_bytes(other, &[7; 32]).expect("in range").public();
-            assert!(again.key_among(&[foreign.clone()]).is_none());
+            assert!(again.key_among(std::slice::from_ref(&foreign)).is_none());
             // Digits may be of either curve: the list of keys decides.
             let digits = UserSecret::parse(&"07".repeat(32)).expect("reads");
             for key in [public, foreign] {
-                assert_eq!(digits.key_among(&[key.clone()]).expect("is it").public(), key);
+                assert_eq!(
+                    digits
+                        .key_among(std::slice::from_ref(&key))
+                        .expect("is it")
+                        .public(),
+                    key
+                );
             }
         }
     }

@@ -531,3 +531,6 @@ impl Sink {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

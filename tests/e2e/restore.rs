@@ -304,8 +304,13 @@ fn restore() {
     for (point, moved) in CRASHES {
         let crashed = world.restore(first, &from_archive, &with, Some(point));
         assert_eq!(crashed.code, 99, "{point}: {}", crashed.stderr);
-        let now = identity(&world.sandbox, &first.did);
-        let pds = &now["data"]["services"]["atproto_pds"]["endpoint"];
+        if point == "blobs-half" {
+            away(&mut world, first, &from_archive, &with);
+        }
+        let data = http::get(&world.sandbox.plc_url(), &format!("/{}/data", first.did))
+            .expect("answers")
+            .json();
+        let pds = &data["services"]["atproto_pds"]["endpoint"];
         assert_eq!(*pds == world.sandbox.url_of(1).as_str(), moved, "{point}");
     }
     let done = world.restore(first, &from_archive, &with, None);
@@ -379,7 +384,13 @@ fn restore() {
         .to_owned();
     let emitted = Emitted::of(&PathBuf::from(pds2));
     for account in &accounts {
-        println!("{:?}", emitted.of_account(&account.did));
+        // Nothing of an empty repository: the first commit that the network hears of is the whole one.
+        let told = emitted.of_account(&account.did);
+        assert_eq!(told[..4], ["identity", "account", "identity", "sync"], "{told:?}");
+        assert!(
+            told.len() > 4 && told[4..].iter().all(|kind| *kind == "append"),
+            "{told:?}"
+        );
     }
     let follower = Firekeep::following(&world.sandbox, "follower", &[1]);
     let mut running = follower.start();
@@ -410,6 +421,16 @@ fn restore() {
         equal.text()
     );
     report("restore", began, &counts);
+}
+
+/// Without the new PDS, or the directory, nothing goes on and nothing is lost.
+fn away(world: &mut World, account: &Before, from: &[&str], with: &[&str]) {
+    for service in ["pds2", "plc"] {
+        world.sandbox.stop(service);
+        let ended = world.restore(account, from, with, None);
+        assert_eq!(ended.code, 1, "{service}: {}", ended.stderr);
+        world.sandbox.start(service);
+    }
 }
 
 /// What must not be begun, with the reason and without a trace in the identity.
