@@ -2,7 +2,7 @@
 # ~/.cache/firekeep or $FIREKEEP_CACHE.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-full sim mutants fmt deny clean-cache
+.PHONY: help run build test test-full sim mutants fuzz fmt deny clean-cache
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 } /^#   / { sub(/^#   /, ""); print "                      " $$0 }' Makefile
@@ -29,6 +29,10 @@ sim: ## The simulation over many seeds; a broken run is taken up; the table goes
 mutants: ## Puts known bugs in, one at a time: the test named for each must fail; writes docs/mutants.md
 #   MUTANTS="skip-cid-hash …"   only these
 	@exec scripts/mutants $(MUTANTS)
+
+fuzz: ## libFuzzer on what reads bytes of strangers
+#   T=60                        seconds for each target    FUZZ="frame car"   only these
+	@T='$(T)' exec scripts/fuzz $(FUZZ)
 
 fmt: ## Format the source
 	@cargo fmt

@@ -8,7 +8,7 @@ mod archive_args;
 mod recall;
 mod restore;
 
-pub use self::archive_args::{BucketCommand, PlaceArgs, ProbeArgs, PruneArgs, VerifyArgs};
+pub use self::archive_args::{BucketCommand, DrillArgs, PlaceArgs, ProbeArgs, PruneArgs, VerifyArgs};
 pub use recall::{AtArgs, CatArgs, ExportArgs, ExportFormat, HistoryArgs, JudgeArgs, LsArgs, SourceArgs};
 pub use restore::{CurveArg, KeyCommand, PlcArgs, PlcCommand, RestoreAccountArgs, RestoreCommand};
 
@@ -142,6 +142,16 @@ Examples:
 Exit code 0: sound. 3: sound, and something is not held or could not be read. 4: damaged; every bad object is named,
 with what it affects. 10: there is no backup.")]
     Verify(Box<VerifyArgs>),
+
+    /// Restore some accounts from the archive alone into an empty store, and see that they are what they were
+    #[command(after_help = "\
+Examples:
+  firekeep drill                     through the running daemon: compared with the mirror
+  firekeep drill --archive s3://my-bucket/firekeep --s3-endpoint https://s3.example.com      on any machine
+  firekeep drill --accounts 50 --json
+
+Exit code 0: every account came out whole, proven, and as it was. 4: one did not; the report says which, and why.")]
+    Drill(Box<DrillArgs>),
 
     /// What may go from the archive, by the keep.* keys. Nothing is deleted yet
     #[command(after_help = "\
@@ -317,9 +327,18 @@ pub struct RunArgs {
     /// How often it is looked at whether the archive is still there, and the same
     #[arg(long, value_name = "DURATION")]
     pub archive_check_interval: Option<String>,
+    /// Within this time all of the archive and of the mirror is read and proven
+    #[arg(long, value_name = "DURATION")]
+    pub scrub_interval: Option<String>,
+    /// How often some accounts are restored from the archive alone, for a trial
+    #[arg(long, value_name = "DURATION")]
+    pub drill_interval: Option<String>,
     /// The largest blob that is fetched
     #[arg(long, value_name = "SIZE")]
     pub blob_bytes_max: Option<String>,
+    /// What waits for the archive takes at most this much of the disk: changes as much, and blobs as much
+    #[arg(long, value_name = "SIZE")]
+    pub spool_bytes_max: Option<String>,
     /// How often each PDS is asked, at most; 0: as often as its own rate limits allow
     #[arg(long, value_name = "NUMBER")]
     pub requests_per_second: Option<String>,
@@ -389,7 +408,10 @@ impl RunArgs {
             ("snapshot_interval", &self.snapshot_interval),
             ("audit_interval", &self.audit_interval),
             ("archive_check_interval", &self.archive_check_interval),
+            ("scrub_interval", &self.scrub_interval),
+            ("drill_interval", &self.drill_interval),
             ("blob_bytes_max", &self.blob_bytes_max),
+            ("spool_bytes_max", &self.spool_bytes_max),
             ("requests_per_second", &self.requests_per_second),
             ("bypass_key_files", &self.bypass_key_files),
             ("blob_sweep_interval", &self.blob_sweep_interval),

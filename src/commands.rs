@@ -2,6 +2,7 @@
 //! The commands that ask a running daemon, through its private listener; and below, those that need none.
 
 pub mod bucket;
+pub mod drill;
 pub mod keys;
 pub mod prune;
 pub mod restore;
@@ -401,6 +402,13 @@ fn status_text(report: &Value) -> String {
         number(&archive["accounts_due"]),
         number(&archive["changes_due"]),
     ));
+    match number(&archive["accounts_unlogged"]) {
+        0 => {}
+        n => out.push_str(&format!(
+            "             TOO MUCH WAITS (spool_bytes_max): changes of {n} accounts are archived with their next \
+             snapshot only\n"
+        )),
+    }
     if archive["keeps_others_out"] == false {
         out.push_str(
             "             this store does not keep a second Firekeep out; one is noticed afterwards: start no other\n",

@@ -103,6 +103,10 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
             let config = load(file, &args.common.settings())?.0;
             block_on(commands::verify::verify(&config, &args, json))
         }
+        Command::Drill(args) => {
+            let config = load(file, &args.settings())?.0;
+            block_on(commands::drill::drill(&config, &args, json))
+        }
         Command::Prune(args) => {
             let config = load(file, &args.common.settings())?.0;
             block_on(commands::prune::dry_run(&config, json))

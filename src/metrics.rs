@@ -8,6 +8,7 @@
 //! set by whoever counts it, from time to time.
 
 pub mod labels;
+mod host;
 mod process;
 
 use std::collections::BTreeMap;
@@ -19,11 +20,13 @@ use prometheus::{
     IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+pub use host::HostMetrics;
+
 use crate::types::HostName;
+use host::HostFamilies;
 use labels::{
-    AccountLabel, AlarmKind, BlobLabel, By, By2, CatchUpResult, CloseReason, Direction, Endpoint, EventKind,
-    ExportResult, FetchResult, FrameReason, HttpMethod, Label, Outcome, ReconnectReason, RejectReason,
-    RepoPart, ResyncReason, ResyncResult, SeqStage, SkipReason, StoreOp, SyncLabel,
+    AccountLabel, BlobLabel, By, By2, CatchUpResult, CloseReason, Direction, Endpoint, ExportResult,
+    HttpMethod, Label, Outcome, RepoPart, StoreOp, SyncLabel,
 };
 
 /// The media type of the exposition.
@@ -33,6 +36,10 @@ pub const EXPOSITION_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub const METRIC_HOSTS_MAX: usize = 3000;
 
 const LAST_SNAPSHOT: &str = "last_successful_snapshot_timestamp_seconds";
+const LAST_SCRUB: &str = "last_successful_scrub_timestamp_seconds";
+const LAST_MIRROR_SCRUB: &str = "last_mirror_scrub_timestamp_seconds";
+const LAST_DRILL: &str = "last_successful_drill_timestamp_seconds";
+const LAST_FAILED_DRILL: &str = "last_failed_drill_timestamp_seconds";
 const CONNECTIONS_CLOSED: &str = "http_connections_closed_total";
 
 /// Upper bounds of the buckets for requests, in seconds: from one read of the mirror to a long download.
@@ -68,10 +75,26 @@ pub struct Metrics {
     pub snapshot_duration: Histogram,
     /// When the last snapshot was stored.
     pub last_snapshot: Gauge,
+    /// When the archive was last read to its end and found sound.
+    pub last_scrub: Gauge,
+    /// When every copy in the mirror was last proven.
+    pub last_mirror_scrub: Gauge,
+    /// What the newest reading of the archive found that is damaged.
+    pub scrub_findings: IntGauge,
+    /// Drills, by how they ended.
+    pub drills: By<IntCounter, Outcome>,
+    /// When a drill last went well.
+    pub last_drill: Gauge,
+    /// When a drill last failed.
+    pub last_failed_drill: Gauge,
     /// Segments of the log that were tried.
     pub segments: By<IntCounter, Outcome>,
     /// Entries of the log that are not in the archive yet.
     pub log_unshipped: IntGauge,
+    /// Bytes of what waits to be shipped.
+    pub log_unshipped_bytes: IntGauge,
+    /// Accounts that the log does not tell.
+    pub log_gaps: IntGauge,
     /// How old the oldest of them is, in seconds; 0 without any.
     pub log_oldest: Gauge,
     /// From the arrival of a change to its segment in the archive.
@@ -100,65 +123,6 @@ pub struct Metrics {
     pub exports: By<IntCounter, ExportResult>,
     /// Blobs that could not be served though they should be: bytes absent or not those of the CID.
     pub blob_serve_failures: IntCounter,
-}
-
-/// The metrics of one host.
-pub struct HostMetrics {
-    /// Seconds between now and the time of the last applied event; 0 when caught up and connected.
-    pub replication_lag: Gauge,
-    /// 1 while the stream is open.
-    pub connected: IntGauge,
-    /// The last sequence number at each stage.
-    pub last_seq: By<IntGauge, SeqStage>,
-    /// The time that the last event claims.
-    pub last_event: Gauge,
-    /// Events read.
-    pub events_received: By<IntCounter, EventKind>,
-    /// Events applied.
-    pub events_applied: By<IntCounter, EventKind>,
-    /// Events passed over.
-    pub events_skipped: By<IntCounter, SkipReason>,
-    /// Events refused.
-    pub events_rejected: By<IntCounter, RejectReason>,
-    /// Events put aside until a key or a repository is there.
-    pub events_parked: IntCounter,
-    /// Events that are put aside now.
-    pub parked: IntGauge,
-    /// Records taken in that are not strict DAG-CBOR.
-    pub records_noncanonical: IntCounter,
-    /// Frames that could not be read.
-    pub frames_rejected: By<IntCounter, FrameReason>,
-    /// Times the stream was opened again.
-    pub reconnects: By<IntCounter, ReconnectReason>,
-    /// Whole repositories fetched.
-    pub resyncs: By2<IntCounter, ResyncReason, ResyncResult>,
-    /// Blobs fetched.
-    pub blob_fetches: By<IntCounter, FetchResult>,
-    /// When the last round of asking again for every blob ended.
-    pub blob_sweep: Gauge,
-    /// Alarms raised.
-    pub alarms: By<IntCounter, AlarmKind>,
-}
-
-/// The families that [`HostMetrics`] takes its series from.
-struct HostFamilies {
-    replication_lag: GaugeVec,
-    connected: IntGaugeVec,
-    last_seq: IntGaugeVec,
-    last_event: GaugeVec,
-    events_received: IntCounterVec,
-    events_applied: IntCounterVec,
-    events_skipped: IntCounterVec,
-    events_rejected: IntCounterVec,
-    events_parked: IntCounterVec,
-    parked: IntGaugeVec,
-    records_noncanonical: IntCounterVec,
-    frames_rejected: IntCounterVec,
-    reconnects: IntCounterVec,
-    resyncs: IntCounterVec,
-    blob_fetches: IntCounterVec,
-    blob_sweep: GaugeVec,
-    alarms: IntCounterVec,
 }
 
 struct ProcessMetrics {
@@ -207,8 +171,22 @@ impl Metrics {
                 SNAPSHOT_SECONDS,
             ),
             last_snapshot: make.gauge(LAST_SNAPSHOT, "When the last snapshot was stored"),
+            last_scrub: make.gauge(LAST_SCRUB, "When the archive was last found sound to its end"),
+            last_mirror_scrub: make.gauge(LAST_MIRROR_SCRUB, "When all of the mirror was last proven"),
+            scrub_findings: make.int_gauge(
+                "scrub_findings",
+                "Damage that the last scrub found in the archive",
+            ),
+            drills: make.counters_by("drills_total", "Trial restores", "result"),
+            last_drill: make.gauge(LAST_DRILL, "When a trial restore last went well"),
+            last_failed_drill: make.gauge(LAST_FAILED_DRILL, "When a trial restore last failed"),
             segments: make.counters_by("segments_total", "Segments of the log tried", "result"),
             log_unshipped: make.int_gauge("log_unshipped_entries", "Changes not off the machine yet"),
+            log_unshipped_bytes: make.int_gauge("log_unshipped_bytes", "Bytes of these, on disk"),
+            log_gaps: make.int_gauge(
+                "log_gap_accounts",
+                "Accounts with changes that only their next snapshot tells, for too much waited",
+            ),
             log_oldest: make.gauge("log_oldest_unshipped_seconds", "Age of the oldest of them"),
             log_age: make.histogram(
                 "log_ship_duration_seconds",
@@ -271,77 +249,6 @@ impl Metrics {
             .encode(&self.registry.gather(), &mut out)
             .expect("every family has a name, a help text and a series, and a Vec takes every write");
         out
-    }
-}
-
-impl HostFamilies {
-    fn new(make: &Make<'_>) -> Self {
-        let int_gauges = |name, help| make.int_gauges(name, help, &["host"]);
-        let by = |name, help, label| make.counters(name, help, &["host", label]);
-        Self {
-            replication_lag: make.gauges(
-                "replication_lag_seconds",
-                "Now minus the time of the last applied event",
-                &["host"],
-            ),
-            connected: int_gauges("upstream_connected", "1 while the stream is open"),
-            last_seq: make.int_gauges("last_seq", "Last sequence number at a stage", &["host", "stage"]),
-            last_event: make.gauges(
-                "last_event_timestamp_seconds",
-                "The time that the last event claims",
-                &["host"],
-            ),
-            events_received: by("events_received_total", "Events read", "kind"),
-            events_applied: by("events_applied_total", "Events applied", "kind"),
-            events_skipped: by("events_skipped_total", "Events passed over", "reason"),
-            events_rejected: by("events_rejected_total", "Events refused", "reason"),
-            events_parked: make.counters("events_parked_total", "Events put aside", &["host"]),
-            parked: int_gauges("parked_events", "Events that are put aside now"),
-            records_noncanonical: make.counters(
-                "records_noncanonical_total",
-                "Records taken in that are not strict DAG-CBOR",
-                &["host"],
-            ),
-            frames_rejected: by("frames_rejected_total", "Frames that could not be read", "reason"),
-            reconnects: by("reconnects_total", "Times the stream was opened again", "reason"),
-            resyncs: make.counters(
-                "resyncs_total",
-                "Repositories fetched",
-                &["host", "reason", "result"],
-            ),
-            blob_fetches: by("blob_fetches_total", "Blobs fetched", "result"),
-            blob_sweep: make.gauges(
-                "blob_sweep_timestamp_seconds",
-                "When every blob had been asked for again",
-                &["host"],
-            ),
-            alarms: by("alarms_raised_total", "Alarms raised", "kind"),
-        }
-    }
-}
-
-impl HostMetrics {
-    fn new(families: &HostFamilies, host: &str) -> Self {
-        let host = &[host];
-        Self {
-            replication_lag: families.replication_lag.with_label_values(host),
-            connected: families.connected.with_label_values(host),
-            last_seq: By::new(&families.last_seq, host),
-            last_event: families.last_event.with_label_values(host),
-            events_received: By::new(&families.events_received, host),
-            events_applied: By::new(&families.events_applied, host),
-            events_skipped: By::new(&families.events_skipped, host),
-            events_rejected: By::new(&families.events_rejected, host),
-            events_parked: families.events_parked.with_label_values(host),
-            parked: families.parked.with_label_values(host),
-            records_noncanonical: families.records_noncanonical.with_label_values(host),
-            frames_rejected: By::new(&families.frames_rejected, host),
-            reconnects: By::new(&families.reconnects, host),
-            resyncs: By2::new(&families.resyncs, host),
-            blob_fetches: By::new(&families.blob_fetches, host),
-            blob_sweep: families.blob_sweep.with_label_values(host),
-            alarms: By::new(&families.alarms, host),
-        }
     }
 }
 

@@ -22,6 +22,10 @@ mod archives;
 mod arroba;
 #[path = "e2e/bad_input.rs"]
 mod bad_input;
+#[path = "e2e/cold_start.rs"]
+mod cold_start;
+#[path = "e2e/drill.rs"]
+mod drill;
 #[path = "e2e/kill_nine.rs"]
 mod kill_nine;
 #[path = "e2e/lax_pds.rs"]
@@ -32,6 +36,8 @@ mod machine_lost;
 mod main_job;
 #[path = "e2e/migration.rs"]
 mod migration;
+#[path = "e2e/moments.rs"]
+mod moments;
 #[path = "e2e/old_pds.rs"]
 mod old_pds;
 #[path = "e2e/outages.rs"]

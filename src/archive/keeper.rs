@@ -38,7 +38,7 @@ const BLOB_MEMORY_BYTES_MAX: u64 = 8 << 20;
 /// Largest CAR that a snapshot is checked as.
 const CAR_BYTES_MAX: u64 = 16 << 30;
 /// First and longest wait after the archive failed.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 /// An account whose DID cannot be an object's name is looked at again after this long.
 const UNNAMEABLE_RETRY: Duration = Duration::from_secs(24 * 3600);
 
@@ -182,9 +182,23 @@ impl Keeper {
             ..PutOptions::create(ContentType::zstd())
         };
         let body = Body::File(file.path().to_owned());
-        let put = self.put(&name, body, stats.file_bytes, &options).await?;
-        if put == PutOutcome::AlreadyThere {
-            self.check_snapshot(&name, head.commit, &stats).await?;
+        let put = self.put(&name, body.clone(), stats.file_bytes, &options).await?;
+        if put == PutOutcome::AlreadyThere
+            && let Err(failed) = self.check_snapshot(&name, head.commit).await
+        {
+            let Failed::Foreign { detail, .. } = failed else {
+                return Err(failed);
+            };
+            tracing::error!(
+                object = name,
+                detail,
+                "a snapshot in the archive is damaged; it is replaced"
+            );
+            let replacing = PutOptions {
+                create_only: false,
+                ..options
+            };
+            self.put(&name, body, stats.file_bytes, &replacing).await?;
         }
         Ok((head.rev, head.commit, stats.file_bytes))
     }
@@ -234,19 +248,12 @@ impl Keeper {
         })
     }
 
-    /// An object of that name was there. It is an earlier try of ours, unless it is not: then it is read.
-    async fn check_snapshot(&self, name: &str, commit: Cid, ours: &FileStats) -> Result<(), Failed> {
+    /// An object of that name was there: an earlier try of ours, if it can be read.
+    async fn check_snapshot(&self, name: &str, commit: Cid) -> Result<(), Failed> {
         let foreign = |detail: String| Failed::Foreign {
             name: name.to_owned(),
             detail,
         };
-        let head = self
-            .counted(StoreOp::Head, self.bucket.head(name))
-            .await?
-            .ok_or_else(|| foreign("it vanished".to_owned()))?;
-        if head.sha256 == Some(ours.sha256) && head.size == ours.file_bytes {
-            return Ok(());
-        }
         let body = self
             .counted(StoreOp::Get, self.bucket.get(name))
             .await?
@@ -319,15 +326,12 @@ impl Keeper {
         if self.put(&name, body.clone(), size, &options).await? == PutOutcome::Created {
             return Ok(());
         }
-        // Only a hash tells that what stands there is this blob. Without one, our proven bytes replace it.
-        match self.counted(StoreOp::Head, self.bucket.head(&name)).await? {
-            Some(head) if head.size == size && head.sha256 == Some(blob.digest) => Ok(()),
-            _ => {
-                options.create_only = false;
-                self.put(&name, body, size, &options).await?;
-                Ok(())
-            }
+        // Only its bytes tell that what stands there is this blob. If they do not, our proven ones replace them.
+        if !self.holds(&name, &blob.digest).await? {
+            options.create_only = false;
+            self.put(&name, body, size, &options).await?;
         }
+        Ok(())
     }
 
     async fn put(
@@ -466,5 +470,6 @@ fn unproven(error: ExportError<StoreError>) -> Failed {
 
 mod deltas;
 mod quarantined;
+pub mod state;
 #[cfg(test)]
 mod tests;

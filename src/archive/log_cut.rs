@@ -129,6 +129,7 @@ fn entry_of(
             host,
             did_number,
             rev,
+            ..
         } => {
             let journalled = mirror.journal_entry(did_number, rev)?.ok_or_else(|| {
                 StoreError::bad_row(

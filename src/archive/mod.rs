@@ -9,8 +9,9 @@
 //! tells an account's moments and how each is put together. [`scrub`] proves it, [`retention`] plans what may go.
 //!
 //! Pure: [`names`], [`content_type`], [`settings`], [`snapshot_file`], [`log_file`], [`log_cut`], [`log_chain`],
-//! [`timeline`], [`sealed`], [`identity_file`], [`retention`]. Shell: [`bucket`], [`folder`], [`s3`], [`identity`],
-//! [`writer`], [`shipper`], [`keeper`], [`reader`], [`rebuild`], [`block_file`], [`probe`]; [`scrub`] has both.
+//! [`timeline`], [`sealed`], [`identity_file`], [`state_file`], [`state_cut`],
+//! [`retention`]. Shell: [`bucket`], [`folder`], [`s3`], [`identity`],
+//! [`writer`], [`shipper`], [`keeper`], [`reader`], [`rebuild`], [`log_pass`], [`block_file`], [`probe`]; [`scrub`] has both.
 
 pub mod content_type;
 pub mod identity_file;
@@ -23,6 +24,8 @@ pub mod scrub;
 pub mod sealed;
 pub mod settings;
 pub mod snapshot_file;
+pub mod state_cut;
+pub mod state_file;
 pub mod timeline;
 
 #[cfg(feature = "daemon")]
@@ -35,6 +38,8 @@ pub mod folder;
 pub mod identity;
 #[cfg(feature = "daemon")]
 pub mod keeper;
+#[cfg(feature = "daemon")]
+pub mod log_pass;
 #[cfg(feature = "daemon")]
 pub mod probe;
 #[cfg(feature = "daemon")]

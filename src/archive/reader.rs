@@ -17,13 +17,18 @@ use futures_util::{StreamExt as _, stream};
 
 use super::bucket::{Bucket, BucketError, BucketErrorKind, ObjectBody};
 use super::identity::{self, IdentityError};
+use super::identity_file::{IDENTITY_BYTES_MAX, IdentityFile};
 use super::log_chain::{Link, SegmentHead, chain};
 use super::log_file::{Entry, LogFile, LogIndex, Origin, PLAIN_BYTES_MAX};
-use super::names::{self, BlobName, DeltaName, DidFolder, NameError, ObjectName, SegmentName, SnapshotName};
+use super::names::{
+    self, BlobName, DeltaName, DidFolder, IdentityName, NameError, ObjectName, SegmentName, SnapshotName,
+};
 use super::settings::ArchiveConfig;
 use super::snapshot_file::SnapshotDecoder;
 use super::timeline::{Fault, Hides, Timeline, TimelineBuilder};
 use crate::types::{Cid, Did, Digest, RepoPath};
+
+mod whole;
 
 /// Largest segment or delta that is read, in bytes, as it is stored.
 const LOG_OBJECT_BYTES_MAX: usize = PLAIN_BYTES_MAX as usize + (1 << 20);
@@ -31,6 +36,8 @@ const LOG_OBJECT_BYTES_MAX: usize = PLAIN_BYTES_MAX as usize + (1 << 20);
 const FETCHES: usize = 8;
 /// Most objects of one kind that are listed.
 const OBJECTS_MAX: usize = 2_000_000;
+/// Identity objects of an account that are read, at most: the newest.
+const IDENTITIES_MAX: usize = 64;
 /// Tries to see an archive that changes meanwhile, and to read an object over a bad connection.
 const TRIES: u32 = 4;
 
@@ -276,7 +283,7 @@ impl ArchiveReader {
     }
 
     /// Reads segments or deltas, a few at a time, in the order of their names. What is wrong with one is a text.
-    fn log_files(
+    pub(super) fn log_files(
         &self,
         names: Vec<String>,
     ) -> impl futures_util::Stream<Item = Result<Result<LogFile, String>, ReadError>> + Unpin + '_ {
@@ -305,7 +312,11 @@ impl ArchiveReader {
     }
 
     /// An object's bytes; `None` if there is none, a text if it is not what it should be.
-    async fn object(&self, name: &str, bytes_max: usize) -> Result<Option<Result<Bytes, String>>, ReadError> {
+    pub(super) async fn object(
+        &self,
+        name: &str,
+        bytes_max: usize,
+    ) -> Result<Option<Result<Bytes, String>>, ReadError> {
         let mut tries = 1;
         loop {
             let read = async {
@@ -362,8 +373,35 @@ impl ArchiveReader {
         }
     }
 
+    /// What the archive holds of who an account is, oldest first: the newest of it, and what cannot be used.
+    ///
+    /// # Errors
+    /// When the store does not answer, or refuses.
+    pub async fn identities(&self, did: &Did) -> Result<(Vec<IdentityFile>, Vec<String>), ReadError> {
+        let names = self
+            .list(&IdentityName::prefix(&DidFolder::try_from(did)?))
+            .await?;
+        let (mut files, mut unusable) = (Vec::new(), Vec::new());
+        let newest = names.len().saturating_sub(IDENTITIES_MAX);
+        for text in &names[newest..] {
+            let Ok(ObjectName::Identity(name)) = text.parse() else {
+                continue;
+            };
+            let read = match self.object(text, IDENTITY_BYTES_MAX).await? {
+                Some(Ok(bytes)) => IdentityFile::decode(&bytes, &name).map_err(|error| error.to_string()),
+                Some(Err(error)) => Err(error),
+                None => continue,
+            };
+            match read {
+                Ok(file) => files.push(file),
+                Err(error) => unusable.push(format!("{text}: {error}")),
+            }
+        }
+        Ok((files, unusable))
+    }
+
     /// Every name that begins with `prefix`.
-    async fn list(&self, prefix: &str) -> Result<Vec<String>, ReadError> {
+    pub(super) async fn list(&self, prefix: &str) -> Result<Vec<String>, ReadError> {
         let mut names: Vec<String> = Vec::new();
         let mut after: Option<String> = None;
         loop {

@@ -330,6 +330,19 @@ fn check(
 }
 
 impl Rebuilt {
+    /// Holds the commit against keys that were not known to be all: whether one of them signed it.
+    ///
+    /// # Panics
+    /// Never: the commit was decoded when this was made.
+    pub fn hold_against(&mut self, keys: &[SigningKey]) -> bool {
+        let commit = Commit::decode(&self.commit_block).expect("it was decoded before");
+        let signer = keys
+            .iter()
+            .find(|key| key.verify(commit.unsigned_bytes(), &commit.sig).is_ok());
+        self.signed_by = signer.map(SigningKey::to_did_key);
+        signer.is_some()
+    }
+
     /// A record's bytes; `None` if they are withheld.
     ///
     /// # Errors

@@ -170,6 +170,23 @@ impl Shipper {
         self.failures.load(Ordering::Relaxed) > 0
     }
 
+    /// Whether this mirror is still the writer of the archive that stands there.
+    ///
+    /// # Errors
+    /// A line for a person, when it is not, or that cannot be told.
+    pub async fn is_writer(&self) -> Result<(), String> {
+        let generation = Mirror::new(&*self.store)
+            .log()
+            .map_err(|error| error.to_string())?
+            .generation;
+        self.check_place(generation).await?;
+        match writer::is_superseded(&self.bucket, generation).await {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(format!("another Firekeep has taken over {}", self.bucket)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     async fn ship_next(self: &Arc<Self>) -> Result<Step, ShipError> {
         // Whoever paused it says why.
         if self.paused.load(Ordering::Relaxed) {
@@ -337,5 +354,7 @@ pub fn pack(car: &[u8]) -> (Vec<u8>, FileStats) {
     encoder.finish().expect("as long as announced")
 }
 
+#[cfg(test)]
+mod cost;
 #[cfg(test)]
 mod tests;

@@ -45,6 +45,33 @@ pub struct VerifyArgs {
     pub resume: Option<std::path::PathBuf>,
 }
 
+/// `firekeep drill`
+#[derive(Debug, Clone, Args)]
+pub struct DrillArgs {
+    /// Which archive. Without it the running daemon is asked
+    #[command(flatten)]
+    pub common: PlaceArgs,
+    /// How many accounts
+    #[arg(long, value_name = "NUMBER", default_value_t = 5)]
+    pub accounts: u32,
+    /// Chooses them: the same number, the same accounts. Default: others each time
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<u64>,
+    /// Where the daemon answers
+    #[arg(long, value_name = "ADDRESS")]
+    pub admin_listen: Option<String>,
+}
+
+impl DrillArgs {
+    /// The flags that were given: key and value.
+    #[must_use]
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        let mut settings = self.common.settings();
+        settings.extend(given([("admin_listen", &self.admin_listen)]));
+        settings
+    }
+}
+
 /// `firekeep bucket …`
 #[derive(Debug, Clone, Subcommand)]
 pub enum BucketCommand {

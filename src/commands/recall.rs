@@ -7,6 +7,7 @@
 
 mod ask;
 mod export;
+mod moment;
 mod output;
 mod record_files;
 mod versions;
@@ -20,7 +21,7 @@ use serde_json::{Value, json};
 use self::ask::{Part, Subject, parse_at, parse_keys};
 use crate::archive::reader::{ArchiveReader, ReadError};
 use crate::archive::rebuild::{RebuildError, Rebuilt};
-use crate::archive::timeline::{At, Moment, NoMoment, Timeline};
+use crate::archive::timeline::{At, Fault, Hides, Moment, NoMoment, Timeline};
 use crate::cli::{AtArgs, CatArgs, DiffArgs, HistoryArgs, JudgeArgs, LsArgs};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -30,11 +31,14 @@ use crate::repo::signing_key::SigningKey;
 use crate::types::{Cid, Did, RepoPath, Timestamp};
 
 pub use export::export;
+pub(super) use moment::moment;
 
 /// Older moments that are tried when one cannot be put together.
 const OLDER_TRIES: usize = 16;
 /// How often an archive is looked at anew when it changes while it is read.
 const MOVED_TRIES: u32 = 4;
+/// Where identities lie.
+const IDENTITIES: &str = "v1/identity/";
 /// Most lines about what is broken.
 const NOTES_MAX: usize = 20;
 
@@ -82,7 +86,10 @@ struct Account {
     line: Timeline,
     /// How its moments are judged.
     as_received: bool,
+    /// Those that were given: one of them must have signed.
     keys: Vec<SigningKey>,
+    /// Without any: those that the archive names.
+    archived_keys: Vec<SigningKey>,
     now: Timestamp,
 }
 
@@ -107,13 +114,18 @@ impl Account {
         let reader = ArchiveReader::open(&config.archive, &std::env::temp_dir()).await;
         let reader = reader.map_err(|error| unread(&error))?;
         let line = reader.timeline(did, watch).await;
-        let line = line.map_err(|error| unread(&error))?;
+        let mut line = line.map_err(|error| unread(&error))?;
+        let archived_keys = match keys.is_empty() {
+            true => archived_keys(&reader, did, &mut line).await?,
+            false => Vec::new(),
+        };
         Ok(Self {
             reader,
             did: did.clone(),
             line,
             as_received: judge.as_received,
             keys,
+            archived_keys,
             now: Clock::system().now(),
         })
     }
@@ -179,6 +191,14 @@ impl Account {
                             moment.rev, moment.time
                         ));
                     }
+                    if !self.archived_keys.is_empty() && !rebuilt.hold_against(&self.archived_keys) {
+                        short = true;
+                        notes.push(format!(
+                            "commit {} is signed by none of the keys that the archive's identity objects name: it \
+                             was signed with a newer key, or by somebody else; give the right one with --key",
+                            rebuilt.commit
+                        ));
+                    }
                     let used = std::mem::take(&mut rebuilt.warnings);
                     notes.extend(used.into_iter().map(|warning| format!("not used: {warning}")));
                     return Ok(Ok(Found {
@@ -241,19 +261,28 @@ impl Account {
     }
 }
 
-/// A moment of an account for a restore: proven, its signature too if keys are given; what to know about it; and
-/// whether it may not be what was asked for.
-pub(super) async fn moment(
-    config: &Config,
+/// The keys that could sign an account's commits, by the archive's identity objects; what is wrong with those becomes
+/// a fault of its timeline.
+async fn archived_keys(
+    reader: &ArchiveReader,
     did: &Did,
-    at: Option<&str>,
-    keys: &[SigningKey],
-) -> Result<(ArchiveReader, Rebuilt, Vec<String>, bool), DaemonError> {
-    let mut account = Account::open(config, did, None, &JudgeArgs::default()).await?;
-    account.keys = keys.to_vec();
-    let found = account.find(at).await?;
-    let notes = [account.faults(), found.notes].concat();
-    Ok((account.reader, found.rebuilt, notes, found.short))
+    line: &mut Timeline,
+) -> Result<Vec<SigningKey>, DaemonError> {
+    let (files, unusable) = reader.identities(did).await.map_err(|error| unread(&error))?;
+    let mut keys: Vec<SigningKey> = Vec::new();
+    let mut faults = unusable;
+    for file in files {
+        match file.keys() {
+            Ok(found) => keys.extend(found),
+            Err(error) => faults.push(format!("identity of {did} at {}: {error}", file.time)),
+        }
+    }
+    line.faults.extend(faults.into_iter().map(|text| Fault {
+        object: IDENTITIES.to_owned(),
+        detail: text,
+        hides: Hides::Nothing,
+    }));
+    Ok(keys)
 }
 
 /// A moment for programs.

@@ -37,7 +37,7 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'stat
 }
 
 /// Every key, in the order in which a reader wants them.
-pub const KEYS: [Key; 38] = [
+pub const KEYS: [Key; 41] = [
     key(
         "hosts",
         Kind::List,
@@ -95,10 +95,28 @@ pub const KEYS: [Key; 38] = [
         "How often it is looked at whether the archive is still there, and the same.",
     ),
     key(
+        "scrub_interval",
+        Kind::Text,
+        "30d",
+        "Within this time the daemon reads all of the archive and of the mirror, and proves it.",
+    ),
+    key(
+        "drill_interval",
+        Kind::Text,
+        "1d",
+        "How often the daemon restores some accounts from the archive alone, to see that it can.",
+    ),
+    key(
         "blob_bytes_max",
         Kind::Text,
         "300MiB",
         "The largest blob that is fetched.",
+    ),
+    key(
+        "spool_bytes_max",
+        Kind::Text,
+        "10GiB",
+        "What waits for the archive takes at most this much of the disk: changes as much, and blobs as much.",
     ),
     key(
         "requests_per_second",

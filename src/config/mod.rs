@@ -56,8 +56,14 @@ pub struct Config {
     pub audit_interval: Duration,
     /// How often the archive is looked at.
     pub archive_check_interval: Duration,
+    /// How often the archive and the mirror are read to their ends.
+    pub scrub_interval: Duration,
+    /// How often accounts are restored for a trial.
+    pub drill_interval: Duration,
     /// The largest blob that is fetched, in bytes.
     pub blob_bytes_max: u64,
+    /// What may wait for the archive, in bytes: changes, and as much again in blobs.
+    pub spool_bytes_max: u64,
     /// Requests a second to each host, at most; zero: no limit of ours.
     pub requests_per_second: u32,
     /// Within this time a host is asked again for every blob.
@@ -106,11 +112,15 @@ const SNAPSHOT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duratio
 const AUDIT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
 /// Bounds of `archive_check_interval`.
 const ARCHIVE_CHECK_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
+/// Bounds of `scrub_interval` and `drill_interval`.
+const PROOF_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(365 * 24 * 3600));
 /// Bounds of `blob_sweep_interval`.
 const BLOB_SWEEP_INTERVAL: (Duration, Duration) =
     (Duration::from_secs(10), Duration::from_secs(30 * 24 * 3600));
 /// Bounds of `blob_bytes_max`: 1 MiB to 5 GiB, the largest object of a single S3 copy.
 const BLOB_BYTES: (u64, u64) = (1 << 20, 5 << 30);
+/// Bounds of `spool_bytes_max`.
+const SPOOL_BYTES: (u64, u64) = (1 << 16, 1 << 50);
 /// Default and greatest value of `requests_per_second`.
 const REQUESTS_PER_SECOND: (u32, u32) = (20, 10_000);
 /// Bounds of the spans below `keep`: up to a hundred years.
@@ -154,7 +164,10 @@ impl Config {
             snapshot_interval: duration(layers, "snapshot_interval", "1h", SNAPSHOT_INTERVAL)?,
             audit_interval: duration(layers, "audit_interval", "1d", AUDIT_INTERVAL)?,
             archive_check_interval: duration(layers, "archive_check_interval", "1h", ARCHIVE_CHECK_INTERVAL)?,
+            scrub_interval: duration(layers, "scrub_interval", "30d", PROOF_INTERVAL)?,
+            drill_interval: duration(layers, "drill_interval", "1d", PROOF_INTERVAL)?,
             blob_bytes_max: size(layers, "blob_bytes_max", "300MiB", BLOB_BYTES)?,
+            spool_bytes_max: size(layers, "spool_bytes_max", "10GiB", SPOOL_BYTES)?,
             requests_per_second: requests_per_second(layers)?,
             blob_sweep_interval: duration(layers, "blob_sweep_interval", "1d", BLOB_SWEEP_INTERVAL)?,
             accounts_gone_percent: percent(layers, "accounts_gone_percent", "10")?,

@@ -7,12 +7,14 @@
 //! time to time: a daemon that has nothing to archive would not notice.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::archive_watch::{AWAY, ArchiveWatch, GOOD, NOT_SEEN, REFUSED};
+use super::cold_start::{self, FillError};
 use super::{DaemonError, exit};
 use crate::archive::bucket::{Bucket, BucketErrorKind};
 use crate::archive::identity::{self, ArchiveId, ArchiveInfo, IdentityError};
@@ -22,11 +24,14 @@ use crate::archive::shipper::Shipper;
 use crate::archive::writer::{self, ClaimError, How};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::identity::resolver::Resolver;
 use crate::metrics::Metrics;
 use crate::mirror::handle::{ApplierHandle, Stopped};
 use crate::mirror::input::Input;
 use crate::mirror::keyspace::{META_ARCHIVE_ID, META_INSTANCE};
+use crate::mirror::numbers::Numbers;
 use crate::mirror::reader::Mirror;
+use crate::mirror::rows::LogRow;
 use crate::mirror::store::{Batch, Family, Store, StoreError};
 use crate::serve::Health;
 use crate::serve::blob::{BlobArchive, OpenBlob};
@@ -41,64 +46,20 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(60);
 /// What the health endpoints say while the archive must not be used.
 const GONE: &str = "the archive is gone, refuses, or is another one";
 
-/// What the newest look at the archive found.
-#[derive(Debug, Default)]
-pub struct ArchiveWatch {
-    seen: AtomicU8,
-    trouble: Mutex<Option<String>>,
-}
-
-const NOT_SEEN: u8 = 0;
-const GOOD: u8 = 1;
-const AWAY: u8 = 2;
-const REFUSED: u8 = 3;
-
-impl ArchiveWatch {
-    /// Whether it answered, and is the mirror's.
-    #[must_use]
-    pub fn is_good(&self) -> bool {
-        self.seen.load(Ordering::Relaxed) == GOOD
-    }
-
-    /// Whether something may be put there: not into another archive, or into an unmounted disk's place.
-    #[must_use]
-    pub fn may_write(&self) -> bool {
-        self.seen.load(Ordering::Relaxed) != REFUSED
-    }
-
-    /// What is wrong with it, for a person.
-    #[must_use]
-    pub fn trouble(&self) -> Option<String> {
-        self.trouble
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    /// Takes what was seen; returns what was seen before, and whether the trouble is another one.
-    fn see(&self, seen: u8, trouble: Option<String>) -> (u8, bool) {
-        let mut known = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = *known != trouble;
-        *known = trouble;
-        let before = self.seen.load(Ordering::Relaxed);
-        // What was refused stays so until it is seen to be the right one again.
-        if !(before == REFUSED && seen == AWAY) {
-            self.seen.store(seen, Ordering::Relaxed);
-        }
-        (before, changed)
-    }
-}
-
 /// An archive that was opened, and whose id is known to be the mirror's, or is to become it.
 pub struct Opened {
-    bucket: Bucket,
-    id: ArchiveId,
+    pub(super) bucket: Bucket,
+    pub(super) id: ArchiveId,
 }
 
 /// What linking needs.
 pub struct ArchiveLink {
-    /// Where the archive is.
-    pub config: ArchiveConfig,
+    /// The configuration in force.
+    pub config: Config,
+    /// Numbers for what is loaded.
+    pub numbers: Arc<Numbers>,
+    /// DID documents.
+    pub resolver: Resolver,
     /// The mirror.
     pub store: Arc<dyn Store>,
     /// The way to the applier.
@@ -109,8 +70,6 @@ pub struct ArchiveLink {
     pub bucket: Arc<OnceLock<Bucket>>,
     /// Filled when the archive is open.
     pub shipper: Arc<OnceLock<Arc<Shipper>>>,
-    /// How often the log is shipped.
-    pub flush_interval: Duration,
     /// The clock.
     pub clock: Clock,
     /// Counts.
@@ -121,8 +80,6 @@ pub struct ArchiveLink {
     pub new_archive: bool,
     /// Whether a person said that this mirror becomes the writer in another one's place.
     pub take_over: bool,
-    /// How often it is looked at.
-    pub check_interval: Duration,
     /// What was seen last.
     pub watch: Arc<ArchiveWatch>,
     /// What the health endpoints say.
@@ -247,6 +204,9 @@ pub enum NotAdopted {
     /// The applier is gone.
     #[error(transparent)]
     Stopped(#[from] Stopped),
+    /// What the archive has more of could not be given back to the mirror.
+    #[error(transparent)]
+    NotHealed(#[from] FillError),
 }
 
 impl NotAdopted {
@@ -255,6 +215,7 @@ impl NotAdopted {
         !matches!(
             self,
             Self::Claim(ClaimError::Bucket(_) | ClaimError::Damaged { .. })
+                | Self::NotHealed(FillError::Read(_))
         )
     }
 
@@ -269,7 +230,7 @@ impl From<NotAdopted> for DaemonError {
         let code = match &error {
             NotAdopted::Claim(ClaimError::Taken { .. }) => exit::OWNED,
             NotAdopted::Claim(_) => exit::CONFIG,
-            NotAdopted::Store(_) | NotAdopted::Stopped(_) => exit::FAILED,
+            NotAdopted::Store(_) | NotAdopted::Stopped(_) | NotAdopted::NotHealed(_) => exit::FAILED,
         };
         Self {
             code,
@@ -279,7 +240,7 @@ impl From<NotAdopted> for DaemonError {
 }
 
 /// What tells this mirror from others: made up once, and kept in it.
-fn instance(store: &dyn Store, clock: &Clock) -> Result<String, StoreError> {
+pub(super) fn instance(store: &dyn Store, clock: &Clock) -> Result<String, StoreError> {
     if let Some(known) = store.get(Family::Meta, META_INSTANCE)? {
         return Ok(String::from_utf8_lossy(&known).into_owned());
     }
@@ -316,9 +277,6 @@ impl ArchiveLink {
                 id: opened.id.to_string(),
             })
             .await?;
-        if claimed.how != How::GoesOn {
-            self.applier.apply(Input::LogClaimed(claimed.log.clone())).await?;
-        }
         match claimed.how {
             How::GoesOn => {}
             How::First => tracing::info!("this mirror writes the archive from now on"),
@@ -329,9 +287,14 @@ impl ArchiveLink {
             How::FellBack => tracing::error!(
                 generation = claimed.log.generation,
                 "the archive has more of this mirror's log than the mirror: the data folder is an older copy of \
-                 itself, or runs elsewhere too. What the archive has stays; what is missing here comes from the hosts \
-                 again"
+                 itself, or runs elsewhere too. What the archive has stays, and is given back to the mirror"
             ),
+        }
+        match (&log, claimed.how) {
+            (_, How::GoesOn) => {}
+            // The claim is noted when the mirror has what the archive has: what is cut short begins again.
+            (Some(before), How::FellBack | How::TookOver) => self.heal(&opened, before, claimed.log).await?,
+            _ => self.applier.apply(Input::LogClaimed(claimed.log)).await?,
         }
         match opened.bucket.clean_up(self.clock.now()).await {
             Ok(0) => {}
@@ -352,7 +315,7 @@ impl ArchiveLink {
             instance,
             clock: self.clock.clone(),
             metrics: Arc::clone(&self.metrics),
-            flush_interval: self.flush_interval,
+            flush_interval: self.config.flush_interval,
             failures: AtomicU32::new(0),
             paused: AtomicBool::new(false),
             last: Mutex::new(None),
@@ -362,7 +325,18 @@ impl ArchiveLink {
         let _first = self.bucket.set(opened.bucket).is_ok()
             && self.keeper.set(Arc::new(keeper)).is_ok()
             && self.shipper.set(Arc::new(shipper)).is_ok();
-        tracing::info!(archive = %self.config.url, id = %opened.id, "archive open");
+        tracing::info!(archive = %self.config.archive.url, id = %opened.id, "archive open");
+        Ok(())
+    }
+
+    /// Gives the mirror what its archive has more of.
+    async fn heal(&self, opened: &Opened, before: &LogRow, log: LogRow) -> Result<(), NotAdopted> {
+        let mirror = (&self.config, &self.store, &self.numbers);
+        let around = (&self.resolver, &self.clock, self.temp_dir.as_path());
+        let filled = cold_start::heal(&self.applier, opened, mirror, around, (before, log)).await?;
+        if filled.accounts > 0 || !filled.lacking.is_empty() {
+            filled.tell();
+        }
         Ok(())
     }
 
@@ -389,7 +363,7 @@ impl ArchiveLink {
     /// When another mirror writes there: exit code 11.
     pub async fn run(self, cancel: CancellationToken) -> Result<(), DaemonError> {
         let mut wait = if self.keeper.get().is_some() {
-            self.check_interval
+            self.config.archive_check_interval
         } else {
             RETRY
         };
@@ -403,15 +377,15 @@ impl ArchiveLink {
                 let found = self.look().await;
                 self.show(found);
                 wait = if self.watch.is_good() {
-                    self.check_interval
+                    self.config.archive_check_interval
                 } else {
-                    self.check_interval.min(RECHECK)
+                    self.config.archive_check_interval.min(RECHECK)
                 };
                 continue;
             }
-            match try_open(&self.config, &*self.store, self.new_archive, &self.clock).await {
+            match try_open(&self.config.archive, &*self.store, self.new_archive, &self.clock).await {
                 Ok(opened) => match self.adopt(opened).await {
-                    Ok(()) => wait = self.check_interval,
+                    Ok(()) => wait = self.config.archive_check_interval,
                     Err(error) if error.is_final() => return Err(error.into()),
                     Err(error) => self.show(Err(Unlinked::Unreachable(error.to_string()))),
                 },
@@ -425,7 +399,7 @@ impl ArchiveLink {
         let refused = |what: String| {
             Unlinked::Refused(format!(
                 "archive = \"{}\": it {what}; nothing is archived until it is back",
-                self.config.url
+                self.config.archive.url
             ))
         };
         let known = self
@@ -434,7 +408,7 @@ impl ArchiveLink {
             .map_err(|error| Unlinked::Unreachable(error.to_string()))?;
         let known = known.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         let found = match tokio::time::timeout(LOOK_TIMEOUT, self.read_identity()).await {
-            Ok(found) => found.map_err(|error| judge(&self.config, &error))?,
+            Ok(found) => found.map_err(|error| judge(&self.config.archive, &error))?,
             Err(_) => return Err(Unlinked::Unreachable("it does not answer in time".to_owned())),
         };
         match found.map(|info| info.id.to_string()) {
@@ -446,10 +420,10 @@ impl ArchiveLink {
 
     /// A folder is opened anew, by its name: what was mounted there may be gone.
     async fn read_identity(&self) -> Result<Option<ArchiveInfo>, IdentityError> {
-        if let (ArchiveUrl::S3 { .. }, Some(bucket)) = (&self.config.url, self.bucket.get()) {
+        if let (ArchiveUrl::S3 { .. }, Some(bucket)) = (&self.config.archive.url, self.bucket.get()) {
             return identity::read(bucket).await;
         }
-        match Bucket::open_existing(&self.config).await? {
+        match Bucket::open_existing(&self.config.archive).await? {
             Some(bucket) => identity::read(&bucket).await,
             None => Ok(None),
         }
@@ -496,33 +470,6 @@ impl BlobArchive for LateBucket {
             None => Box::pin(std::future::ready(Err(std::io::Error::other(
                 "the archive is not open",
             )))),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_is_put_into_an_archive_that_was_refused_until_it_is_the_right_one_again() {
-        let watch = ArchiveWatch::default();
-        let shown = |watch: &ArchiveWatch| (watch.is_good(), watch.may_write());
-        assert_eq!(shown(&watch), (false, true), "not seen yet");
-        let text = |text: &str| Some(text.to_owned());
-        for (seen, trouble, told, expected) in [
-            (GOOD, None, (NOT_SEEN, false), (true, true)),
-            (AWAY, text("no answer"), (GOOD, true), (false, true)),
-            (GOOD, None, (AWAY, true), (true, true)),
-            (REFUSED, text("none"), (GOOD, true), (false, false)),
-            (REFUSED, text("another"), (REFUSED, true), (false, false)),
-            (REFUSED, text("another"), (REFUSED, false), (false, false)),
-            (AWAY, text("no answer"), (REFUSED, true), (false, false)),
-            (GOOD, None, (REFUSED, true), (true, true)),
-        ] {
-            assert_eq!(watch.see(seen, trouble.clone()), told, "{seen}");
-            assert_eq!(shown(&watch), expected, "{seen} {trouble:?}");
-            assert_eq!(watch.trouble(), trouble);
         }
     }
 }

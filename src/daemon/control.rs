@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::archive_link::ArchiveWatch;
+use super::archive_watch::ArchiveWatch;
+use super::drill::Options;
 use super::inspect::parse_alarm;
+use super::proof::Proof;
 use super::standing::{Standing, Surroundings};
 
 use crate::archive::keeper::Keeper;
@@ -41,6 +43,8 @@ pub struct DaemonControl {
     pub store: Arc<dyn Store>,
     /// The way to the applier.
     pub applier: ApplierHandle,
+    /// Restores for a trial.
+    pub proof: Arc<Proof>,
     /// Fetches what is compared.
     pub fetcher: Fetcher,
     /// Counts.
@@ -222,6 +226,10 @@ impl DaemonControl {
                 "accounts_archived": totals.archived,
                 "accounts_due": totals.with_head.saturating_sub(totals.archived),
                 "changes_due": totals.unshipped,
+                "changes_due_bytes": totals.unshipped_bytes,
+                "blobs_due_bytes": totals.held_bytes,
+                "spool_bytes_max": self.config.spool_bytes_max,
+                "accounts_unlogged": totals.unlogged,
                 "trouble": self.archive.trouble(),
                 "keeps_others_out": self.keeper.get().map(|keeper| keeper.bucket.create_only_is_atomic()),
             },
@@ -229,6 +237,19 @@ impl DaemonControl {
             "xrpc": format!("http://{}/", self.listen),
             "metrics": format!("http://{}/metrics", self.admin_listen),
         }))
+    }
+
+    /// Restores some accounts for a trial.
+    async fn drill(&self, query: &BTreeMap<String, String>) -> Result<Value, String> {
+        let number = |key: &str| query.get(key).and_then(|text| text.parse::<u64>().ok());
+        let options = Options {
+            accounts: usize::try_from(number("accounts").unwrap_or(5)).unwrap_or(usize::MAX),
+            seed: number("seed").unwrap_or_else(|| self.clock.random() >> 12),
+        };
+        let done = self.proof.drill(options).await;
+        let report = done.map_err(|error| error.to_string())?;
+        let report = report.map_err(|error| error.to_string())?;
+        Ok(json!({ "good": report.is_good(), "text": report.text(), "report": report }))
     }
 
     /// Alarms that nobody has acknowledged.
@@ -387,6 +408,7 @@ impl Control for DaemonControl {
                 let accounts = self.ship().await?;
                 Ok(json!({ "accounts": accounts, "archive": self.config.archive.url.to_string() }))
             }),
+            "drill" => Box::pin(async move { self.drill(&query).await }),
             "acknowledge" => Box::pin(async move {
                 let alarm = parse_alarm(&query).ok_or_else(|| "no alarm is named like that".to_owned())?;
                 let by = query.get("by").cloned().unwrap_or_else(|| "an admin".to_owned());

@@ -9,13 +9,19 @@
 //! data: stop reading, apply what was read, archive what is open, stop serving, close the store.
 
 pub mod archive_link;
+pub mod archive_watch;
+pub mod cold_start;
 pub mod control;
+pub mod drill;
 pub mod follow;
 pub mod inspect;
 pub mod observe;
+pub mod probe;
+pub mod proof;
 pub mod progress;
 pub mod standing;
 pub mod start;
+pub mod states;
 pub mod upstream;
 pub mod work;
 
@@ -197,6 +203,18 @@ impl Running {
             stop_archiving.clone(),
         );
         tasks.spawn(async move { ship(shipper, hurry, cancel).await });
+        let (proof, cancel) = (Arc::clone(&daemon.proof), stop_work.clone());
+        tasks.spawn(async move {
+            let done = proof.run(cancel).await;
+            done.map_err(|error| DaemonError::failed(error.to_string()))
+        });
+        if let Some(states) = daemon.states.take() {
+            let cancel = stop_archiving.clone();
+            tasks.spawn(async move {
+                let done = states.run(cancel).await;
+                done.map_err(|error| DaemonError::failed(error.to_string()))
+            });
+        }
         if let Some((service, xrpc, admin)) = daemon.service.take() {
             let cancel = stop_serving.clone();
             tasks.spawn(async move {

@@ -73,6 +73,12 @@ fn show_totals(metrics: &Metrics, totals: &Totals) {
     metrics
         .log_unshipped
         .set(i64::try_from(totals.unshipped).unwrap_or(i64::MAX));
+    metrics
+        .log_unshipped_bytes
+        .set(i64::try_from(totals.unshipped_bytes).unwrap_or(i64::MAX));
+    metrics
+        .log_gaps
+        .set(i64::try_from(totals.unlogged).unwrap_or(i64::MAX));
     for label in AccountLabel::ALL {
         metrics
             .accounts

@@ -5,24 +5,26 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
-use super::archive_link::{ArchiveLink, ArchiveWatch, check_archive, open_archive};
+use super::archive_link::{ArchiveLink, check_archive, open_archive};
+use super::archive_watch::ArchiveWatch;
+use super::cold_start;
 use super::control::DaemonControl;
 use super::follow::{Follow, KeyCache};
+use super::probe::probe_hosts;
+use super::proof::Proof;
+use super::states::States;
 use super::upstream::upstream;
 use super::work::Workshop;
 use super::{DaemonError, exit, observe};
-use crate::archive::bucket::Bucket;
 use crate::archive::keeper::Keeper;
 use crate::archive::shipper::Shipper;
 use crate::cli::Said;
 use crate::clock::Clock;
 use crate::config::{Config, HostConfig};
 use crate::http::client::Upstream;
-use crate::http::request::{FetchError, Limits};
 use crate::identity::document::PdsEndpoint;
 use crate::identity::resolver::{Resolver, ResolverConfig};
 use crate::metrics::Metrics;
@@ -39,9 +41,6 @@ use crate::mirror::store::{Store, StoreError};
 use crate::serve::{self, Health, ServeLimits, Service};
 use crate::stream::session::Start;
 use crate::stream::subscriber::{Subscriber, SubscriberEvent, SubscriberLimits};
-
-/// A host's answer to the first question may take this long.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A host that is about to be followed.
 pub struct HostParts {
@@ -66,6 +65,10 @@ pub struct Daemon {
     pub archive_link: Option<ArchiveLink>,
     /// Ships the log; empty while the archive cannot be reached.
     pub shipper: Arc<OnceLock<Arc<Shipper>>>,
+    /// Proves archive and mirror in the background.
+    pub proof: Arc<Proof>,
+    /// Writes the states of hosts into the archive.
+    pub states: Option<States>,
     /// The listeners.
     pub service: Option<(Service, TcpListener, TcpListener)>,
     /// What commands and the status need.
@@ -106,9 +109,20 @@ impl Daemon {
             hosts,
             archive_link,
             shipper,
+            states,
+            proof,
             ..
         } = self;
-        drop((workshop, control, service, hosts, archive_link, shipper));
+        drop((
+            workshop,
+            control,
+            service,
+            hosts,
+            archive_link,
+            shipper,
+            states,
+            proof,
+        ));
         if let Some(thread) = thread {
             let joined = tokio::task::spawn_blocking(move || thread.join().is_ok());
             match tokio::time::timeout(within, joined).await {
@@ -133,38 +147,40 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         admin,
     } = open_base(&config, &clock, said.take_over).await?;
     let metrics = Arc::new(Metrics::new());
-    let (applier, numbers) = open_applier(&config, &store)?;
+    let (mut applier, numbers) = open_applier(&config, &store)?;
+    let directory = ResolverConfig::new(&config.plc_url, config.dev_mode);
+    let resolver = Resolver::new(upstream.clone(), clock.clone(), directory);
     let archive = open_archive(&config, &*store, said.new_archive, &clock).await?;
+    let (mirror, around) = (
+        (&config, &store, &numbers),
+        (&resolver, &clock, temp_dir.as_path()),
+    );
+    let opened = archive.as_ref().ok();
+    let filled = cold_start::fill_if_empty(&mut applier, opened, mirror, around, said.take_over).await?;
     let (applier, thread, applier_result) = start_applier(applier, &clock, &metrics)?;
 
-    let resolver = Resolver::new(
-        upstream.clone(),
-        clock.clone(),
-        ResolverConfig::new(&config.plc_url, config.dev_mode),
-    );
-    let keeper: Arc<OnceLock<Arc<Keeper>>> = Arc::default();
-    let bucket: Arc<OnceLock<Bucket>> = Arc::default();
-    let shipper: Arc<OnceLock<Arc<Shipper>>> = Arc::default();
     let watch: Arc<ArchiveWatch> = Arc::default();
     let health = Arc::new(Health::default());
     let link = ArchiveLink {
-        config: config.archive.clone(),
+        config: config.clone(),
+        numbers: Arc::clone(&numbers),
+        resolver: resolver.clone(),
         store: Arc::clone(&store),
         applier: applier.clone(),
-        keeper: Arc::clone(&keeper),
-        bucket: Arc::clone(&bucket),
-        shipper: Arc::clone(&shipper),
-        flush_interval: config.flush_interval,
+        keeper: Arc::default(),
+        bucket: Arc::default(),
+        shipper: Arc::default(),
         clock: clock.clone(),
         metrics: Arc::clone(&metrics),
         temp_dir: temp_dir.clone(),
         new_archive: said.new_archive,
-        take_over: said.take_over,
-        check_interval: config.archive_check_interval,
+        // Who was just filled from it has taken it over already.
+        take_over: said.take_over && !filled,
         watch: Arc::clone(&watch),
         health: Arc::clone(&health),
     };
     link.adopt_at_start(archive).await?;
+    let (keeper, shipper) = (Arc::clone(&link.keeper), Arc::clone(&link.shipper));
     let fetcher = Fetcher {
         store: Arc::clone(&store),
         numbers,
@@ -176,7 +192,9 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         kept_car_bytes_max: KEPT_CAR_BYTES_MAX,
     };
     let workshop = Arc::new(workshop(&config, &fetcher, &applier, (&keeper, &watch), &metrics));
+    let proof = proof(&config, &workshop, fetcher.spool_dir.clone());
     let control = Arc::new(DaemonControl {
+        proof: Arc::new(proof),
         store: Arc::clone(&store),
         applier: applier.clone(),
         fetcher,
@@ -189,18 +207,13 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         listen: xrpc.local_addr().unwrap_or(config.listen),
         admin_listen: admin.local_addr().unwrap_or(config.admin_listen),
     });
-    let service = Service {
-        store: Arc::clone(&store),
-        blobs: Arc::new(super::archive_link::LateBucket(bucket)),
-        metrics: Arc::clone(&metrics),
-        health: Arc::clone(&health),
-        control: Arc::clone(&control) as Arc<dyn serve::Control>,
-        limits: ServeLimits::default(),
-    };
+    let service = service(&control, &link);
     let hosts = host_parts(&config, &upstream, &store, &applier, &metrics, &clock)?;
     Ok(Daemon {
         hosts,
         resolver,
+        states: Some(states(&workshop, &control)),
+        proof: Arc::clone(&control.proof),
         workshop,
         archive_link: Some(link),
         shipper,
@@ -210,6 +223,46 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         applier_result,
         applier_thread: Mutex::new(Some(thread)),
     })
+}
+
+fn service(control: &Arc<DaemonControl>, link: &ArchiveLink) -> Service {
+    Service {
+        store: Arc::clone(&control.store),
+        blobs: Arc::new(super::archive_link::LateBucket(Arc::clone(&link.bucket))),
+        metrics: Arc::clone(&control.metrics),
+        health: Arc::clone(&link.health),
+        control: Arc::clone(control) as Arc<dyn serve::Control>,
+        limits: ServeLimits::default(),
+    }
+}
+
+fn proof(config: &Config, workshop: &Workshop, temp_dir: PathBuf) -> Proof {
+    Proof {
+        store: Arc::clone(&workshop.store),
+        applier: workshop.applier.clone(),
+        keeper: Arc::clone(&workshop.keeper),
+        archive: Arc::clone(&workshop.archive),
+        scrub_interval: config.scrub_interval,
+        drill_interval: config.drill_interval,
+        dev_mode: config.dev_mode,
+        data_dir: config.data_dir.clone(),
+        temp_dir,
+        clock: workshop.clock.clone(),
+        metrics: Arc::clone(&workshop.metrics),
+        drilling: tokio::sync::Mutex::default(),
+    }
+}
+
+fn states(workshop: &Workshop, control: &DaemonControl) -> States {
+    States {
+        store: Arc::clone(&control.store),
+        keeper: Arc::clone(&control.keeper),
+        shipper: Arc::clone(&control.shipper),
+        archive: Arc::clone(&control.archive),
+        hosts: workshop.urls.clone(),
+        interval: control.config.snapshot_interval,
+        clock: control.clock.clone(),
+    }
 }
 
 fn must_follow(config: &Config) -> Result<(), DaemonError> {
@@ -246,6 +299,7 @@ fn workshop(
         keeper: Arc::clone(keeper),
         archive: Arc::clone(archive),
         sweep_interval: config.blob_sweep_interval,
+        held_bytes_max: config.spool_bytes_max,
         urls: urls.collect(),
         clock: fetcher.clock.clone(),
         metrics: Arc::clone(metrics),
@@ -298,6 +352,7 @@ fn open_applier(config: &Config, store: &Arc<dyn Store>) -> Result<(Applier, Arc
         audit_interval: config.audit_interval,
         gone_percent: config.accounts_gone_percent,
         deleted_percent: config.records_gone_percent,
+        spool_bytes_max: config.spool_bytes_max,
         ..ApplierLimits::default()
     };
     let mut applier = Applier::open(Arc::clone(store), Arc::clone(&numbers), limits).map_err(store_error)?;
@@ -343,73 +398,6 @@ pub fn store_error(error: StoreError) -> DaemonError {
 
 fn bind(address: std::net::SocketAddr, setting: &'static str) -> Result<TcpListener, DaemonError> {
     serve::bind(address, setting).map_err(|error| DaemonError::config(error.to_string()))
-}
-
-#[derive(Deserialize)]
-struct DescribeServer {
-    #[expect(dead_code, reason = "a PDS has one; that it is there is what is asked")]
-    did: String,
-}
-
-/// Asks every host whether it is a PDS. One that does not answer may be down: it is followed as soon as it is
-/// up. One that was never seen and whose name does not exist is a mistake.
-async fn probe_hosts(
-    config: &Config,
-    upstream: &Upstream,
-    store: Option<&dyn Store>,
-) -> Result<(), DaemonError> {
-    for host in &config.hosts {
-        let row = match store {
-            Some(store) => Mirror::new(store).host(&host.name).map_err(store_error)?,
-            None => None,
-        };
-        let known = row.is_some_and(|row| row.cursor.is_some());
-        if !known {
-            check_name(host).await?;
-        }
-        let url = format!("{}/xrpc/com.atproto.server.describeServer", host.url);
-        let limits = Limits {
-            total: PROBE_TIMEOUT,
-            first_byte: PROBE_TIMEOUT,
-            ..Limits::json(256 << 10)
-        };
-        let Err(error) = upstream.get_json_within::<DescribeServer>(&url, &limits).await else {
-            continue;
-        };
-        let no_pds = match &error {
-            FetchError::Json { .. } | FetchError::Redirected { .. } | FetchError::Encoding { .. } => true,
-            FetchError::Status { status, .. } => matches!(status, 400 | 404 | 405 | 410 | 501),
-            FetchError::Refused(_) | FetchError::BadUrl { .. } => {
-                return Err(DaemonError::config(format!("hosts = \"{}\": {error}", host.url)));
-            }
-            _ => false,
-        };
-        if no_pds && !known {
-            return Err(DaemonError::config(format!(
-                "hosts = \"{}\": this is no PDS ({error}); write the web address of a PDS, the one that \
-                 /xrpc/com.atproto.server.describeServer answers at",
-                host.url
-            )));
-        }
-        tracing::warn!(host = %host.name, "the host does not answer yet ({error}); it is followed as soon as it does");
-    }
-    Ok(())
-}
-
-async fn check_name(host: &HostConfig) -> Result<(), DaemonError> {
-    let name = host.name.as_str();
-    let target = if name.contains(':') {
-        name.to_owned()
-    } else {
-        format!("{name}:443")
-    };
-    match tokio::time::timeout(PROBE_TIMEOUT, tokio::net::lookup_host(&target)).await {
-        Ok(Err(error)) => Err(DaemonError::config(format!(
-            "hosts = \"{}\": the name cannot be found ({error}); check its spelling, and that DNS works here",
-            host.url
-        ))),
-        _ => Ok(()),
-    }
 }
 
 type StartedApplier = (

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::archive_link::ArchiveWatch;
+use super::archive_watch::ArchiveWatch;
 use crate::archive::keeper::Keeper;
 use crate::clock::Clock;
 use crate::http::request::FetchError;
@@ -34,7 +34,7 @@ use crate::mirror::sweep;
 use crate::types::{Did, HostName};
 
 /// How many pieces of each kind of work run at once.
-const LIMITS: [(TaskKind, usize); 9] = [
+const LIMITS: [(TaskKind, usize); 10] = [
     (TaskKind::FetchRepo, 4),
     (TaskKind::FetchBlob, 6),
     (TaskKind::ResolveIdentity, 8),
@@ -44,6 +44,7 @@ const LIMITS: [(TaskKind, usize); 9] = [
     (TaskKind::ArchiveBlob, 4),
     (TaskKind::Snapshot, 2),
     (TaskKind::ArchiveCar, 1),
+    (TaskKind::ArchiveIdentity, 2),
 ];
 /// The kinds that need the archive, and only what is here.
 const ARCHIVING: [TaskKind; 3] = [TaskKind::ArchiveBlob, TaskKind::Snapshot, TaskKind::ArchiveCar];
@@ -80,6 +81,8 @@ pub struct Workshop {
     pub archive: Arc<ArchiveWatch>,
     /// Within this time a host is asked again for every blob.
     pub sweep_interval: Duration,
+    /// While so many bytes of blobs wait for the archive, no more are fetched.
+    pub held_bytes_max: u64,
     /// Base URLs of the followed hosts.
     pub urls: BTreeMap<HostName, String>,
     /// The clock.
@@ -149,7 +152,10 @@ fn due(shop: &Workshop, busy: &HashSet<Task>, draining: bool) -> Result<Vec<(Vec
         free.retain(|kind, _| ARCHIVING.contains(kind));
     }
     if shop.keeper.get().is_none() || !shop.archive.may_write() {
-        free.retain(|kind, _| !ARCHIVING.contains(kind));
+        free.retain(|kind, _| !ARCHIVING.contains(kind) && *kind != TaskKind::ArchiveIdentity);
+    }
+    if shop.applier.totals().held_bytes >= shop.held_bytes_max {
+        free.remove(&TaskKind::FetchBlob);
     }
     for task in busy {
         if let Some(free) = free.get_mut(&task.kind()) {
@@ -219,6 +225,10 @@ impl Workshop {
             },
             Task::Snapshot(did) => match self.keeper.get() {
                 Some(keeper) => keeper.snapshot(did, key).await?,
+                None => return Ok(()),
+            },
+            Task::ArchiveIdentity(did) => match self.keeper.get() {
+                Some(keeper) => self.archive_identity(keeper, did, key).await?,
                 None => return Ok(()),
             },
             Task::ArchiveCar(did) => match self.keeper.get() {
@@ -306,6 +316,29 @@ impl Workshop {
             mark,
             task: key,
         })
+    }
+
+    /// Reads what the directory says of an account, and archives it.
+    async fn archive_identity(
+        &self,
+        keeper: &Arc<Keeper>,
+        did: Did,
+        key: Vec<u8>,
+    ) -> Result<Input, WorkError> {
+        match self.resolver.testimony(&did).await {
+            Ok(said) => Ok(keeper.identity(did, said, key).await?),
+            Err(error) => {
+                tracing::debug!(%did, %error, "cannot read the account's identity for the archive");
+                let wait = if error.is_transient() {
+                    IDENTITY_RETRY
+                } else {
+                    UNFOLLOWED_RETRY
+                };
+                let retry_at = self.clock.now().plus(wait).plus(self.clock.jitter(wait));
+                let task = Task::ArchiveIdentity(did);
+                Ok(Input::TaskDelayed { key, task, retry_at })
+            }
+        }
     }
 
     async fn resolve(&self, did: Did, task: Vec<u8>) -> Input {

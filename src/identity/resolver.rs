@@ -25,6 +25,8 @@ use crate::types::{Did, DidMethod, Timestamp};
 use super::document::{DOCUMENT_BYTES_MAX, DocumentError, Identity, UnresolvableDid, document_url};
 use super::plc_log::{LOG_BYTES_MAX, PlcLog, PlcLogError};
 
+pub use testimony::Testimony;
+
 /// How a [`Resolver`] behaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResolverConfig {
@@ -232,8 +234,7 @@ impl Resolver {
         &self.0.counts
     }
 
-    /// What the cache holds. Never waits and never fetches; what is no longer fresh is queued for
-    /// [`Resolver::run`].
+    /// What the cache holds. Never waits or fetches; what is not fresh is queued for [`Resolver::run`].
     #[must_use]
     pub fn get(&self, did: &Did) -> Option<Arc<Identity>> {
         let counts = &self.0.counts;
@@ -496,5 +497,6 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+mod testimony;
 #[cfg(test)]
 mod tests;

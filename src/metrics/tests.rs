@@ -1,5 +1,6 @@
 //! Tests of the metrics: what a scraper sees.
 
+use super::labels::{RejectReason, ResyncReason, ResyncResult};
 use super::*;
 
 fn names(text: &str) -> Vec<(&str, &str)> {

@@ -2,10 +2,14 @@
 
 use bytes::Bytes;
 
-use super::keyspace::{AlarmId, Task};
+use super::keyspace::{AlarmId, AlarmKind, Task};
 use super::rows::{BlobFailure, KeptCar, Listing, LogRow, StoredIdentity, SweepMark};
 use crate::types::{AccountStatus, Cid, Did, Digest, HostName, Rev, Timestamp};
 use crate::verify::{CheckedEvent, LaxRepo, VerifiedRepo};
+
+mod restored;
+
+pub use restored::{Refilled, Restored, RestoredRepo};
 
 /// One thing for the applier to do. Inputs are applied in the order in which they come.
 #[derive(Debug)]
@@ -155,6 +159,19 @@ pub enum Input {
         /// The key of the task row that asked for it.
         task: Vec<u8>,
     },
+    /// What the directory says of an account stands in the archive.
+    IdentityArchived {
+        /// Whose.
+        did: Did,
+        /// SHA-256 of what it says.
+        digest: Digest,
+        /// The key of the task row that asked for it.
+        task: Vec<u8>,
+    },
+    /// An account was put together from the archive.
+    Restored(Box<Restored>),
+    /// All accounts of the archive were put together, or those that the mirror had fallen behind with.
+    Refilled(Box<Refilled>),
     /// A CAR that is kept as it came is damaged here: fetch the repository again.
     CarDamaged {
         /// Whose.
@@ -177,6 +194,20 @@ pub enum Input {
     SegmentShipped(SegmentShipped),
     /// This mirror is the writer of the archive's log, from this place on.
     LogClaimed(LogRow),
+    /// Something of our own is not as it should be, and of no host's doing.
+    OwnAlarm {
+        /// What it is about.
+        kind: AlarmKind,
+        /// For people.
+        message: String,
+    },
+    /// What the mirror took for archived is damaged there, or gone: it is put there again.
+    ArchiveLost {
+        /// Whose.
+        did: Did,
+        /// A blob; none: the account's newest snapshot.
+        blob: Option<Digest>,
+    },
     /// Every account whose head is not in the archive is to be snapshotted at once.
     SnapshotAll,
     /// What the mirror holds of an account does not prove its head: fetch it again.

@@ -46,6 +46,18 @@ pub const META_NEXT_LOG: &[u8] = b"next_log";
 pub const META_LOG: &[u8] = b"log";
 /// `meta` row: what tells this mirror from others that write to an archive, as text.
 pub const META_INSTANCE: &[u8] = b"instance";
+/// `meta` rows: what was last archived of a host's state ([`super::rows::StateMark`]); without a host: of our own.
+#[must_use]
+pub fn meta_state(host: &str) -> Vec<u8> {
+    format!("state:{host}").into_bytes()
+}
+/// `meta` rows: when something was last proven ([`encode_number`], in milliseconds), or how far that is.
+#[must_use]
+pub fn meta_proof(what: &str) -> Vec<u8> {
+    format!("proof:{what}").into_bytes()
+}
+/// `meta` row: the id of the archive that this mirror is being filled from, until that is done.
+pub const META_COLD_START: &[u8] = b"cold_start";
 /// `meta` row: the id of the archive that "archived" marks belong to, as text.
 pub const META_ARCHIVE_ID: &[u8] = b"archive_id";
 

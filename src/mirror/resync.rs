@@ -208,12 +208,7 @@ impl Fetcher {
         if !stored.speaks_at(&row.host) {
             return Ok(Err(Failed::new(FetchFailure::NotThisHost(stored))));
         }
-        let kept = match row.sync {
-            SyncState::Quarantined { commit, .. } => commit,
-            // What is kept beside ours, or was when this fetch began to be wanted.
-            _ => row.kept_beside().map(|car| car.commit),
-        };
-        let known = [row.head.as_ref().map(|head| head.commit), kept];
+        let known = [row.head.as_ref().map(|head| head.commit), row.kept_head()];
         if known != [None; 2] && reason != DesyncReason::CopyDamaged {
             match self.latest_commit(did, url).await {
                 Ok(Some(commit)) if known.contains(&Some(commit)) => {

@@ -106,6 +106,12 @@ pub struct AccountRow {
     /// Up to which rev the archive's log has it; none: nothing of it since it is archived.
     #[serde(default, with = "codec::option")]
     pub shipped: Option<Rev>,
+    /// SHA-256 of what the archive's newest identity object says of it; none: it has none.
+    #[serde(default, with = "codec::option", skip_serializing_if = "Option::is_none")]
+    pub identity_archived: Option<Digest>,
+    /// What of it is not in the log, because too much waited for the archive: only a snapshot tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlogged: Option<Unlogged>,
     /// A task will snapshot it.
     pub snapshot_due: bool,
     /// When: the time of that task.
@@ -154,6 +160,8 @@ impl AccountRow {
             snapshot: None,
             damaged: false,
             shipped: None,
+            identity_archived: None,
+            unlogged: None,
             min_rev: None,
             parked: 0,
             parked_bytes: 0,
@@ -188,6 +196,15 @@ impl AccountRow {
         self.kept_car.as_ref().filter(|car| behind && !car.damaged)
     }
 
+    /// The head of what is kept as it came, while that is what the host has: it does not rebuild, or is behind ours.
+    #[must_use]
+    pub fn kept_head(&self) -> Option<Cid> {
+        match self.sync {
+            SyncState::Quarantined { commit, .. } => commit.filter(|_| self.kept_car.is_some()),
+            _ => self.kept_beside().map(|car| car.commit),
+        }
+    }
+
     /// Whether the head stands in the archive as a snapshot.
     #[must_use]
     pub fn is_snapshotted(&self) -> bool {
@@ -203,11 +220,26 @@ impl AccountRow {
     pub fn is_archived(&self) -> bool {
         match (&self.head, &self.snapshot) {
             (Some(head), Some(snapshot)) => {
-                head.commit == snapshot.commit || self.shipped.is_some_and(|shipped| shipped >= head.rev)
+                let told = self
+                    .unlogged
+                    .is_none_or(|gap| gap.told && snapshot.rev >= gap.rev);
+                head.commit == snapshot.commit
+                    || (told && self.shipped.is_some_and(|shipped| shipped >= head.rev))
             }
             _ => false,
         }
     }
+}
+
+/// A gap in the log: the changes that lead to a rev are not in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unlogged {
+    /// The last of them: a snapshot at this rev, or a later one, makes up for all.
+    #[serde(with = "codec::value")]
+    pub rev: Rev,
+    /// Whether the log says so: then what comes after it stands in the log again.
+    pub told: bool,
 }
 
 /// A CAR that is kept whole, byte for byte, because its tree does not rebuild or its host is behind us: never taken
@@ -633,6 +665,9 @@ pub enum OutboxEntry {
         /// Second half.
         #[serde(with = "codec::value")]
         rev: Rev,
+        /// The length of what stands there.
+        #[serde(default)]
+        bytes: u64,
     },
     /// A repository was fetched whole, and what it changed is not in the journal: a snapshot says it.
     Loaded {
@@ -682,6 +717,20 @@ pub struct LogRow {
     /// What the next one holds, once that is fixed: first and last log number. Fixed before the upload, so that
     /// every try writes the same entries.
     pub cut: Option<(u64, u64)>,
+}
+
+/// A `meta` row: which state of a host, or of our own, the archive has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StateMark {
+    /// Which archive.
+    pub archive: String,
+    /// What tells the state from others.
+    #[serde(with = "codec::value")]
+    pub digest: Digest,
+    /// When it was so.
+    #[serde(with = "codec::value")]
+    pub at: Timestamp,
 }
 
 /// Row of `parked`: a frame that waits.
@@ -745,9 +794,22 @@ pub struct Acknowledged {
 impl Row for AccountRow {}
 impl Row for HostRow {}
 impl Row for BlobRow {}
+impl OutboxEntry {
+    /// About what it takes here until it is shipped.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        const ROW: u64 = 256;
+        match self {
+            Self::Change { bytes, .. } => ROW + *bytes,
+            Self::Loaded { .. } | Self::Account { .. } => ROW,
+        }
+    }
+}
+
 impl Row for JournalEntry {}
 impl Row for OutboxEntry {}
 impl Row for LogRow {}
+impl Row for StateMark {}
 impl Row for ParkedFrame {}
 impl Row for TaskRow {}
 impl Row for AlarmRow {}

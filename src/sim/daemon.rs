@@ -107,6 +107,7 @@ fn limits() -> ApplierLimits {
         audit_interval: AUDIT_INTERVAL,
         gone_percent: 10,
         deleted_percent: 50,
+        spool_bytes_max: 10 << 30,
         rebuild_records_max: REBUILD_RECORDS_MAX,
         rebuild_records_per_group_max: 3 * REBUILD_RECORDS_MAX,
     }

@@ -136,11 +136,7 @@ impl Daemon {
             Err(refusal) => return Ok(Err(failure_of(refusal))),
         };
         let (_, commit) = held.head();
-        let kept = match row.sync {
-            SyncState::Quarantined { commit, .. } => commit,
-            _ => row.kept_beside().map(|car| car.commit),
-        };
-        let known = [row.head.as_ref().map(|head| head.commit), kept];
+        let known = [row.head.as_ref().map(|head| head.commit), row.kept_head()];
         if reason != DesyncReason::CopyDamaged && known.contains(&Some(commit)) {
             return Ok(Ok((identity, FetchedContent::Unchanged { commit })));
         }

@@ -219,7 +219,10 @@ impl Oracle {
         let applied = row.head.as_ref().is_some_and(|head| head.rev >= rev);
         let unfollowed = matches!(row.sync, SyncState::Wanted { .. } | SyncState::Moved { .. });
         let kept = row.kept_car.as_ref().map(|car| car.rev).max(row.min_rev);
-        let quarantined = matches!(row.sync, SyncState::Quarantined { .. }) && kept >= Some(rev);
+        let quarantined = match row.sync {
+            SyncState::Quarantined { next_try, .. } => kept >= Some(rev) || next_try.is_some(),
+            _ => false,
+        };
         let flagged = unfollowed || quarantined || !row.upstream.is_active();
         if applied || flagged || row.host != pds.name {
             return Ok(());
@@ -271,6 +274,10 @@ impl Oracle {
                     continue;
                 }
                 let head = row.head.as_ref();
+                if head.is_none() && held.lax.is_some() {
+                    check_kept(did, &row, held.head().1, false)?;
+                    continue;
+                }
                 let head = head.ok_or_else(|| format!("G1: {did} was never loaded ({:?})", row.sync))?;
                 let (theirs, their_head) = held.head();
                 let behind = theirs <= head.rev && their_head != head.commit;

@@ -128,6 +128,7 @@ impl Daemon {
             | Task::AuditAccount(did)
             | Task::ArchiveBlob(did, _)
             | Task::ArchiveCar(did)
+            | Task::ArchiveIdentity(did)
             | Task::Snapshot(did) => mirror.account(did)?,
             Task::ListRepos(host) => {
                 cursor = mirror.host(host)?.map(|row| match row.listing {
@@ -207,7 +208,8 @@ impl Daemon {
             Task::ArchiveBlob(did, digest) => vec![self.archive_blob(world, did, digest, &work)?],
             Task::Snapshot(did) => vec![self.snapshot(world, did, &work)?],
             Task::ArchiveCar(did) => vec![self.archive_car(world, did, &work)?],
-            Task::DropGeneration(_) => vec![done],
+            // The directory's own words are not simulated.
+            Task::ArchiveIdentity(_) | Task::DropGeneration(_) => vec![done],
             Task::SweepBlobs(host) => vec![self.sweep(world, net, host, &work)?],
         };
         let wait = match work.task {

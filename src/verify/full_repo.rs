@@ -46,7 +46,8 @@ pub enum KeyStanding {
     Earlier(LoggedKey),
 }
 
-/// A repository that was walked from its signed root to its last record. Only [`check_repo`] makes one.
+/// A repository that was walked from its signed root to its last record, or rebuilt to it. Only [`check_repo`] and
+/// [`super::check_rows`] make one.
 #[derive(Debug, Clone)]
 pub struct VerifiedRepo {
     did: Did,
@@ -61,6 +62,27 @@ pub struct VerifiedRepo {
 }
 
 impl VerifiedRepo {
+    /// For [`super::rows`] alone: counts are records, their bytes, and those that are not strict.
+    pub(super) fn of_rows(
+        commit: Commit,
+        cid: Cid,
+        block: Bytes,
+        (records, record_bytes, noncanonical): (u64, u64, u64),
+        signed_by: KeyStanding,
+    ) -> Self {
+        Self {
+            did: commit.did,
+            rev: commit.rev,
+            cid,
+            block,
+            data: commit.data,
+            records,
+            record_bytes,
+            noncanonical,
+            signed_by,
+        }
+    }
+
     /// The account.
     #[must_use]
     pub const fn did(&self) -> &Did {

@@ -12,6 +12,7 @@ pub mod evidence;
 pub mod full_repo;
 pub mod lax_repo;
 pub mod reason;
+pub mod rows;
 
 pub use commit::{check_commit, check_sync};
 pub use event::{Checked, CheckedEvent, EventBody, FrameContent, KeyLookup, Notice, check_frame};
@@ -21,6 +22,7 @@ pub use evidence::{
 pub use full_repo::{HeadKey, KeyStanding, RepoFault, VerifiedRepo, check_repo};
 pub use lax_repo::{LaxRepo, check_lax_repo};
 pub use reason::{RejectReason, Remedy};
+pub use rows::{RowsFault, check_rows};
 
 #[cfg(test)]
 mod tests;

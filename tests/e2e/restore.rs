@@ -278,57 +278,63 @@ fn restore() {
         world.sandbox.folder().join("b.car"),
         world.sandbox.folder().join("b"),
     );
+    let (out, blobs) = (["-o", text(&car)], ["--blobs", text(&folder)]);
     let export = [
-        "export",
-        &second.did,
-        "--archive",
-        &archive,
-        "-o",
-        text(&car),
-        "--blobs",
-        text(&folder),
-    ];
+        &["export", &second.did, "--archive", &archive],
+        &out[..],
+        &blobs[..],
+    ]
+    .concat();
     let exported = world.firekeep.ask(&export);
     assert_eq!(exported.code, 0, "{}", exported.stderr);
     let from_car = ["--from", text(&car), "--blobs", text(&folder)];
     world.destroy_pds1();
     refused(&mut world, first, second, &from_archive, &from_car);
+    killed_everywhere(&mut world, first, &from_archive);
+    from_bare_files(&mut world, second, &from_car);
+    from_a_daemon(&mut world, third);
+    let equal = followed(&world, &accounts);
+    world.check_secrets(&accounts);
+    let counts = format!(
+        "3 accounts of a destroyed PDS are back, one of them killed {} times on the way; {equal}",
+        CRASHES.len(),
+    );
+    report("restore", began, &counts);
+}
 
-    // Killed at every boundary, each time gone on with.
-    let with = [
-        "--handle",
-        "one-back.pds2.test",
-        "--rotation-key-file",
-        text(&first.key),
-    ];
+/// From the archive; killed at every boundary, each time gone on with.
+fn killed_everywhere(world: &mut World, account: &Before, from: &[&str]) {
+    let key = ["--rotation-key-file", text(&account.key)];
+    let with = [["--handle", "one-back.pds2.test"], key].concat();
     for (point, moved) in CRASHES {
-        let crashed = world.restore(first, &from_archive, &with, Some(point));
+        let crashed = world.restore(account, from, &with, Some(point));
         assert_eq!(crashed.code, 99, "{point}: {}", crashed.stderr);
         if point == "blobs-half" {
-            away(&mut world, first, &from_archive, &with);
+            away(world, account, from, &with);
         }
-        let data = http::get(&world.sandbox.plc_url(), &format!("/{}/data", first.did))
-            .expect("answers")
-            .json();
+        let data = http::get(&world.sandbox.plc_url(), &format!("/{}/data", account.did));
+        let data = data.expect("answers").json();
         let pds = &data["services"]["atproto_pds"]["endpoint"];
         assert_eq!(*pds == world.sandbox.url_of(1).as_str(), moved, "{point}");
     }
-    let done = world.restore(first, &from_archive, &with, None);
-    world.check(first, "one-back.pds2.test", &done);
-    let operations = &identity(&world.sandbox, &first.did)["operations"];
+    let done = world.restore(account, from, &with, None);
+    world.check(account, "one-back.pds2.test", &done);
+    let operations = &identity(&world.sandbox, &account.did)["operations"];
     assert_eq!(
         *operations, 4,
         "each operation was sent once: genesis, the user's key, a temporary key, the move"
     );
+}
 
-    // From a bare CAR and a folder, with a key of the other curve. What the new PDS refuses is said, and can be mended.
-    let with = [
-        "--handle",
-        "first.pds2.test",
-        "--rotation-key-file",
-        text(&second.key),
-    ];
-    let reserved = world.restore(second, &from_car, &with, None);
+/// From a bare CAR and a folder, with a key of the other curve. What the new PDS refuses is said, and can be mended.
+fn from_bare_files(world: &mut World, account: &Before, from: &[&str]) {
+    let key = ["--rotation-key-file", text(&account.key)];
+    let reserved = world.restore(
+        account,
+        from,
+        &[["--handle", "first.pds2.test"], key].concat(),
+        None,
+    );
     assert_eq!(reserved.code, 1, "{}", reserved.stderr);
     for what in [
         "Reserved handle",
@@ -337,15 +343,9 @@ fn restore() {
     ] {
         assert!(reserved.stderr.contains(what), "{what}: {}", reserved.stderr);
     }
-    let with = [
-        "--handle",
-        "two-back.pds2.test",
-        "--rotation-key-file",
-        text(&second.key),
-    ];
-    let done = world.restore(second, &from_car, &with, None);
-    let log = done.stderr.clone();
-    world.check(second, "two-back.pds2.test", &done);
+    let with = [["--handle", "two-back.pds2.test"], key].concat();
+    let done = world.restore(account, from, &with, None);
+    world.check(account, "two-back.pds2.test", &done);
     let order = [
         "making the account",
         "importing",
@@ -353,37 +353,38 @@ fn restore() {
         "pointing",
         "activating",
     ];
-    let places: Vec<usize> = order.iter().map(|what| log.find(what).expect(what)).collect();
-    assert!(places.is_sorted(), "{log}");
-    let again = world.restore(second, &from_car, &with, None);
+    let places: Vec<usize> = order
+        .iter()
+        .map(|what| done.stderr.find(what).expect(what))
+        .collect();
+    assert!(places.is_sorted(), "{}", done.stderr);
+    let again = world.restore(account, from, &with, None);
     assert_eq!(
         again.code, 0,
         "a restore that is done is not done again: {}",
         again.stderr
     );
+}
 
-    // From a running Firekeep, and with the saved signing key: no temporary one is needed.
+/// From a running Firekeep, and with the saved signing key: no temporary one is needed.
+fn from_a_daemon(world: &mut World, account: &Before) {
     let mirror = world.mirror.start();
     let url = world.mirror.url();
-    let keys = [
-        "--rotation-key-file",
-        text(&third.key),
-        "--signing-key-file",
-        text(&third.signing_key),
-    ];
-    let with = [&["--handle", "three-back.pds2.test"], &keys[..]].concat();
-    let done = world.restore(third, &["--from", &url], &with, None);
+    let keys = ["--rotation-key-file", text(&account.key)];
+    let signing = ["--signing-key-file", text(&account.signing_key)];
+    let with = [["--handle", "three-back.pds2.test"], keys, signing].concat();
+    let done = world.restore(account, &["--from", &url], &with, None);
     mirror.stop();
-    assert_eq!(identity(&world.sandbox, &third.did)["operations"], 3);
-    world.check(third, "three-back.pds2.test", &done);
+    assert_eq!(identity(&world.sandbox, &account.did)["operations"], 3);
+    world.check(account, "three-back.pds2.test", &done);
+}
 
-    // The stream of the new PDS tells the account only when it is whole, and a second Firekeep verifies it all.
-    let pds2 = world.sandbox.info()["pds"][1]["data_dir"]
-        .as_str()
-        .expect("a folder")
-        .to_owned();
-    let emitted = Emitted::of(&PathBuf::from(pds2));
-    for account in &accounts {
+/// The stream of the new PDS tells each account only when it is whole, and a second Firekeep verifies it all.
+fn followed(world: &World, accounts: &[Before]) -> String {
+    let info = world.sandbox.info();
+    let pds2 = info["pds"][1]["data_dir"].as_str().expect("a folder");
+    let emitted = Emitted::of(Path::new(pds2));
+    for account in accounts {
         // Nothing of an empty repository: the first commit that the network hears of is the whole one.
         let told = emitted.of_account(&account.did);
         assert_eq!(told[..4], ["identity", "account", "identity", "sync"], "{told:?}");
@@ -399,9 +400,8 @@ fn restore() {
     });
     running.wait_none_missing();
     running.snapshot();
-    let archive = follower.archive();
-    let url = follower.url();
-    let equal = world.sandbox.compare(&[
+    let (archive, url) = (follower.archive(), follower.url());
+    let of = [
         "--pds",
         "pds2",
         "--url",
@@ -410,17 +410,11 @@ fn restore() {
         text(&archive),
         "--wait",
         "30",
-    ]);
+    ];
+    let equal = world.sandbox.compare(&of);
     assert_eq!(equal.accounts, 4);
     running.stop();
-    world.check_secrets(&accounts);
-    let counts = format!(
-        "3 accounts of a destroyed PDS are back, one of them killed {} times on the way, {} events; {}",
-        CRASHES.len(),
-        emitted.last(),
-        equal.text()
-    );
-    report("restore", began, &counts);
+    equal.text()
 }
 
 /// Without the new PDS, or the directory, nothing goes on and nothing is lost.

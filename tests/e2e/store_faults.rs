@@ -106,7 +106,7 @@ impl Scene {
         });
         let firekeep = running.setup.clone();
         let alone = self.alone(&firekeep);
-        let records = alone.check_newest(&self.sandbox);
+        let records = alone.check_newest(&self.sandbox, None);
         running.snapshot();
         running.stop();
         let (counts, gaps) = alone.verify();
@@ -289,4 +289,116 @@ fn a_cloned_data_folder_on_a_store_that_ignores_conditions() {
     let text = cloned(&scene, "data", true);
     let fired = scene.proxy.assert_fired(&[Fault::Unconditional]);
     report("a_cloned_data_folder_ignored", began, &format!("{fired}; {text}"));
+}
+
+/// Resident memory of a process, in MiB.
+fn resident(running: &Running) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", running.pid())).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok());
+    kib.expect("a size") / 1024
+}
+
+/// A queue that grows takes disk, and no more memory than this, in MiB.
+const MEMORY_MAX: u64 = 150;
+
+/// The bucket is away under load, then back; and an idle PDS costs no request.
+#[test]
+fn store_away() {
+    let began = Instant::now();
+    let scene = Scene::up();
+    let mut running = scene.machine("data").start();
+    scene.wait_protected(&mut running);
+    // Idle: all is there, and nothing is asked.
+    running.wait_status("all of it is in the archive", |status| {
+        status.archive("changes_due") == 0 && status.blobs("held") == 0
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    let before = scene.proxy.requests();
+    let idle = Duration::from_secs(sized(5, 120));
+    std::thread::sleep(idle);
+    assert_eq!(scene.proxy.requests(), before, "an idle PDS costs no request");
+
+    let churn = scene.sandbox.churn(20, 3600);
+    std::thread::sleep(Duration::from_secs(3));
+    let moments = scene.moments(&running.setup);
+    let at_first = resident(&running);
+    scene.proxy.away(true);
+    let (away, mut most, mut due, mut cursor) = (Instant::now(), at_first, 0, running.status().cursor());
+    while away.elapsed() < Duration::from_secs(sized(20, 600)) {
+        std::thread::sleep(Duration::from_secs(2));
+        let status = running.status();
+        assert!(status.cursor() > cursor, "following goes on: {status:?}");
+        assert!(
+            status.archive("changes_due") >= due,
+            "nothing is dropped: {status:?}"
+        );
+        (cursor, due) = (status.cursor(), status.archive("changes_due"));
+        most = most.max(resident(&running));
+    }
+    let status = running.wait_status("it is said", |status| status.standing() == "archive_away");
+    assert_eq!(status.archive("accounts_unlogged"), 0, "{status:?}");
+    assert!(due > 0 && status.archive("changes_due_bytes") > due, "{status:?}");
+    assert!(
+        most <= at_first + MEMORY_MAX,
+        "memory grew from {at_first} to {most} MiB while {due} changes waited"
+    );
+    scene.proxy.clear();
+    let back = Instant::now();
+    running.wait_status("the queue is shipped", |status| {
+        status.archive("changes_due") * 4 <= due
+    });
+    let back = back.elapsed();
+    let churn = churn.end();
+    churn.assert_taken();
+    let settled = scene.settle(running, &moments, 0);
+    let text = format!(
+        "no request in {} s idle; {}; away with {due} changes waiting at last, memory {at_first} MiB before and {most} MiB \
+         at most; shipped within {} ms; {settled}",
+        idle.as_secs(),
+        churn.text(),
+        back.as_millis()
+    );
+    report("store_away", began, &text);
+}
+
+/// More waits than there is room for: that is said, following goes on, and the next snapshots make up for it.
+#[test]
+fn store_away_for_too_long() {
+    let began = Instant::now();
+    let scene = Scene::up();
+    let firekeep = scene.machine("data").args(&["--spool-bytes-max", "64KiB"]);
+    let mut running = firekeep.start();
+    scene.wait_protected(&mut running);
+    let moments = scene.moments(&firekeep);
+    scene.proxy.away(true);
+    let churn = scene.sandbox.churn(25, 3600);
+    let full = running.wait_status("the queue is full", |status| {
+        status.archive("accounts_unlogged") == ACCOUNTS
+    });
+    let (due, bytes) = (full.archive("changes_due"), full.archive("changes_due_bytes"));
+    assert!(bytes >= 64 << 10, "{full:?}");
+    let cursor = full.cursor();
+    let later = running.wait_status("following goes on", |status| status.cursor() > cursor + 30);
+    assert!(
+        later.archive("changes_due_bytes") < bytes + (64 << 10),
+        "the queue is bounded: {later:?}"
+    );
+    assert!(running.alarm("spool_full", "").contains("spool_bytes_max"));
+    let gaps = running.metrics().count("firekeep_log_gap_accounts", &[]);
+    assert_eq!(gaps, ACCOUNTS);
+    let said = firekeep.ask(&["status"]).stdout;
+    assert!(said.contains("TOO MUCH WAITS"), "{said}");
+    scene.proxy.clear();
+    running.wait_status("the log tells every account again", |status| {
+        status.archive("accounts_unlogged") == 0
+    });
+    let churn = churn.end();
+    churn.assert_taken();
+    let settled = scene.settle(running, &moments, usize::MAX);
+    let text = format!(
+        "{}; {due} changes of {bytes} bytes waited, {gaps} accounts were told by snapshots; {settled}",
+        churn.text()
+    );
+    report("store_away_for_too_long", began, &text);
 }

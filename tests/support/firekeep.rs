@@ -168,21 +168,22 @@ impl Firekeep {
 /// Runs to the end; a process that goes on instead is killed, and that is told.
 fn ended(command: &mut Command) -> Ended {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut child = child.expect("firekeep starts");
-    let until = Instant::now() + super::PATIENCE;
-    loop {
-        match child.try_wait().expect("a child") {
-            Some(_) => break,
-            None if Instant::now() > until => {
-                let _ended = child.kill();
-                let output = child.wait_with_output().expect("its output");
-                panic!("firekeep did not end by itself: {command:?}\n{}", told(&output));
-            }
-            None => std::thread::sleep(Duration::from_millis(10)),
+    let child = child.expect("firekeep starts");
+    // Read meanwhile: more than a pipe holds would keep it from ending.
+    let pid = child.id();
+    let (done, patience) = std::sync::mpsc::channel::<()>();
+    let watchdog = std::thread::spawn(move || {
+        let late = patience.recv_timeout(super::PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
+        if late {
+            signal(pid, "KILL");
         }
-    }
-    // What it prints here is far less than a pipe holds, so it never waited for a reader.
+        late
+    });
     let output = child.wait_with_output().expect("its output");
+    drop(done);
+    if watchdog.join().expect("it does not panic") {
+        panic!("firekeep did not end by itself: {command:?}\n{}", told(&output));
+    }
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Ended {
         code: output

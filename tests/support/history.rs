@@ -111,4 +111,13 @@ impl History {
         }
         records
     }
+
+    /// For how many milliseconds what stood at a path after a commit did so; none: it still does.
+    pub fn lifetime(&self, did: &str, at: usize, path: &str) -> Option<u64> {
+        let versions = self.of(did);
+        let touches = |version: &&Version| version.ops.iter().any(|(other, _)| other == path);
+        let from = versions[..=at].iter().rev().find(touches)?;
+        let to = versions[at + 1..].iter().find(touches)?;
+        Some(to.at - from.at)
+    }
 }

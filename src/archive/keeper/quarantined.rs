@@ -79,7 +79,7 @@ impl Keeper {
         };
         let body = Body::File(file.path().to_owned());
         if self.put(&name, body, stats.file_bytes, &options).await? == PutOutcome::AlreadyThere {
-            self.check_snapshot(&name, car.commit, &stats).await?;
+            self.check_snapshot(&name, car.commit).await?;
         }
         Ok(())
     }

@@ -220,6 +220,67 @@ async fn nothing_is_put_where_the_archive_is_not() {
     assert!(!fixture.object.exists());
 }
 
+/// What a directory says of the fixture's account, with a key.
+fn said(did: &Did, key: u8, at: u64) -> crate::identity::resolver::Testimony {
+    let key =
+        crate::repo::signing_key::SecretKey::from_bytes(crate::repo::signing_key::Curve::K256, &[key; 32]);
+    let method = serde_json::json!({
+        "id": "#atproto",
+        "type": "Multikey",
+        "controller": did.as_str(),
+        "publicKeyMultibase": key.expect("in range").public().to_multikey(),
+    });
+    crate::identity::resolver::Testimony {
+        document: serde_json::json!({ "id": did.as_str(), "verificationMethod": [method] }),
+        plc_log: None,
+        read_at: Timestamp::from_micros(at * 1000),
+    }
+}
+
+#[tokio::test]
+async fn an_identity_is_archived_at_each_change_and_not_otherwise() {
+    let fixture = holding(PNG).await;
+    let did = fixture.blob.did.clone();
+    let mut row = AccountRow::new(7, "pds.test".parse().expect("a host"), Timestamp::default());
+    let put = |row: &AccountRow| {
+        let mut batch = Batch::new();
+        batch.put(Family::Accounts, keyspace::encode_account(&did), row.encode());
+        fixture.keeper.store.write(batch).expect("writes");
+    };
+    let archive = |key, at| {
+        fixture
+            .keeper
+            .identity(did.clone(), said(&did, key, at), Vec::new())
+    };
+    put(&row);
+    let Ok(Input::IdentityArchived { digest, .. }) = archive(7, 1).await else {
+        panic!("it is archived");
+    };
+    // Killed before that was noted: the same object is ours.
+    assert!(matches!(archive(7, 1).await, Ok(Input::IdentityArchived { .. })));
+    row.identity_archived = Some(digest);
+    put(&row);
+    assert!(
+        matches!(archive(7, 2).await, Ok(Input::TaskDone { .. })),
+        "nothing new"
+    );
+    // The clock was set back to a moment that has one of other content: at another moment, then.
+    assert!(matches!(archive(8, 1).await, Ok(Input::TaskDelayed { .. })));
+    let Ok(Input::IdentityArchived { digest: other, .. }) = archive(8, 3).await else {
+        panic!("a change is archived");
+    };
+    assert_ne!(digest, other);
+
+    let folder = fixture.root.join(format!("v1/identity/{did}"));
+    assert_eq!(std::fs::read_dir(folder).expect("there").count(), 2);
+    let reader =
+        crate::archive::reader::ArchiveReader::of_bucket(fixture.keeper.bucket.clone(), &fixture.root);
+    let reader = reader.await.expect("opens");
+    let (files, unusable) = reader.identities(&did).await.expect("reads");
+    let keys: Vec<_> = files.iter().map(|file| file.keys().expect("keys")).collect();
+    assert_eq!((keys.len(), keys.concat().len(), unusable.len()), (2, 2, 0));
+}
+
 /// As many changes as fill two deltas, one made after the other.
 #[tokio::test]
 async fn what_led_to_a_snapshot_goes_before_it_in_as_many_deltas_as_it_takes() {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::mirror::applier::Note;
 use crate::mirror::applier::moved_tests::account_event;
 use crate::mirror::applier::tests::{ASKED, NOW, World, delete, write};
 use crate::mirror::input::{Input, ListedPage, ListedRepo, SegmentShipped, SnapshotStored};
@@ -509,4 +510,61 @@ fn a_deletion_that_was_the_old_hosts_own_is_taken_back_in_the_log() {
             (AccountStatus::Deactivated, other)
         ]
     );
+}
+
+#[test]
+fn what_does_not_fit_into_the_queue_is_told_by_a_snapshot_and_never_claimed() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    snapshot(&mut world, &account);
+    let mut shipped = Shipped::default();
+    shipped.drain(&mut world);
+    let did = account.did().clone();
+    let archived = |world: &World| {
+        let row = world.row(&did).expect("known");
+        (row.is_archived(), row.unlogged.map(|gap| gap.told))
+    };
+    assert_eq!(archived(&world), (true, None));
+    world.set_spool(1);
+    let mut write_one = |world: &mut World, key: &str| world.commit(&mut account, &[write(key, "text")]);
+    write_one(&mut world, "b");
+    assert_eq!(world.applier.totals().unlogged, 0, "the first fits");
+    let queued = world.applier.totals().unshipped_bytes;
+    for key in ["c", "d"] {
+        let notes = write_one(&mut world, key);
+        let alarmed = notes.iter().any(|note| matches!(note, Note::Alarm { .. }));
+        assert_eq!(alarmed, key == "c", "once");
+    }
+    let totals = world.applier.totals();
+    assert_eq!(
+        (totals.unshipped_bytes, totals.unlogged),
+        (queued, 1),
+        "no more is queued"
+    );
+    shipped.drain(&mut world);
+    assert_eq!(world.applier.totals().unshipped_bytes, 0);
+    assert_eq!(
+        archived(&world),
+        (false, Some(false)),
+        "what is shipped is not its head"
+    );
+
+    // There is room again: the log says that it goes on from here, and what comes is in it.
+    write_one(&mut world, "e");
+    world.set_spool(u64::MAX);
+    write_one(&mut world, "f");
+    shipped.drain(&mut world);
+    assert_eq!(
+        archived(&world),
+        (false, Some(true)),
+        "only with a snapshot does the log tell it"
+    );
+    let entries: Vec<&Entry> = shipped.entries().map(|(_, entry)| entry).collect();
+    let [.., Entry::Loaded { rev: from, .. }, Entry::Commit(last)] = &*entries else {
+        panic!("{entries:?}");
+    };
+    assert_eq!(last.since, *from);
+    snapshot(&mut world, &account);
+    assert_eq!(archived(&world), (true, None));
+    world.check_equal(&account);
 }

@@ -105,8 +105,21 @@ pub fn check_snapshot(
     file: impl Read,
     name: &SnapshotName,
     keys: &[SigningKey],
-    mut visit: impl FnMut(&[u8], &[u8]),
+    visit: impl FnMut(&[u8], &[u8]),
 ) -> Result<Tally, Bad> {
+    read_snapshot(file, name, keys, visit).map(|(tally, _)| tally)
+}
+
+/// As [`check_snapshot`]; gives the commit's block too.
+///
+/// # Errors
+/// As there.
+pub fn read_snapshot(
+    file: impl Read,
+    name: &SnapshotName,
+    keys: &[SigningKey],
+    mut visit: impl FnMut(&[u8], &[u8]),
+) -> Result<(Tally, Vec<u8>), Bad> {
     let mut tally = Tally::default();
     let mut decoder = SnapshotDecoder::new(file, SNAPSHOT_BYTES_MAX).map_err(SnapshotFileError::from)?;
     let mut car = CarReader::new(&mut decoder)?;
@@ -120,6 +133,7 @@ pub fn check_snapshot(
         _ => return Err(Bad::Misnamed(format!("its first block is not commit {wanted}"))),
     }
     let data = check_commit(&block, wanted, name.did.did(), name.rev, keys, &mut tally)?;
+    let commit = block.clone();
     let mut tree = StreamedTree::new(data);
     while let Some((cid, _)) = car.next_block(&mut block)? {
         tally.blocks += 1;
@@ -129,7 +143,7 @@ pub fn check_snapshot(
     }
     tally.records = tree.finish()?.records;
     decoder.finish()?;
-    Ok(tally)
+    Ok((tally, commit))
 }
 
 /// Reads a CAR that is kept as it came: every block hashes to its CID, and the commit of the name is its root.

@@ -14,11 +14,12 @@ use crate::archive::bucket::{Bucket, BucketError};
 use crate::archive::identity::{self, IdentityError};
 use crate::archive::names::{self, IdentityName, ObjectName};
 use crate::archive::sealed::{self, Seal};
+use crate::archive::state_file::{HostState, STATE_BYTES_MAX, ServiceState, StateFileError};
 use crate::repo::signing_key::SigningKey;
 use crate::types::Did;
 
-/// Largest JSON object that is read: a host's state names every account.
-const JSON_BYTES_MAX: usize = 64 << 20;
+/// Largest other JSON object that is read.
+const JSON_BYTES_MAX: usize = 4 << 20;
 /// Missing objects of a kind that are named one by one.
 pub(super) const NAMED_MAX: usize = 1000;
 /// As many objects in a row that cannot be read end the verification: the store is away.
@@ -56,7 +57,7 @@ pub enum ScrubError {
 }
 
 /// Keeps how far a verification came. Called after each step; not every call needs to write.
-pub type Keep<'k> = &'k mut (dyn FnMut(&Checkpoint) -> std::io::Result<()> + Send);
+pub type Keep<'k> = &'k mut (dyn FnMut(&Checkpoint) -> std::io::Result<()> + Send + Sync);
 
 /// Verifies an archive, from `from` on if it was begun before.
 ///
@@ -252,6 +253,20 @@ impl Scrub<'_> {
                         .check(&text, move |file| check_quarantined(file, &kept));
                     checked.await.and_then(|()| Ok(Seal::Sound))
                 }
+                ObjectName::HostState(name) => {
+                    let read = self.reader.bytes(&text, STATE_BYTES_MAX).await;
+                    read.and_then(|bytes| match HostState::decode(&bytes, name) {
+                        Ok(_) => Ok(Seal::Sound),
+                        Err(error) => Err(bad_state(&error)),
+                    })
+                }
+                ObjectName::Service(name) => {
+                    let read = self.reader.bytes(&text, STATE_BYTES_MAX).await;
+                    read.and_then(|bytes| match ServiceState::decode(&bytes, name) {
+                        Ok(_) => Ok(Seal::Sound),
+                        Err(error) => Err(bad_state(&error)),
+                    })
+                }
                 _ => {
                     let read = self.reader.bytes(&text, JSON_BYTES_MAX).await;
                     let must_be_sealed = matches!(name, ObjectName::Archive);
@@ -336,6 +351,13 @@ impl Scrub<'_> {
                 _ => return Ok(found),
             }
         }
+    }
+}
+
+fn bad_state(error: &StateFileError) -> Bad {
+    match error {
+        StateFileError::Misnamed => Bad::Misnamed(error.to_string()),
+        _ => Bad::Other(error.to_string()),
     }
 }
 

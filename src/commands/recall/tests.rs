@@ -600,3 +600,77 @@ async fn a_daemon_at_work_on_the_archive_is_no_fault() {
         "a snapshot and ten deltas are left"
     );
 }
+
+/// Puts an identity object of the churn's account that names this key.
+fn put_identity(archive: &TestArchive, churn: &Churn, key: &SigningKey, millis: u64) -> std::path::PathBuf {
+    use crate::archive::identity_file::IdentityFile;
+    use crate::archive::names::{DidFolder, IdentityName};
+    let did = churn.did();
+    let method = serde_json::json!({
+        "id": "#atproto",
+        "type": "Multikey",
+        "controller": did.as_str(),
+        "publicKeyMultibase": key.to_multikey(),
+    });
+    let file = IdentityFile {
+        did: did.clone(),
+        time: Timestamp::from_micros(millis * 1000),
+        document: Some(serde_json::json!({ "id": did.as_str(), "verificationMethod": [method] })),
+        plc_log: None,
+    };
+    let name = IdentityName {
+        did: DidFolder::try_from(did).expect("short"),
+        time: file.time,
+    };
+    let path = archive.root.join(name.to_string());
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("makes");
+    std::fs::write(&path, file.encode()).expect("writes");
+    path
+}
+
+#[tokio::test]
+async fn signatures_are_checked_with_the_keys_that_the_archive_names() {
+    let churn = Churn::new(4).run(20);
+    let archive = TestArchive::of(&churn).await;
+    let did = churn.did().to_string();
+    let export = ["export", &did, "-o", "-"];
+    let unchecked = answer(&archive, &export).await;
+    assert_eq!(
+        (unchecked.code, &unchecked.json["signature_checked"]),
+        (0, &Value::Null)
+    );
+
+    let other = crate::sim::SimAccount::new(77, START).key();
+    let path = put_identity(&archive, &churn, &other, 1000);
+    let doubted = answer(&archive, &export).await;
+    assert_eq!(doubted.code, exit::INCOMPLETE);
+    assert!(
+        doubted
+            .notes
+            .iter()
+            .any(|note| note.contains("signed by none of the keys")),
+        "{:?}",
+        doubted.notes
+    );
+
+    put_identity(&archive, &churn, &churn.account.key(), 2000);
+    let checked = answer(&archive, &export).await;
+    assert_eq!(checked.code, 0, "{:?}", checked.notes);
+    assert_eq!(
+        checked.json["signature_checked"],
+        churn.account.key().to_did_key()
+    );
+
+    let mut bytes = std::fs::read(&path).expect("there");
+    bytes[30] ^= 1;
+    std::fs::write(&path, bytes).expect("writes");
+    let checked = answer(&archive, &export).await;
+    assert!(
+        checked
+            .notes
+            .iter()
+            .any(|note| note.contains("1970-01-01T00:00:01.000Z")),
+        "{:?}",
+        checked.notes
+    );
+}

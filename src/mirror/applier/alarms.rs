@@ -57,6 +57,28 @@ impl Applier {
         Ok(())
     }
 
+    /// Raises an alarm that is no host's, or renews what it says.
+    pub(super) fn raise_own(
+        group: &mut Group<'_>,
+        kind: AlarmKind,
+        message: String,
+    ) -> Result<(), StoreError> {
+        let id = AlarmId {
+            host: None,
+            kind,
+            subject: String::new(),
+        };
+        let open = group.stage.alarm(&id)?.filter(|row| row.acknowledged.is_none());
+        let row = AlarmRow {
+            since: open.map_or(group.now, |row| row.since),
+            message,
+            pinned: Vec::new(),
+            acknowledged: None,
+        };
+        group.stage.put_alarm(&id, row);
+        Ok(())
+    }
+
     /// A person has seen an alarm. It stays until then, and what it keeps stays longer.
     pub(super) fn on_acknowledged(group: &mut Group<'_>, id: &AlarmId, by: String) -> Result<(), StoreError> {
         if let Some(mut row) = group.stage.alarm(id)?

@@ -231,3 +231,54 @@ fn many_blobs_that_are_withheld_raise_an_alarm() {
         world.check_equal(&account);
     }
 }
+
+#[test]
+fn an_identity_goes_into_the_archive_when_it_is_first_read_and_when_it_changed() {
+    let mut world = World::new();
+    let account = world.live(1);
+    let due = |world: &World| {
+        let tasks = Mirror::new(&*world.store).due_tasks(u64::MAX - 1, usize::MAX);
+        let tasks = tasks.expect("reads").into_iter();
+        tasks
+            .filter(|due| matches!(due.task, Task::ArchiveIdentity(_)))
+            .map(|due| keyspace::encode_task(due.due_ms, &due.task))
+            .collect::<Vec<_>>()
+    };
+    let first = due(&world);
+    assert_eq!(first.len(), 1);
+    world.apply(Input::IdentityArchived {
+        did: account.did().clone(),
+        digest: [9; 32],
+        task: first[0].clone(),
+    });
+    assert_eq!(due(&world).len(), 0);
+    assert_eq!(
+        world.row(account.did()).expect("known").identity_archived,
+        Some([9; 32])
+    );
+
+    let mut identity = world
+        .row(account.did())
+        .and_then(|row| row.identity)
+        .expect("read");
+    let read = |world: &mut World, identity: &crate::mirror::rows::StoredIdentity| {
+        world.apply(Input::Identity {
+            did: account.did().clone(),
+            resolved: Some(identity.clone()),
+            task: Vec::new(),
+            retry_at: NOW,
+        });
+    };
+    identity.read_at = NOW.plus(Duration::from_secs(60));
+    read(&mut world, &identity);
+    assert_eq!(due(&world).len(), 0, "the same, read again");
+    identity.key = Some("did:key:zQ3shother".to_owned());
+    read(&mut world, &identity);
+    assert_eq!(due(&world).len(), 1, "another key");
+
+    // In another archive it does not stand.
+    world.apply(Input::ArchiveLinked { id: "one".to_owned() });
+    world.apply(Input::ArchiveLinked { id: "two".to_owned() });
+    assert_eq!(world.row(account.did()).expect("known").identity_archived, None);
+    assert!(!due(&world).is_empty());
+}

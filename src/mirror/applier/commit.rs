@@ -264,7 +264,7 @@ impl Applier {
             seq: arrival.seq,
             host: Some(arrival.host.clone()),
         };
-        Self::log_change(group, did, &arrival.host, &mut row, commit.rev(), &entry);
+        Self::log_change(group, did, &arrival.host, &mut row, commit.rev(), &entry)?;
         row.head = Some(Head {
             rev: commit.rev(),
             commit: commit.cid(),

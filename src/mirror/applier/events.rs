@@ -401,7 +401,7 @@ impl Applier {
         // Another host's word about the account is no reason to fetch it.
         if !Self::is_foreign(group, &did, &row, host) {
             // It tells no rev that the fetch would have to reach.
-            row.fetch_again = matches!(row.sync, SyncState::Wanted { .. });
+            row.fetch_again = matches!(row.sync, SyncState::Wanted { .. } | SyncState::Quarantined { .. });
             group.stage.put_account(&did, row.clone());
             Self::reject(group, &did, row, host, reason, Turn::Replayed);
         }

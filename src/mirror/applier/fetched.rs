@@ -50,7 +50,7 @@ impl Applier {
         let Some(reason) = wanted.filter(|_| current) else {
             // Something else settled it while the fetch was under way.
             drop_generation(group, loaded_number);
-            if wanted == Some(DesyncReason::Quarantined) {
+            if matches!(row.sync, SyncState::Quarantined { .. }) {
                 Self::retry_quarantined(group, &did, row, group.now);
             } else if matches!(row.sync, SyncState::Diverged { .. }) {
                 Self::retry_behind(group, &did, row);
@@ -125,9 +125,10 @@ impl Applier {
             Self::retry_fetch(group, did, row, group.now.plus(TOO_OLD_RETRY));
             return Ok(());
         }
+        let quarantined = matches!(row.sync, SyncState::Quarantined { .. });
         row.sync = SyncState::Live;
         row.diverged_before_fetch = false;
-        let seen = row.min_rev.take().filter(|_| reason == DesyncReason::Quarantined);
+        let seen = row.min_rev.take().filter(|_| quarantined);
         Self::leave_quarantine(group, did, &mut row, seen)?;
         group.notes.push(Note::Unchanged {
             host: row.host.clone(),
@@ -167,7 +168,8 @@ impl Applier {
             Self::retry_fetch(group, did, row, group.now.plus(TOO_OLD_RETRY));
             return Ok(());
         }
-        let seen = row.min_rev.filter(|_| reason == DesyncReason::Quarantined);
+        let quarantined = matches!(row.sync, SyncState::Quarantined { .. });
+        let seen = row.min_rev.filter(|_| quarantined);
         let sound = reason != DesyncReason::CopyDamaged && !row.damaged;
         let logged = Self::log_swap(group, did, &mut row, number, repo, sound)?;
         self.swap(group, did, &mut row, number, (repo, logged, sound), blobs)?;
@@ -324,7 +326,7 @@ impl Applier {
                 group.stage.put_account(did, row);
                 return Ok(());
             }
-            if reason == DesyncReason::Quarantined {
+            if matches!(row.sync, SyncState::Quarantined { .. }) {
                 Self::retry_quarantined(group, did, row, retry_at);
             } else if matches!(row.sync, SyncState::Diverged { .. }) {
                 Self::retry_behind(group, did, row);
@@ -460,7 +462,7 @@ fn is_behind_its_stream(row: &AccountRow, rev: Rev) -> bool {
 }
 
 /// Removes every row of a generation that nothing points at.
-fn drop_generation(group: &mut Group<'_>, number: u64) {
+pub(super) fn drop_generation(group: &mut Group<'_>, number: u64) {
     if number == NO_NUMBER {
         return;
     }

@@ -77,6 +77,13 @@ impl Applier {
             };
             row.snapshot = None;
             row.shipped = None;
+            row.identity_archived = None;
+            if row.identity.is_some() {
+                group
+                    .stage
+                    .put_task(group.now, &Task::ArchiveIdentity(did.clone()));
+            }
+            row.unlogged = None;
             if row.head.is_some() {
                 self.schedule_snapshot(group, &did, &mut row);
             }

@@ -130,7 +130,7 @@ impl Applier {
     fn want_unless_diverged(group: &mut Group<'_>, did: &Did, row: &mut AccountRow, theirs: Option<Cid>) {
         if !matches!(row.sync, SyncState::Diverged { .. }) {
             Self::want(group, did, row, DesyncReason::HeadDiffers, None);
-        } else if row.kept_beside().is_some_and(|car| Some(car.commit) != theirs) {
+        } else if row.kept_head().is_some_and(|kept| Some(kept) != theirs) {
             Self::fetch_behind_later(group, did, row);
         }
     }
@@ -221,9 +221,8 @@ impl Applier {
             Some(_) => row.deletion_confirmed_at = None,
         }
         let active = status.as_ref().is_some_and(AccountStatus::is_active);
-        let beside = row.kept_beside().map(|car| car.commit);
-        if active && beside.is_some() && beside == head {
-            // Known to be behind, and all of it is kept.
+        if active && head.is_some() && row.kept_head() == head {
+            // Known to be behind or lax, and all of it is kept.
         } else if active && head.is_some() && row.head.as_ref().map(|head| head.commit) != head {
             // Also one that is known to be behind: the commit that went on from there may have been lost.
             Self::want(group, did, &mut row, DesyncReason::HeadDiffers, None);

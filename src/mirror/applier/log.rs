@@ -7,12 +7,12 @@
 use std::ops::ControlFlow;
 
 use super::super::input::SegmentShipped;
-use super::super::keyspace::{self, META_LOG, META_NEXT_LOG};
+use super::super::keyspace::{self, AlarmKind, META_LOG, META_NEXT_LOG};
 use super::super::reader::Mirror;
-use super::super::rows::{AccountRow, JournalEntry, JournalOp, LogRow, OutboxEntry, Row as _};
+use super::super::rows::{AccountRow, JournalEntry, JournalOp, LogRow, OutboxEntry, Row as _, Unlogged};
 use super::super::store::{Family, KeyRange, Store, StoreError};
 use super::{Applier, Group};
-use crate::types::{Did, Digest, HostName, RepoPath, Rev};
+use crate::types::{Cid, Did, Digest, HostName, RepoPath, Rev};
 use crate::verify::VerifiedRepo;
 
 /// A swap that changed more than this is told by a snapshot. Both limits keep its entry within one segment.
@@ -31,7 +31,8 @@ pub(super) enum Logged {
 }
 
 impl Applier {
-    /// Journals a change of an account and queues it for the log.
+    /// Journals a change of an account and queues it for the log. Where too much waits for the archive already, it is
+    /// left out: then only a snapshot tells what it led to.
     pub(super) fn log_change(
         group: &mut Group<'_>,
         did: &Did,
@@ -39,15 +40,40 @@ impl Applier {
         row: &mut AccountRow,
         rev: Rev,
         entry: &JournalEntry,
-    ) {
-        row.journal_bytes += group.stage.put_journal(row.did_number, rev, entry) as u64;
+    ) -> Result<(), StoreError> {
+        if group.outbox_full {
+            row.unlogged = Some(Unlogged { rev, told: false });
+            let message = format!(
+                "so much waits for the archive that no more is queued (spool_bytes_max): accounts that change now are in \
+                 the archive only when they are snapshotted, and what they were in between is in no backup; see that {} \
+                 and the others can be archived",
+                row.host
+            );
+            return Self::raise(group, host, AlarmKind::SpoolFull, "", message, Vec::new());
+        }
+        if row.unlogged.is_some_and(|gap| !gap.told) {
+            // What it builds on is not in the log: from here on it is told again.
+            row.unlogged = Some(Unlogged { rev, told: true });
+            group.stage.put_outbox(OutboxEntry::Loaded {
+                did: did.clone(),
+                host: host.clone(),
+                rev,
+                commit: Cid::of_block(&entry.commit_block),
+                received: entry.received,
+            });
+            return Ok(());
+        }
+        let bytes = group.stage.put_journal(row.did_number, rev, entry) as u64;
+        row.journal_bytes += bytes;
         row.journal_commits += 1;
         group.stage.put_outbox(OutboxEntry::Change {
             did: did.clone(),
             host: host.clone(),
             did_number: row.did_number,
             rev,
+            bytes,
         });
+        Ok(())
     }
 
     /// Tells the log where an account stands at its host now.
@@ -70,6 +96,8 @@ impl Applier {
         sound: bool,
     ) -> Result<Logged, StoreError> {
         let host = row.host.clone();
+        // The difference to what the log does not have is of no use in it.
+        let sound = sound && !group.outbox_full && row.unlogged.is_none_or(|gap| gap.told);
         let ops = match &row.head {
             // The head that is held already: its change stands in the log under this rev.
             Some(head) if head.rev == repo.rev() => {
@@ -97,9 +125,10 @@ impl Applier {
                 seq: 0,
                 host: Some(host.clone()),
             };
-            Self::log_change(group, did, &host, row, repo.rev(), &entry);
+            Self::log_change(group, did, &host, row, repo.rev(), &entry)?;
             return Ok(Logged::AsChange);
         }
+        row.unlogged = None;
         group.stage.put_outbox(OutboxEntry::Loaded {
             did: did.clone(),
             host,
@@ -141,7 +170,7 @@ impl Applier {
             if number > shipped.last {
                 break;
             }
-            group.stage.take_outbox(number);
+            group.stage.take_outbox(number, entry.bytes());
             let OutboxEntry::Change {
                 did, did_number, rev, ..
             } = entry
@@ -168,16 +197,27 @@ impl Applier {
 
     /// The log of before belongs to another archive: nothing of it is shipped to this one.
     pub(super) fn forget_log(group: &mut Group<'_>) -> Result<(), StoreError> {
-        let mut waiting = Vec::new();
+        let (mut waiting, mut bad) = (Vec::new(), None);
         let outbox = KeyRange::all();
-        group.stage.store().scan(Family::Outbox, &outbox, &mut |key, _| {
-            waiting.push(key.to_vec());
-            ControlFlow::Continue(())
-        })?;
-        for key in waiting {
-            let number = keyspace::decode_outbox(&key)
-                .map_err(|error| StoreError::bad_row(Family::Outbox, &key, error))?;
-            group.stage.take_outbox(number);
+        group
+            .stage
+            .store()
+            .scan(Family::Outbox, &outbox, &mut |key, value| {
+                let entry = OutboxEntry::decode(value).map_err(|error| error.to_string());
+                let number = keyspace::decode_outbox(key).map_err(|error| error.to_string());
+                match number.and_then(|number| Ok((number, entry?.bytes()))) {
+                    Ok(found) => waiting.push(found),
+                    Err(error) => bad = Some(StoreError::bad_row(Family::Outbox, key, error)),
+                }
+                if bad.is_some() {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })?;
+        bad.map_or(Ok(()), Err)?;
+        for (number, bytes) in waiting {
+            group.stage.take_outbox(number, bytes);
         }
         group.stage.batch().delete(Family::Meta, META_LOG);
         Ok(())

@@ -32,6 +32,9 @@ mod moved;
 #[cfg(test)]
 pub(crate) mod moved_tests;
 mod quarantine;
+pub mod restored;
+#[cfg(test)]
+mod restored_tests;
 mod snapshots;
 mod stage;
 #[cfg(test)]
@@ -91,6 +94,8 @@ pub struct ApplierLimits {
     pub gone_percent: u64,
     /// When this share of an account's records goes within a day, an alarm is raised, and what was is pinned.
     pub deleted_percent: u64,
+    /// When so many bytes wait to be shipped, no more changes are queued.
+    pub spool_bytes_max: u64,
 }
 
 impl Default for ApplierLimits {
@@ -110,6 +115,7 @@ impl Default for ApplierLimits {
             audit_interval: Duration::from_secs(24 * 3600),
             gone_percent: 10,
             deleted_percent: 50,
+            spool_bytes_max: 10 << 30,
         }
     }
 }
@@ -148,6 +154,8 @@ struct Group<'a> {
     rebuilt: u64,
     /// Accounts that went off or vanished in this step.
     gone: Vec<Did>,
+    /// So much waits for the archive that no more changes are queued.
+    outbox_full: bool,
 }
 
 impl Applier {
@@ -215,6 +223,7 @@ impl Applier {
             notes: Vec::new(),
             rebuilt: 0,
             gone: Vec::new(),
+            outbox_full: self.is_outbox_full(),
         };
         let mut tasks = false;
         for input in inputs {
@@ -222,6 +231,7 @@ impl Applier {
             if needs_own_batch(&input) || group.stage.bytes() >= self.limits.batch_bytes {
                 let full = std::mem::replace(&mut group.stage, Stage::new(&*store));
                 tasks |= self.write(full)?;
+                group.outbox_full = self.is_outbox_full();
             }
             self.step(&mut group, input)?;
             self.count_gone(&mut group)?;
@@ -292,6 +302,11 @@ impl Applier {
             Input::Acknowledge { alarm, by } => Self::on_acknowledged(group, &alarm, by),
             Input::ArchiveLinked { id } => self.on_archive_linked(group, &id),
             Input::CarArchived { did, number, task } => self.on_car_archived(group, &did, number, &task),
+            Input::IdentityArchived { did, digest, task } => {
+                self.on_identity_archived(group, &did, digest, &task)
+            }
+            Input::Restored(restored) => self.on_restored(group, *restored),
+            Input::Refilled(refilled) => self.on_refilled(group, *refilled),
             Input::CarDamaged { did, number, task } => self.on_car_damaged(group, &did, number, &task),
             Input::SnapshotStored(stored) => self.on_snapshot_stored(group, &stored),
             Input::SegmentCut { first, last } => Self::on_segment_cut(group, first, last),
@@ -301,6 +316,8 @@ impl Applier {
                 Ok(())
             }
             Input::SnapshotAll => self.on_snapshot_all(group),
+            Input::OwnAlarm { kind, message } => Self::raise_own(group, kind, message),
+            Input::ArchiveLost { did, blob } => self.on_archive_lost(group, &did, blob),
             Input::Damaged {
                 did,
                 account_number,
@@ -330,6 +347,10 @@ impl Applier {
         }
         self.cache.extend(finished.accounts);
         Ok(finished.tasks)
+    }
+
+    const fn is_outbox_full(&self) -> bool {
+        self.totals.unshipped_bytes >= self.limits.spool_bytes_max
     }
 
     /// An account's row.
@@ -405,6 +426,8 @@ const fn needs_own_batch(input: &Input) -> bool {
             | Input::SegmentCut { .. }
             | Input::SegmentShipped(_)
             | Input::LogClaimed(_)
+            | Input::Restored(_)
+            | Input::Refilled(_)
             | Input::ArchiveLinked { .. }
     )
 }

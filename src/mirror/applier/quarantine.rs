@@ -169,7 +169,7 @@ impl Applier {
         rev: Rev,
     ) -> Result<(), StoreError> {
         row.min_rev = row.min_rev.filter(|least| *least > rev);
-        if row.min_rev.is_some() {
+        if std::mem::take(&mut row.fetch_again) || row.min_rev.is_some() {
             Self::refetch_later(group, did, &mut row, Pace::Bounded);
         }
         group.stage.put_account(did, row);

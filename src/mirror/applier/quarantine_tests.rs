@@ -458,3 +458,35 @@ fn a_kept_car_that_is_damaged_is_fetched_again_and_given_up_when_another_comes()
     });
     assert_eq!(world.applier.totals().damaged_cars, 0);
 }
+
+#[test]
+fn an_account_that_left_its_quarantine_and_is_wanted_does_not_lose_its_task() {
+    let mut world = World::new();
+    let mut account = world.lost_one(1);
+    world.lax(&account, 900);
+    let mut healed = account.clone();
+    healed.commit(0, &[write("c", "healed")], NOW);
+    // An event of a rev that the host does not give when it is asked.
+    account = healed.clone();
+    world.commit(&mut account, &[write("d", "after it")]);
+    world.fetch(&healed);
+    assert_eq!(world.state(&account), "wanted");
+    world.apply(Input::FetchFailed {
+        did: account.did().clone(),
+        host: world.host.clone(),
+        failure: FetchFailure::Unreachable("500".to_owned()),
+        asked_at: crate::mirror::applier::tests::ASKED,
+        task: world.fetch_task(account.did()),
+        retry_at: NOW.plus(Duration::from_secs(60)),
+    });
+    assert_eq!(world.fetches(&account), [MINUTE], "it is tried again");
+    // The host never gives so new a state: after some tries what it has is taken, once.
+    for _ in 0..20 {
+        if world.state(&account) != "wanted" {
+            break;
+        }
+        world.fetch(&healed);
+    }
+    assert_eq!(world.state(&account), "live");
+    world.check_equal(&healed);
+}

@@ -5,10 +5,10 @@ use std::ops::ControlFlow;
 use super::super::input::SnapshotStored;
 use super::super::keyspace::{self, Task};
 use super::super::reader::Mirror;
-use super::super::rows::{AccountRow, DesyncReason, SnapshotMark};
+use super::super::rows::{AccountRow, BlobState, DesyncReason, SnapshotMark};
 use super::super::store::{Family, StoreError};
 use super::{Applier, Group};
-use crate::types::Did;
+use crate::types::{Did, Digest};
 
 impl Applier {
     /// Makes sure that a task will snapshot the account: at once if it has no snapshot; when the interval since
@@ -18,6 +18,8 @@ impl Applier {
             || row.journal_bytes >= self.limits.snapshot_bytes;
         let due = match row.snapshot {
             None => group.now,
+            // What the log lacks waits for nothing.
+            Some(_) if row.unlogged.is_some() => group.now,
             Some(last) if grown => last.at.plus(self.limits.snapshot_interval).max(group.now),
             Some(last) => last.at.plus(self.limits.snapshot_latest).max(group.now),
         };
@@ -49,6 +51,7 @@ impl Applier {
                 at: group.now,
                 bytes: stored.bytes,
             });
+            row.unlogged = row.unlogged.filter(|gap| gap.rev > stored.rev);
             let behind = |rev| {
                 let mut key = keyspace::encode_journal(row.did_number, rev).to_vec();
                 key.push(0);
@@ -76,6 +79,54 @@ impl Applier {
             self.schedule_snapshot(group, &stored.did, &mut row);
         }
         group.stage.put_account(&stored.did, row);
+        Ok(())
+    }
+
+    /// What stands in the archive in the place of a snapshot or a blob of ours is damaged, or nothing does.
+    pub(super) fn on_archive_lost(
+        &self,
+        group: &mut Group<'_>,
+        did: &Did,
+        blob: Option<Digest>,
+    ) -> Result<(), StoreError> {
+        let Some(mut row) = self.account(group, did)? else {
+            return Ok(());
+        };
+        let Some(digest) = blob else {
+            row.snapshot = None;
+            if row.head.is_some() {
+                self.schedule_snapshot(group, did, &mut row);
+            }
+            group.stage.put_account(did, row);
+            return Ok(());
+        };
+        if let Some(mut known) = group.stage.blob(row.did_number, &digest)?
+            && known.state == BlobState::Archived
+        {
+            // Its bytes are no longer here: its host gives them again.
+            known.state = BlobState::Wanted;
+            known.tries = 0;
+            group.stage.put_blob(row.did_number, &digest, known);
+            group
+                .stage
+                .put_task(group.now, &Task::FetchBlob(did.clone(), digest));
+        }
+        Ok(())
+    }
+
+    /// What the directory says of an account stands in the archive.
+    pub(super) fn on_identity_archived(
+        &self,
+        group: &mut Group<'_>,
+        did: &Did,
+        digest: Digest,
+        task: &[u8],
+    ) -> Result<(), StoreError> {
+        group.stage.delete_task(task);
+        if let Some(mut row) = self.account(group, did)? {
+            row.identity_archived = Some(digest);
+            group.stage.put_account(did, row);
+        }
         Ok(())
     }
 

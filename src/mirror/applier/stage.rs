@@ -31,8 +31,8 @@ pub(super) struct Stage<'s> {
     alarms: BTreeMap<Vec<u8>, AlarmRow>,
     /// To be numbered when the batch is written.
     outbox: Vec<OutboxEntry>,
-    /// Entries that leave the outbox.
-    taken: u64,
+    /// Entries that leave the outbox, and their bytes.
+    taken: (u64, u64),
     /// Accounts that went in this stage: the totals have them still.
     gone: BTreeMap<HostName, u64>,
     tasks: bool,
@@ -77,7 +77,7 @@ impl<'s> Stage<'s> {
             blob_refs: BTreeMap::new(),
             alarms: BTreeMap::new(),
             outbox: Vec::new(),
-            taken: 0,
+            taken: (0, 0),
             gone: BTreeMap::new(),
             tasks: false,
         }
@@ -332,10 +332,10 @@ impl<'s> Stage<'s> {
     }
 
     /// Removes an entry that waited for the archive.
-    pub(super) fn take_outbox(&mut self, number: u64) {
+    pub(super) fn take_outbox(&mut self, number: u64, bytes: u64) {
         self.batch
             .delete(Family::Outbox, keyspace::encode_outbox(number).to_vec());
-        self.taken += 1;
+        self.taken = (self.taken.0 + 1, self.taken.1 + bytes);
     }
 
     // alarms
@@ -385,7 +385,8 @@ impl<'s> Stage<'s> {
 
     /// The rows that changed, encoded. Entries of the log get the numbers from `next_log` on.
     pub(super) fn finish(mut self, mut totals: Totals, next_log: &mut u64) -> Finished {
-        totals.log_changed(self.outbox.len() as u64, self.taken);
+        let queued = self.outbox.iter().map(OutboxEntry::bytes).sum();
+        totals.log_changed((self.outbox.len() as u64, queued), self.taken);
         if !self.outbox.is_empty() {
             for entry in self.outbox {
                 self.batch
@@ -403,6 +404,15 @@ impl<'s> Stage<'s> {
             let Some(row) = loaded.now else { continue };
             if loaded.dirty {
                 totals.account_changed(loaded.before.as_ref(), &row);
+                if let Some(read_at) = identity_changed(loaded.before.as_ref(), &row) {
+                    let task = Task::ArchiveIdentity(did.clone());
+                    self.batch.put(
+                        Family::Tasks,
+                        keyspace::encode_task(read_at.millis(), &task),
+                        TaskRow::default().encode(),
+                    );
+                    self.tasks = true;
+                }
                 self.batch
                     .put(Family::Accounts, keyspace::encode_account(&did), row.encode());
             }
@@ -438,4 +448,17 @@ impl<'s> Stage<'s> {
             accounts,
         }
     }
+}
+
+/// When the account's document was read, if it was read again for a reason, or says something else than before: then
+/// it belongs into the archive.
+fn identity_changed(before: Option<&AccountRow>, now: &AccountRow) -> Option<Timestamp> {
+    let identity = now.identity.as_ref()?;
+    // It came from there.
+    if before.is_none() && now.identity_archived.is_some() {
+        return None;
+    }
+    let known = before.and_then(|row| row.identity.as_ref());
+    let same = known.is_some_and(|known| known.key == identity.key && known.host == identity.host);
+    (!same).then_some(identity.read_at)
 }

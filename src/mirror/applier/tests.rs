@@ -56,6 +56,11 @@ impl World {
         }
     }
 
+    /// So much may wait for the archive.
+    pub(crate) fn set_spool(&mut self, bytes: u64) {
+        self.applier.limits.spool_bytes_max = bytes;
+    }
+
     pub(crate) fn seq(&mut self) -> u64 {
         self.seq += 1;
         self.seq
@@ -89,7 +94,7 @@ impl World {
         self.apply(event)
     }
 
-    pub(super) fn event(&self, frame: Vec<u8>) -> Input {
+    pub(crate) fn event(&self, frame: Vec<u8>) -> Input {
         let content = check_frame(&frame, |did| self.lookup(did), NOW).expect("well-formed");
         let FrameContent::Event(event) = content else {
             panic!("an event")

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::super::reader::Mirror;
-use super::super::rows::{AccountRow, BlobRow, SyncState};
+use super::super::rows::{AccountRow, BlobRow, BlobState, OutboxEntry, Row as _, SyncState};
 use super::super::store::{Family, KeyRange, Store, StoreError};
 use crate::types::HostName;
 
@@ -25,6 +25,12 @@ pub struct Totals {
     pub archived: u64,
     /// Entries of the log that are not in the archive yet.
     pub unshipped: u64,
+    /// About what these take on the disk.
+    pub unshipped_bytes: u64,
+    /// Accounts that the log does not tell, for too much waited: only a snapshot makes up for it.
+    pub unlogged: u64,
+    /// Bytes of blobs that are held here and not in the archive.
+    pub held_bytes: u64,
     /// Accounts with a head.
     pub with_head: u64,
     /// Blobs by state ([`super::super::rows::BlobState::label`]).
@@ -59,8 +65,9 @@ impl Totals {
     }
 
     /// Entries were queued for the log, and others left the queue.
-    pub(super) fn log_changed(&mut self, queued: u64, taken: u64) {
-        self.unshipped = (self.unshipped + queued).saturating_sub(taken);
+    pub(super) fn log_changed(&mut self, queued: (u64, u64), taken: (u64, u64)) {
+        self.unshipped = (self.unshipped + queued.0).saturating_sub(taken.0);
+        self.unshipped_bytes = (self.unshipped_bytes + queued.1).saturating_sub(taken.1);
     }
 
     fn add_account(&mut self, row: &AccountRow, plus: bool) {
@@ -78,6 +85,9 @@ impl Totals {
                 // A proven copy took its place.
                 (true, _) => {}
             }
+        }
+        if row.unlogged.is_some() {
+            step(&mut self.unlogged, 1, plus);
         }
         if row.head.is_some() {
             step(&mut self.with_head, 1, plus);
@@ -97,6 +107,9 @@ impl Totals {
         step(self.blobs.entry(row.state.label()).or_default(), 1, plus);
         if row.state.is_stored() {
             step(&mut self.blob_bytes, row.size.unwrap_or(0), plus);
+            if row.state == BlobState::Held {
+                step(&mut self.held_bytes, row.size.unwrap_or(0), plus);
+            }
             step(
                 &mut self.blobs_withheld,
                 u64::from(row.withheld_since.is_some()),
@@ -130,10 +143,19 @@ pub(super) fn count(store: &dyn Store) -> Result<Totals, StoreError> {
         totals.account_changed(None, &row);
         ControlFlow::Continue(())
     })?;
-    view.scan(Family::Outbox, &KeyRange::all(), &mut |_, _| {
-        totals.unshipped += 1;
-        ControlFlow::Continue(())
+    let mut bad = None;
+    view.scan(Family::Outbox, &KeyRange::all(), &mut |key, value| {
+        match OutboxEntry::decode(value) {
+            Ok(entry) => totals.log_changed((1, entry.bytes()), (0, 0)),
+            Err(error) => bad = Some(StoreError::bad_row(Family::Outbox, key, error)),
+        }
+        if bad.is_some() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     })?;
+    bad.map_or(Ok(()), Err)?;
     mirror.each_blob(|row| {
         totals.blob_changed(None, &row);
         ControlFlow::Continue(())

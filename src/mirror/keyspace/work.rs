@@ -36,10 +36,12 @@ pub enum TaskKind {
     ArchiveCar = 9,
     /// Ask a host again for some of the blobs that we hold of it.
     SweepBlobs = 10,
+    /// Put what the directory says of a DID into the archive.
+    ArchiveIdentity = 11,
 }
 
 impl TaskKind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::FetchRepo,
         Self::FetchBlob,
         Self::Snapshot,
@@ -50,6 +52,7 @@ impl TaskKind {
         Self::AuditAccount,
         Self::ArchiveCar,
         Self::SweepBlobs,
+        Self::ArchiveIdentity,
     ];
 
     fn from_code(code: u8) -> Option<Self> {
@@ -80,6 +83,8 @@ pub enum Task {
     ArchiveCar(Did),
     /// [`TaskKind::SweepBlobs`].
     SweepBlobs(HostName),
+    /// [`TaskKind::ArchiveIdentity`].
+    ArchiveIdentity(Did),
 }
 
 impl Task {
@@ -97,6 +102,7 @@ impl Task {
             Self::AuditAccount(_) => TaskKind::AuditAccount,
             Self::ArchiveCar(_) => TaskKind::ArchiveCar,
             Self::SweepBlobs(_) => TaskKind::SweepBlobs,
+            Self::ArchiveIdentity(_) => TaskKind::ArchiveIdentity,
         }
     }
 }
@@ -112,7 +118,8 @@ pub fn encode_task(due_ms: u64, task: &Task) -> Vec<u8> {
         | Task::Snapshot(did)
         | Task::ResolveIdentity(did)
         | Task::AuditAccount(did)
-        | Task::ArchiveCar(did) => {
+        | Task::ArchiveCar(did)
+        | Task::ArchiveIdentity(did) => {
             key.extend_from_slice(did.as_str().as_bytes());
         }
         Task::FetchBlob(did, digest) | Task::ArchiveBlob(did, digest) => {
@@ -145,6 +152,7 @@ pub fn decode_task(key: &[u8]) -> Result<(u64, Task), SyntaxError> {
         }
         TaskKind::AuditAccount => Task::AuditAccount(decode_account(subject)?),
         TaskKind::ArchiveCar => Task::ArchiveCar(decode_account(subject)?),
+        TaskKind::ArchiveIdentity => Task::ArchiveIdentity(decode_account(subject)?),
         TaskKind::Snapshot => Task::Snapshot(decode_account(subject)?),
         TaskKind::ListRepos => Task::ListRepos(decode_host(subject)?),
         TaskKind::SweepBlobs => Task::SweepBlobs(decode_host(subject)?),
@@ -184,6 +192,12 @@ pub enum AlarmKind {
     MassTakedown = 7,
     /// A host gives many of the blobs no longer that we hold of it: it took them down, or lost them.
     BlobsWithheld = 8,
+    /// What stands in the archive is not what was put there.
+    ArchiveDamaged = 9,
+    /// What was restored from the archive for a trial is not what it must be.
+    DrillFailed = 10,
+    /// So much waits for the archive that no more is queued.
+    SpoolFull = 11,
 }
 
 impl AlarmKind {
@@ -199,11 +213,14 @@ impl AlarmKind {
             Self::Quarantine => "quarantine",
             Self::MassTakedown => "mass_takedown",
             Self::BlobsWithheld => "blobs_withheld",
+            Self::ArchiveDamaged => "archive_damaged",
+            Self::DrillFailed => "drill_failed",
+            Self::SpoolFull => "spool_full",
         }
     }
 
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::SequenceReset,
         Self::Rollback,
         Self::MassDelete,
@@ -212,6 +229,9 @@ impl AlarmKind {
         Self::Quarantine,
         Self::MassTakedown,
         Self::BlobsWithheld,
+        Self::ArchiveDamaged,
+        Self::DrillFailed,
+        Self::SpoolFull,
     ];
 
     fn from_code(code: u8) -> Option<Self> {

@@ -282,6 +282,7 @@ fn work_comes_in_order() {
         host: "pds.example".parse().unwrap(),
         did_number: 1,
         rev: rev(2),
+        bytes: 3,
     };
     let journalled = JournalEntry {
         commit_block: vec![],

@@ -50,6 +50,7 @@ fn account(status: AccountStatus, sync: SyncState) -> AccountRow {
         }),
         damaged: false,
         shipped: Some(rev(11)),
+        identity_archived: Some([7; 32]),
         min_rev: Some(rev(10)),
         parked: 11,
         parked_bytes: 12,
@@ -63,6 +64,7 @@ fn account(status: AccountStatus, sync: SyncState) -> AccountRow {
             read_at: at(15),
         }),
         awaiting_identity: true,
+        unlogged: None,
         snapshot_due: true,
         snapshot_at: Some(at(16)),
         pins: vec![Pin {
@@ -296,6 +298,7 @@ fn outbox_entries_round_trip() {
         host: host(),
         did_number: 1,
         rev: rev(2),
+        bytes: 3,
     });
     round_trip(&OutboxEntry::Loaded {
         did: did(),
@@ -334,7 +337,7 @@ fn rows_have_their_persisted_form() {
     };
     let names: Vec<_> = fields.keys().map(String::as_str).collect();
     let stable = "account_number awaiting_identity away_since deletes deletion_confirmed_at did_number diverged_before_fetch \
-                  fetch_again head head_signed_by host identity journal_bytes journal_commits min_rev next_audit parked parked_bytes pins \
+                  fetch_again head head_signed_by host identity identity_archived journal_bytes journal_commits min_rev next_audit parked parked_bytes pins \
                   record_bytes records shipped snapshot snapshot_at snapshot_due status_at status_seq sync upstream verified_at";
     assert_eq!(names.join(" "), stable);
     assert_eq!(fields["upstream"], Ipld::String("active".to_owned()));
@@ -357,7 +360,7 @@ fn rows_have_their_persisted_form() {
     let digest = data_encoding::HEXLOWER.encode(&sha256(&row.encode()));
     assert_eq!(
         digest,
-        "98a013f7a2be9bf1b9a250da9023325e34ca89f202478d7c5b9e03253722647f"
+        "e6d8e97916ba9ae1e4513a04fc02435e18a39e794ffd4d981cca5c9bc62799d5"
     );
 }
 

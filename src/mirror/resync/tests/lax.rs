@@ -186,6 +186,7 @@ async fn what_is_kept_already_is_not_fetched_again() {
         tried_at: None,
         next_try: None,
     };
+    row.kept_car = Some(car);
     let mut batch = Batch::new();
     batch.put(
         Family::Accounts,

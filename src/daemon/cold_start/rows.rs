@@ -1,0 +1,107 @@
+#![allow(clippy::disallowed_methods, reason = "shell: the archive")]
+//! What an account out of the archive becomes in the mirror: records under a number of their own, and blobs.
+
+use std::collections::BTreeMap;
+
+use super::{ColdStart, FillError};
+use crate::mirror::input::BlobMention;
+use crate::mirror::keyspace::{self, NO_NUMBER};
+use crate::mirror::rows::{BlobRow, BlobState, JournalEntry, RecordValue};
+use crate::mirror::store::{Batch, Family, StoreError};
+use crate::types::{Cid, Did, Digest, Rev, Timestamp};
+
+/// Rows are written in batches of this many bytes.
+pub(super) const BATCH_BYTES: usize = 1 << 20;
+
+impl ColdStart {
+    /// The account's blobs: those that the archive has, and those that it lacks.
+    pub(super) async fn blobs(
+        &self,
+        did: &Did,
+        mentions: Vec<BlobMention>,
+        withheld: Option<&[Cid]>,
+        now: Timestamp,
+    ) -> Result<Vec<(Digest, BlobRow)>, FillError> {
+        let archived: BTreeMap<Digest, u64> = self.reader.blobs(did).await?.into_iter().collect();
+        let mut rows: BTreeMap<Digest, BlobRow> = BTreeMap::new();
+        for (digest, size) in &archived {
+            let mut row = BlobRow::wanted(Some(*size), None, now);
+            row.state = BlobState::Archived;
+            let hidden = withheld.is_some_and(|hidden| hidden.contains(&Cid::raw(*digest)));
+            row.withheld_since = hidden.then_some(now);
+            rows.insert(*digest, row);
+        }
+        for mention in mentions {
+            let wanted = BlobRow::wanted(mention.size, None, now);
+            let row = rows.entry(mention.digest).or_insert(wanted);
+            row.mime = mention.mime;
+        }
+        Ok(rows.into_iter().collect())
+    }
+
+    pub(super) fn unload(&self, number: u64) -> Result<(), StoreError> {
+        let (from, to) = keyspace::number_bounds(number);
+        let mut batch = Batch::new();
+        for family in [Family::Records, Family::BlobRefs] {
+            batch.delete_range(family, from, to);
+        }
+        self.store.write(batch)
+    }
+}
+
+/// Writes records of a generation, in batches.
+pub(super) struct RowWriter<'c> {
+    cold: &'c ColdStart,
+    number: u64,
+    batch: Batch,
+    failed: Option<StoreError>,
+}
+
+impl<'c> RowWriter<'c> {
+    pub(super) fn new(cold: &'c ColdStart, number: u64) -> Self {
+        debug_assert_ne!(number, NO_NUMBER, "a generation has a number");
+        Self {
+            cold,
+            number,
+            batch: Batch::new(),
+            failed: None,
+        }
+    }
+
+    pub(super) fn put(&mut self, path: &[u8], cid: Cid, bytes: &[u8], rev: Rev) {
+        let digest = *cid.digest();
+        let value = RecordValue { rev, digest, bytes };
+        let key = keyspace::encode_record(self.number, path);
+        self.batch.put(Family::Records, key, value.encode());
+        self.flush(BATCH_BYTES);
+    }
+
+    /// Applies a change; the error is the path of a record whose bytes are not there.
+    pub(super) fn apply(&mut self, rev: Rev, entry: &JournalEntry) -> Result<(), String> {
+        for op in &entry.ops {
+            match (&op.cid, &op.bytes) {
+                (Some(cid), Some(bytes)) => self.put(op.path.as_bytes(), *cid, bytes, rev),
+                (Some(_), None) => return Err(op.path.to_string()),
+                (None, _) => {
+                    let key = keyspace::encode_record(self.number, op.path.as_bytes());
+                    self.batch.delete(Family::Records, key);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, at: usize) {
+        if self.batch.bytes() >= at
+            && self.failed.is_none()
+            && let Err(error) = self.cold.store.write(std::mem::take(&mut self.batch))
+        {
+            self.failed = Some(error);
+        }
+    }
+
+    pub(super) fn finish(mut self) -> Result<(), StoreError> {
+        self.flush(0);
+        self.failed.map_or(Ok(()), Err)
+    }
+}
