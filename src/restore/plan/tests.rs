@@ -1,5 +1,6 @@
 //! Tables of what was found out, and what the plan says to it.
 
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::*;
