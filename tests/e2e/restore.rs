@@ -344,6 +344,7 @@ fn from_bare_files(world: &mut World, account: &Before, from: &[&str]) {
         assert!(reserved.stderr.contains(what), "{what}: {}", reserved.stderr);
     }
     let with = [["--handle", "two-back.pds2.test"], key].concat();
+    invited(world, account, from, &with);
     let done = world.restore(account, from, &with, None);
     world.check(account, "two-back.pds2.test", &done);
     let order = [
@@ -364,6 +365,24 @@ fn from_bare_files(world: &mut World, account: &Before, from: &[&str]) {
         "a restore that is done is not done again: {}",
         again.stderr
     );
+}
+
+/// A PDS that wants an invite is told of before anything is sent; one that refuses it is quoted.
+fn invited(world: &mut World, account: &Before, from: &[&str], with: &[&str]) {
+    world.sandbox.stop("pds2");
+    let setting = ["--pds-env", "PDS_INVITE_REQUIRED=true"];
+    world.sandbox.run(&[&["start", "pds2"], &setting[..]].concat());
+    let code = world.sandbox.folder().join("invite");
+    std::fs::write(&code, "nobody-knows-this").expect("writes");
+    let wrong = [with, &["--invite-code-file", text(&code)]].concat();
+    for (with, what) in [(with, "--invite-code-file"), (&wrong, "InvalidInviteCode")] {
+        let ended = world.restore(account, from, with, None);
+        assert_eq!(ended.code, 1, "{what}: {}", ended.stderr);
+        assert!(ended.stderr.contains(what), "{what}: {}", ended.stderr);
+    }
+    world.sandbox.stop("pds2");
+    let setting = ["--pds-env", "PDS_INVITE_REQUIRED=false"];
+    world.sandbox.run(&[&["start", "pds2"], &setting[..]].concat());
 }
 
 /// From a running Firekeep, and with the saved signing key: no temporary one is needed.
