@@ -39,7 +39,7 @@ pub(super) use self::secrets::read_secret;
 impl From<RestoreError> for DaemonError {
     fn from(error: RestoreError) -> Self {
         let code = match error {
-            RestoreError::Failed(_) => exit::FAILED,
+            RestoreError::Failed(_) | RestoreError::Refused(_) => exit::FAILED,
             RestoreError::Unproven(_) => exit::UNVERIFIED,
             RestoreError::NoBackup(_) => exit::NO_BACKUP,
         };

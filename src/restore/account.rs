@@ -22,7 +22,7 @@ use super::secret::UserSecret;
 use super::source::{Backup, Fetched, read_car};
 use super::token::service_token;
 use crate::http::request::FetchError;
-use crate::identity::plc_log::{PlcLog, RECOVERY_WINDOW};
+use crate::identity::plc_log::RECOVERY_WINDOW;
 use crate::repo::signing_key::{SecretKey, SigningKey};
 use crate::types::{Cid, Did, DidMethod, Timestamp};
 
@@ -153,6 +153,10 @@ impl Restore<'_> {
             crash_point("active");
             ledger.done(Step::Active, self.now())?;
         }
+        if !ledger.state().blobs_missing.is_empty() {
+            // What could not be had before may be there by now; whatever its user did since does not matter to it.
+            ledger.missing(self.bring_blobs().await?)?;
+        }
         if !ledger.state().has(Step::Written) {
             self.watcher
                 .say("writing and deleting one record, so that a commit by the new key goes out");
@@ -187,9 +191,9 @@ impl Restore<'_> {
                 .say("giving the identity a temporary signing key; it still points to the old PDS");
             let (_, key) = rotation_key(&log, secret).map_err(RestoreError::Failed)?;
             let draft = Draft::after(&log)
-                .map_err(of_operation)?
+                .map_err(RestoreError::failed)?
                 .with_signing_key(&temporary.public());
-            let signed = draft.sign(&key).map_err(of_operation)?;
+            let signed = draft.sign(&key).map_err(RestoreError::failed)?;
             ledger.keep("a temporary signing key", &signed, self.now())?;
             crash_point("proof-signed");
             self.directory.submit(self.did, &signed).await?;
@@ -318,7 +322,10 @@ impl Restore<'_> {
         };
         let blob = self.backup.facts.blobs.get(cid);
         let mime = blob.map_or("application/octet-stream", |blob| blob.mime.as_str());
-        let got = self.pds.upload(&file, size, mime).await?;
+        let got = match self.pds.upload(&file, size, mime).await {
+            Err(RestoreError::Refused(why)) => return Ok(Some(why)),
+            got => got?,
+        };
         if got != cid.to_string() {
             return Err(RestoreError::Unproven(format!(
                 "{} gave blob {cid} the CID {got:?}: it does not store what it is sent",
@@ -334,7 +341,7 @@ impl Restore<'_> {
             return self.wait_for_owner(&wanted).await;
         }
         let log = self.directory.log(self.did).await?;
-        let draft = Draft::after(&log).map_err(of_operation)?;
+        let draft = Draft::after(&log).map_err(RestoreError::failed)?;
         let dropped: Vec<String> = {
             // An earlier run may have dropped them already.
             let keys = draft.rotation_keys();
@@ -344,7 +351,7 @@ impl Restore<'_> {
                 .cloned()
                 .collect()
         };
-        let draft = draft.moved_to(&wanted, &dropped).map_err(of_operation)?;
+        let draft = draft.moved_to(&wanted, &dropped).map_err(RestoreError::failed)?;
         if draft.changes_nothing(&log) {
             return Ok(());
         }
@@ -354,7 +361,7 @@ impl Restore<'_> {
             .rotation
             .ok_or_else(|| RestoreError::failed("there is no rotation key"))?;
         let (_, key) = rotation_key(&log, secret).map_err(RestoreError::Failed)?;
-        let signed = draft.sign(&key).map_err(of_operation)?;
+        let signed = draft.sign(&key).map_err(RestoreError::failed)?;
         ledger.keep("the new PDS", &signed, self.now())?;
         crash_point("identity-signed");
         let sent = self.pds.submit(&signed).await;
@@ -383,7 +390,7 @@ impl Restore<'_> {
         let endpoint = service["endpoint"].as_str().unwrap_or_default().to_owned();
         let key = wanted.verification_methods.get("atproto").and_then(Value::as_str);
         let key = key.and_then(|key| SigningKey::from_did_key(key).ok());
-        let key = key.ok_or_else(|| of_operation(OperationError::Recommended("signing key")))?;
+        let key = key.ok_or_else(|| RestoreError::failed(OperationError::Recommended("signing key")))?;
         let multikey = key.to_multikey();
         let did = self.did;
         let members = json!({
@@ -485,15 +492,9 @@ impl Restore<'_> {
             missing: ledger.state().blobs_missing.clone(),
             rev: given.map_or_else(String::new, |given| given.rev.to_string()),
             signing_key: key.map(|key| key.to_did_key()),
-            undoable_until: log.as_ref().and_then(undoable_until),
+            undoable_until: log
+                .as_ref()
+                .map(|log| log.last().created_at.plus(RECOVERY_WINDOW)),
         })
     }
-}
-
-fn undoable_until(log: &PlcLog) -> Option<Timestamp> {
-    (log.entries().len() > 1).then(|| log.last().created_at.plus(RECOVERY_WINDOW))
-}
-
-fn of_operation(error: OperationError) -> RestoreError {
-    RestoreError::Failed(error.to_string())
 }

@@ -33,6 +33,9 @@ pub enum RestoreError {
     /// Something could not be done.
     #[error("{0}")]
     Failed(String),
+    /// The new PDS takes everything but this: it is too large, or of a type that it does not want.
+    #[error("{0}")]
+    Refused(String),
     /// The backup, or what the new PDS holds, is not what it should be.
     #[error("{0}")]
     Unproven(String),

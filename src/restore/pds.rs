@@ -282,6 +282,14 @@ impl Pds {
                 old = Some(token);
                 continue;
             }
+            let unwanted = matches!(&error, FetchError::Status { status: 413, .. })
+                || matches!(
+                    error.xrpc_error(),
+                    Some("BlobTooLarge" | "PayloadTooLarge" | "InvalidMimeType")
+                );
+            if unwanted {
+                return Err(RestoreError::Refused(format!("{method}: {error}")));
+            }
             if tries >= TRIES || !wait(&error, tries).await {
                 let advice = match error.is_transient() {
                     true => "; nothing is lost: run the same command again when it is back",

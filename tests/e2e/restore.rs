@@ -170,6 +170,12 @@ impl World {
         ended
     }
 
+    /// Starts the second PDS again with this setting.
+    fn restart(&self, setting: &str) {
+        self.sandbox.stop("pds2");
+        self.sandbox.run(&["start", "pds2", "--pds-env", setting]);
+    }
+
     /// The account at the second PDS is what it was, and can be used.
     fn check(&self, account: &Before, handle: &str, done: &Ended) {
         assert_eq!(done.code, 0, "{}", done.stderr);
@@ -345,8 +351,12 @@ fn from_bare_files(world: &mut World, account: &Before, from: &[&str]) {
     }
     let with = [["--handle", "two-back.pds2.test"], key].concat();
     invited(world, account, from, &with);
-    let done = world.restore(account, from, &with, None);
-    world.check(account, "two-back.pds2.test", &done);
+    // Without its blobs first: they are named, and come when they are given.
+    let short = world.restore(account, &from[..2], &with, None);
+    assert_eq!(short.code, 3, "{}", short.stderr);
+    let said: Value = serde_json::from_str(&short.stdout).expect("JSON");
+    let missing = said["blobs_missing"].as_array().map(Vec::len);
+    assert_eq!(missing, Some(account.blobs.len()));
     let order = [
         "making the account",
         "importing",
@@ -356,9 +366,11 @@ fn from_bare_files(world: &mut World, account: &Before, from: &[&str]) {
     ];
     let places: Vec<usize> = order
         .iter()
-        .map(|what| done.stderr.find(what).expect(what))
+        .map(|what| short.stderr.find(what).expect(what))
         .collect();
-    assert!(places.is_sorted(), "{}", done.stderr);
+    assert!(places.is_sorted(), "{}", short.stderr);
+    let done = world.restore(account, from, &with, None);
+    world.check(account, "two-back.pds2.test", &done);
     let again = world.restore(account, from, &with, None);
     assert_eq!(
         again.code, 0,
@@ -369,9 +381,7 @@ fn from_bare_files(world: &mut World, account: &Before, from: &[&str]) {
 
 /// A PDS that wants an invite is told of before anything is sent; one that refuses it is quoted.
 fn invited(world: &mut World, account: &Before, from: &[&str], with: &[&str]) {
-    world.sandbox.stop("pds2");
-    let setting = ["--pds-env", "PDS_INVITE_REQUIRED=true"];
-    world.sandbox.run(&[&["start", "pds2"], &setting[..]].concat());
+    world.restart("PDS_INVITE_REQUIRED=true");
     let code = world.sandbox.folder().join("invite");
     std::fs::write(&code, "nobody-knows-this").expect("writes");
     let wrong = [with, &["--invite-code-file", text(&code)]].concat();
@@ -380,9 +390,7 @@ fn invited(world: &mut World, account: &Before, from: &[&str], with: &[&str]) {
         assert_eq!(ended.code, 1, "{what}: {}", ended.stderr);
         assert!(ended.stderr.contains(what), "{what}: {}", ended.stderr);
     }
-    world.sandbox.stop("pds2");
-    let setting = ["--pds-env", "PDS_INVITE_REQUIRED=false"];
-    world.sandbox.run(&[&["start", "pds2"], &setting[..]].concat());
+    world.restart("PDS_INVITE_REQUIRED=false");
 }
 
 /// From a running Firekeep, and with the saved signing key: no temporary one is needed.
@@ -392,6 +400,19 @@ fn from_a_daemon(world: &mut World, account: &Before) {
     let keys = ["--rotation-key-file", text(&account.key)];
     let signing = ["--signing-key-file", text(&account.signing_key)];
     let with = [["--handle", "three-back.pds2.test"], keys, signing].concat();
+    // Blobs that are too large for the new PDS are named before anything is done.
+    world.restart("PDS_BLOB_UPLOAD_LIMIT=50");
+    let dry = world.restore(
+        account,
+        &["--from", &url],
+        &[&with[..], &["--dry-run"]].concat(),
+        None,
+    );
+    assert_eq!(dry.code, 3, "{}", dry.stderr);
+    let plan: Value = serde_json::from_str(&dry.stdout).expect("JSON");
+    let large = plan["backup"]["blobs_too_large"].as_array();
+    assert_eq!(large.map(Vec::len), Some(account.blobs.len()));
+    world.restart("PDS_BLOB_UPLOAD_LIMIT=");
     let done = world.restore(account, &["--from", &url], &with, None);
     mirror.stop();
     assert_eq!(identity(&world.sandbox, &account.did)["operations"], 3);
