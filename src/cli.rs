@@ -8,7 +8,9 @@ mod archive_args;
 mod recall;
 mod restore;
 
-pub use self::archive_args::{BucketCommand, DrillArgs, PlaceArgs, ProbeArgs, PruneArgs, VerifyArgs};
+pub use self::archive_args::{
+    BucketCommand, DrillArgs, ForgetArgs, PlaceArgs, ProbeArgs, PruneArgs, VerifyArgs,
+};
 pub use recall::{AtArgs, CatArgs, ExportArgs, ExportFormat, HistoryArgs, JudgeArgs, LsArgs, SourceArgs};
 pub use restore::{CurveArg, KeyCommand, PlcArgs, PlcCommand, RestoreAccountArgs, RestoreCommand};
 
@@ -153,12 +155,27 @@ Examples:
 Exit code 0: every account came out whole, proven, and as it was. 4: one did not; the report says which, and why.")]
     Drill(Box<DrillArgs>),
 
-    /// What may go from the archive, by the keep.* keys. Nothing is deleted yet
+    /// Remove from the archive what the keep.* keys do not ask for: the daemon does it every `prune_interval`
     #[command(after_help = "\
 Examples:
-  firekeep prune --dry-run
-  firekeep prune --dry-run --json | jq .total")]
+  firekeep prune --dry-run                            what would go, and why the rest stays
+  firekeep prune --dry-run --json | jq .total
+  firekeep prune                                      now, through the daemon; or alone, where none runs
+
+The newest snapshot that proves always stays, and nothing goes of an account that an alarm pins.")]
     Prune(Box<PruneArgs>),
+
+    /// Erase an account, a record or a blob: from the mirror, and from every object of the archive
+    #[command(after_help = "\
+Examples:
+  firekeep forget at://did:plc:ewvi7nxzyoun6zhxrhs64oiz/app.bsky.feed.post/3kabcdefghi2j --dry-run
+  firekeep forget bafkrei… --account did:plc:… --yes
+  firekeep forget did:plc:… --yes
+
+It asks before it does it, or wants --yes. A record's bytes go, its CID stays: what was before still proves, and says
+what is withheld. A note in the archive keeps restores from giving it. Stopped half-way, it goes on when it is asked for
+again, or by itself when the daemon runs. Exit code 3: done, and the bucket keeps old versions; 10: nothing of it is held.")]
+    Forget(Box<ForgetArgs>),
 
     /// Look at the store of an archive
     #[command(subcommand)]
@@ -327,6 +344,9 @@ pub struct RunArgs {
     /// How often it is looked at whether the archive is still there, and the same
     #[arg(long, value_name = "DURATION")]
     pub archive_check_interval: Option<String>,
+    /// How often what is no longer needed goes from the archive
+    #[arg(long, value_name = "DURATION")]
+    pub prune_interval: Option<String>,
     /// Within this time all of the archive and of the mirror is read and proven
     #[arg(long, value_name = "DURATION")]
     pub scrub_interval: Option<String>,
@@ -408,6 +428,7 @@ impl RunArgs {
             ("snapshot_interval", &self.snapshot_interval),
             ("audit_interval", &self.audit_interval),
             ("archive_check_interval", &self.archive_check_interval),
+            ("prune_interval", &self.prune_interval),
             ("scrub_interval", &self.scrub_interval),
             ("drill_interval", &self.drill_interval),
             ("blob_bytes_max", &self.blob_bytes_max),

@@ -3,6 +3,7 @@
 
 pub mod bucket;
 pub mod drill;
+pub mod forget;
 pub mod keys;
 pub mod prune;
 pub mod restore;

@@ -83,18 +83,11 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
             let config = load(file, &args.settings())?.0;
             block_on(commands::restore::account(&config, &args, json))
         }
-        Command::Key(KeyCommand::Generate { curve, output }) => {
-            commands::keys::generate(curve, &output, json)
-        }
-        Command::Key(KeyCommand::Show { file }) => commands::keys::show(&file, json),
-        Command::Plc(PlcCommand::Log(args)) => {
-            let config = load(file, &args.settings())?.0;
-            block_on(commands::keys::plc_log(&config, &args.did, true, json))
-        }
-        Command::Plc(PlcCommand::Verify(args)) => {
-            let config = load(file, &args.settings())?.0;
-            block_on(commands::keys::plc_log(&config, &args.did, false, json))
-        }
+        Command::Key(command) => match command {
+            KeyCommand::Generate { curve, output } => commands::keys::generate(curve, &output, json),
+            KeyCommand::Show { file } => commands::keys::show(&file, json),
+        },
+        Command::Plc(command) => plc(file, command, json),
         Command::Health(args) => {
             let config = load(file, &args.settings())?.0;
             block_on(commands::health(&config))
@@ -108,8 +101,15 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
             block_on(commands::drill::drill(&config, &args, json))
         }
         Command::Prune(args) => {
-            let config = load(file, &args.common.settings())?.0;
-            block_on(commands::prune::dry_run(&config, json))
+            let config = load(file, &args.settings())?.0;
+            match args.dry_run {
+                true => block_on(commands::prune::dry_run(&config, json)),
+                false => block_on(commands::forget::prune(&config, json)),
+            }
+        }
+        Command::Forget(args) => {
+            let config = load(file, &args.settings())?.0;
+            block_on(commands::forget::forget(&config, &args, json))
         }
         Command::Bucket(BucketCommand::Probe(args)) => {
             let config = load(file, &args.settings())?.0;
@@ -122,6 +122,15 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
             print("the configuration is valid\n")
         }
     }
+}
+
+fn plc(file: Option<PathBuf>, command: PlcCommand, json: bool) -> Result<u8, DaemonError> {
+    let (args, whole) = match command {
+        PlcCommand::Log(args) => (args, true),
+        PlcCommand::Verify(args) => (args, false),
+    };
+    let config = load(file, &args.settings())?.0;
+    block_on(commands::keys::plc_log(&config, &args.did, whole, json))
 }
 
 fn print_config(file: Option<PathBuf>, args: &RunArgs) -> Result<u8, DaemonError> {

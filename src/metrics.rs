@@ -75,6 +75,16 @@ pub struct Metrics {
     pub snapshot_duration: Histogram,
     /// When the last snapshot was stored.
     pub last_snapshot: Gauge,
+    /// Times that retention was applied.
+    pub prunes: By<IntCounter, Outcome>,
+    /// When it last was, in full.
+    pub last_prune: Gauge,
+    /// Objects that it removed.
+    pub pruned_objects: IntCounter,
+    /// Bytes of those.
+    pub pruned_bytes: IntCounter,
+    /// Accounts with erasures that are not done, or not looked for again.
+    pub erasures_open: IntGauge,
     /// When the archive was last read to its end and found sound.
     pub last_scrub: Gauge,
     /// When every copy in the mirror was last proven.
@@ -171,6 +181,11 @@ impl Metrics {
                 SNAPSHOT_SECONDS,
             ),
             last_snapshot: make.gauge(LAST_SNAPSHOT, "When the last snapshot was stored"),
+            prunes: make.counters_by("prunes_total", "Times that retention was applied", "result"),
+            last_prune: make.gauge("last_prune_timestamp_seconds", "When it last was, in full"),
+            pruned_objects: make.counter("pruned_objects_total", "Objects that it removed"),
+            pruned_bytes: make.counter("pruned_bytes_total", "Bytes of those"),
+            erasures_open: make.int_gauge("erasures_open", "Accounts with erasures to look for again"),
             last_scrub: make.gauge(LAST_SCRUB, "When the archive was last found sound to its end"),
             last_mirror_scrub: make.gauge(LAST_MIRROR_SCRUB, "When all of the mirror was last proven"),
             scrub_findings: make.int_gauge(

@@ -26,6 +26,8 @@ mod bad_input;
 mod cold_start;
 #[path = "e2e/drill.rs"]
 mod drill;
+#[path = "e2e/forget.rs"]
+mod forget;
 #[path = "e2e/kill_nine.rs"]
 mod kill_nine;
 #[path = "e2e/lax_pds.rs"]

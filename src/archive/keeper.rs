@@ -19,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 use self::deltas::Behind;
 use super::bucket::{Body, Bucket, BucketError, BucketErrorKind, PutOptions, PutOutcome};
 use super::content_type::ContentType;
+use super::held::{Gate, Going};
 use super::names::{self, BlobName, DidFolder, SnapshotName};
 use super::snapshot_file::{FileStats, SnapshotDecoder, SnapshotEncoder};
 use crate::clock::Clock;
@@ -54,6 +55,8 @@ pub struct Keeper {
     pub temp_dir: PathBuf,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Held while something goes from the mirror into the archive.
+    pub gate: Gate,
     failures: AtomicU32,
 }
 
@@ -100,6 +103,7 @@ impl Keeper {
             clock,
             temp_dir,
             metrics,
+            gate: Gate::default(),
             failures: AtomicU32::new(0),
         }
     }
@@ -109,6 +113,7 @@ impl Keeper {
     /// # Errors
     /// When our own store fails.
     pub async fn snapshot(self: &Arc<Self>, did: Did, task: Vec<u8>) -> Result<Input, StoreError> {
+        let _at_work = self.gate.at_work(Going::Repositories).await;
         let Some(row) = Mirror::new(&*self.store).account(&did)? else {
             return Ok(Input::TaskDone { task });
         };
@@ -175,6 +180,7 @@ impl Keeper {
             did: folder,
             rev: head.rev,
             commit: *head.commit.digest(),
+            edition: 0,
         }
         .to_string();
         let options = PutOptions {
@@ -285,6 +291,7 @@ impl Keeper {
     /// # Errors
     /// When our own store fails.
     pub async fn blob(self: &Arc<Self>, blob: BlobKey, task: Vec<u8>) -> Result<Input, StoreError> {
+        let _at_work = self.gate.at_work(Going::Blobs).await;
         let row = match Mirror::new(&*self.store).blob(blob.did_number, &blob.digest)? {
             Some(row) if row.state == BlobState::Held => row,
             _ => return Ok(Input::TaskDone { task }),

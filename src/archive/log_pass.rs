@@ -101,11 +101,16 @@ impl ArchiveReader {
         seen: &mut (dyn FnMut(u64, u64) + Send),
     ) -> Result<LogPass, ReadError> {
         let listed = self.list(names::LOG).await?;
-        let segments = listed.iter().filter_map(|name| match name.parse() {
-            Ok(ObjectName::Segment(name)) if name.shard == super::writer::SHARD => Some(name),
-            _ => None,
-        });
-        let chosen = range.choose(&segments.collect());
+        let (mut segments, mut boundaries) = (Vec::new(), Vec::new());
+        for name in listed {
+            match name.parse() {
+                Ok(ObjectName::Segment(name)) if name.shard == super::writer::SHARD => segments.push(name),
+                Ok(ObjectName::Boundary(name)) if name.shard == super::writer::SHARD => boundaries.push(name),
+                _ => {}
+            }
+        }
+        let of_log = super::boundary::listed(segments, boundaries).segments;
+        let chosen = range.choose(&of_log.into_iter().collect());
         let file = tempfile::tempfile_in(&self.temp_dir).map_err(|error| self.temporary(error))?;
         let copy = file.try_clone().map_err(|error| self.temporary(error))?;
         let mut pass = Pass {
@@ -281,6 +286,7 @@ mod tests {
             shard: 0,
             generation,
             number,
+            edition: 0,
         };
         let names = BTreeSet::from([
             segment(1, 1),

@@ -6,14 +6,18 @@
 //!
 //! [`log_cut`] makes segments and deltas, [`shipper`] and [`keeper`] put what there is, [`writer`] says who may.
 //! [`reader`] and [`rebuild`] read it again, without a mirror: [`log_chain`] puts the segments in order, [`timeline`]
-//! tells an account's moments and how each is put together. [`scrub`] proves it, [`retention`] plans what may go.
+//! tells an account's moments and how each is put together. [`scrub`] proves it. [`retention`] plans what may go,
+//! [`prune`] applies that, and removes segments behind a [`boundary`]; [`erase`] takes out what a person wants gone.
 //!
-//! Pure: [`names`], [`content_type`], [`settings`], [`snapshot_file`], [`log_file`], [`log_cut`], [`log_chain`],
-//! [`timeline`], [`sealed`], [`identity_file`], [`state_file`], [`state_cut`],
+//! Pure: [`names`], [`content_type`], [`boundary`], [`settings`], [`snapshot_file`], [`log_file`], [`log_cut`],
+//! [`log_chain`], [`timeline`], [`sealed`], [`identity_file`], [`state_file`], [`state_cut`],
 //! [`retention`]. Shell: [`bucket`], [`folder`], [`s3`], [`identity`],
-//! [`writer`], [`shipper`], [`keeper`], [`reader`], [`rebuild`], [`log_pass`], [`block_file`], [`probe`]; [`scrub`] has both.
+//! [`writer`], [`shipper`], [`keeper`], [`held`], [`reader`], [`rebuild`], [`log_pass`], [`prune`], [`block_file`],
+//! [`probe`]; [`scrub`] and [`erase`] have both.
 
+pub mod boundary;
 pub mod content_type;
+pub mod erase;
 pub mod identity_file;
 pub mod log_chain;
 pub mod log_cut;
@@ -35,6 +39,8 @@ pub mod bucket;
 #[cfg(feature = "daemon")]
 pub mod folder;
 #[cfg(feature = "daemon")]
+pub mod held;
+#[cfg(feature = "daemon")]
 pub mod identity;
 #[cfg(feature = "daemon")]
 pub mod keeper;
@@ -42,6 +48,8 @@ pub mod keeper;
 pub mod log_pass;
 #[cfg(feature = "daemon")]
 pub mod probe;
+#[cfg(feature = "daemon")]
+pub mod prune;
 #[cfg(feature = "daemon")]
 pub mod reader;
 #[cfg(feature = "daemon")]

@@ -203,6 +203,8 @@ pub struct SnapshotName {
     pub rev: Rev,
     /// The digest of the commit block. (Its CID is always dag-cbor, so only the digest is free.)
     pub commit: Digest,
+    /// How often it was written again because something was erased from it: `….erased-1.car.zst`. The highest counts.
+    pub edition: u32,
 }
 
 impl SnapshotName {
@@ -224,6 +226,8 @@ pub struct QuarantinedName {
     pub rev: Rev,
     /// The digest of the commit block.
     pub commit: Digest,
+    /// As of a snapshot.
+    pub edition: u32,
 }
 
 /// Every commit between two snapshots: `v1/repos/<did>/<from>..<to>-<commit CID>.delta.car.zst`.
@@ -233,6 +237,7 @@ pub struct DeltaName {
     from: Rev,
     to: Rev,
     commit: Digest,
+    edition: u32,
 }
 
 impl DeltaName {
@@ -247,6 +252,7 @@ impl DeltaName {
                 from,
                 to,
                 commit,
+                edition: 0,
             })
         } else {
             Err(NameError::RevsOutOfOrder)
@@ -276,6 +282,19 @@ impl DeltaName {
     pub const fn commit(&self) -> &Digest {
         &self.commit
     }
+
+    /// As of a snapshot.
+    #[must_use]
+    pub const fn edition(&self) -> u32 {
+        self.edition
+    }
+
+    /// The same commits, written again.
+    #[must_use]
+    pub const fn with_edition(mut self, edition: u32) -> Self {
+        self.edition = edition;
+        self
+    }
 }
 
 /// What was applied in some seconds: `v1/log/<shard>/<generation>-<number>.car.zst`.
@@ -287,6 +306,8 @@ pub struct SegmentName {
     pub generation: u64,
     /// Dense, from the writer's first.
     pub number: u64,
+    /// As of a snapshot. The same index, so the log hangs together as before.
+    pub edition: u32,
 }
 
 impl SegmentName {
@@ -295,6 +316,18 @@ impl SegmentName {
     pub fn prefix(shard: u32) -> String {
         format!("{LOG}{shard}/")
     }
+}
+
+/// Where the log begins, since what stood before was removed: `v1/log/<shard>/<generation>-<number>.boundary.json`.
+/// The newest one counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BoundaryName {
+    /// The shard.
+    pub shard: u32,
+    /// The generation of the first segment that is kept.
+    pub generation: u64,
+    /// Its number.
+    pub number: u64,
 }
 
 /// A blob: `v1/blocks/<did>/<cid>`, the bytes as they are.
@@ -419,6 +452,8 @@ pub enum ObjectName {
     Delta(DeltaName),
     /// A piece of the log.
     Segment(SegmentName),
+    /// Where the log begins.
+    Boundary(BoundaryName),
     /// A blob.
     Blob(BlobName),
     /// A DID document and its log.

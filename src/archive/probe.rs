@@ -81,6 +81,32 @@ struct Run<'b> {
     prefix: String,
 }
 
+/// Why what is removed from a bucket may not be gone, for a person; none where it is.
+pub async fn old_versions(bucket: &Bucket) -> Option<String> {
+    let Bucket::S3(s3) = bucket else { return None };
+    let mut versions = s3.probe_versions().await;
+    // What a store does not say, what was removed from it tells.
+    if versions == Versions::Unknown && s3.probe_old_versions(names::ROOT).await == Some(true) {
+        versions = Versions::On;
+    }
+    remains(versions, s3.probe_lock().await).map(|why| format!("{bucket}: {why}"))
+}
+
+/// What a store does to objects that are removed.
+fn remains(versions: Versions, lock: Lock) -> Option<&'static str> {
+    match (versions, lock) {
+        (_, Lock::ByDefault) => Some(
+            "its objects are locked for a time: until it is over, what was removed stays there as old versions, and \
+             nobody can remove those",
+        ),
+        (Versions::On | Versions::Suspended, _) => Some(
+            "it keeps old versions: what was removed stays there until you remove them, or a lifecycle rule for \
+             noncurrent versions does",
+        ),
+        (Versions::Off | Versions::Unknown, _) => None,
+    }
+}
+
 impl Run<'_> {
     async fn all(&self) -> Result<Probed, BucketError> {
         let mut probed = Probed {

@@ -6,7 +6,7 @@
 //!
 //! A daemon may be at work on the same archive. Segments are read before snapshots and deltas are listed, so that what
 //! moves from the former to the latter meanwhile is seen at least once: a segment that is gone when it is read, and
-//! then from the list too, was covered. Where a delta is gone, everything is read again.
+//! stood before the boundary that is there then, was covered. Where anything else is gone, everything is read again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -15,19 +15,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
+use super::boundary::{Listed, check_begin, listed};
 use super::bucket::{Bucket, BucketError, BucketErrorKind, ObjectBody};
+use super::erase::note::Note;
 use super::identity::{self, IdentityError};
 use super::identity_file::{IDENTITY_BYTES_MAX, IdentityFile};
 use super::log_chain::{Link, SegmentHead, chain};
 use super::log_file::{Entry, LogFile, LogIndex, Origin, PLAIN_BYTES_MAX};
 use super::names::{
-    self, BlobName, DeltaName, DidFolder, IdentityName, NameError, ObjectName, SegmentName, SnapshotName,
+    self, BlobName, BoundaryName, DeltaName, DidFolder, IdentityName, NameError, ObjectName, SegmentName,
+    SnapshotName,
 };
 use super::settings::ArchiveConfig;
 use super::snapshot_file::SnapshotDecoder;
 use super::timeline::{Fault, Hides, Timeline, TimelineBuilder};
-use crate::types::{Cid, Did, Digest, RepoPath};
+use crate::types::{Cid, Did, RepoPath, Timestamp};
 
+mod sizes;
 mod whole;
 
 /// Largest segment or delta that is read, in bytes, as it is stored.
@@ -40,6 +44,10 @@ const OBJECTS_MAX: usize = 2_000_000;
 const IDENTITIES_MAX: usize = 64;
 /// Tries to see an archive that changes meanwhile, and to read an object over a bad connection.
 const TRIES: u32 = 4;
+
+mod notes;
+
+use notes::foreign;
 
 /// An archive that is open for reading. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -69,6 +77,26 @@ pub enum ReadError {
         did: Did,
         /// The archive.
         place: String,
+    },
+    /// A person had all of it erased.
+    #[error("{did} was erased from {place} on {since}: nothing of it is given")]
+    Erased {
+        /// The account.
+        did: Did,
+        /// The archive.
+        place: String,
+        /// When that was asked for.
+        since: Timestamp,
+    },
+    /// What was erased is not known, so nothing is given.
+    #[error(
+        "{object} cannot be read ({detail}): what was erased of this account is not known; run `firekeep verify`"
+    )]
+    Note {
+        /// The note of it.
+        object: String,
+        /// What is wrong with it.
+        detail: String,
     },
     /// The archive as a whole cannot be read.
     #[error(transparent)]
@@ -153,19 +181,25 @@ impl ArchiveReader {
 
     async fn read_timeline(&self, did: &Did, watch: Option<&RepoPath>) -> Result<Timeline, ReadError> {
         let folder = DidFolder::try_from(did)?;
+        let note = self.note(&folder).await?;
+        if let Some(since) = note.as_ref().and_then(Note::account_erased) {
+            let (did, place) = (did.clone(), self.place());
+            return Err(ReadError::Erased { did, place, since });
+        }
         let mut builder = TimelineBuilder::new(did.clone(), watch.cloned());
-        let mut segments: BTreeMap<u32, Vec<SegmentName>> = BTreeMap::new();
+        let mut shards: BTreeMap<u32, (Vec<SegmentName>, Vec<BoundaryName>)> = BTreeMap::new();
         let mut deltas = Vec::new();
         for text in self.list(names::LOG).await? {
             match text.parse() {
-                Ok(ObjectName::Segment(name)) => segments.entry(name.shard).or_default().push(name),
+                Ok(ObjectName::Segment(name)) => shards.entry(name.shard).or_default().0.push(name),
+                Ok(ObjectName::Boundary(name)) => shards.entry(name.shard).or_default().1.push(name),
                 other => builder.fault(foreign(&text, other.err())),
             }
         }
         let mut place = 0;
-        for segments in segments.into_values() {
-            self.read_segments(did, segments, &mut builder, &mut place)
-                .await?;
+        for (segments, boundaries) in shards.into_values() {
+            let listed = listed(segments, boundaries);
+            self.read_segments(did, listed, &mut builder, &mut place).await?;
         }
         let owned = self.list(&SnapshotName::prefix(&folder)).await?;
         for text in &owned {
@@ -191,6 +225,9 @@ impl ArchiveReader {
             });
         }
         line.faults.extend(self.head_fault.clone());
+        if let Some(note) = note {
+            (line.erased, line.erased_blobs) = (note.records(), note.blobs());
+        }
         Ok(line)
     }
 
@@ -198,10 +235,12 @@ impl ArchiveReader {
     async fn read_segments(
         &self,
         did: &Did,
-        names: Vec<SegmentName>,
+        listed: Listed,
         builder: &mut TimelineBuilder,
         place: &mut u64,
     ) -> Result<(), ReadError> {
+        let boundary = self.boundary(did, listed.boundary, builder).await?;
+        let names = listed.segments;
         let (mut heads, mut read) = (Vec::with_capacity(names.len()), Vec::with_capacity(names.len()));
         let mut files = self.log_files(names.iter().map(SegmentName::to_string).collect());
         let mut vanished = Vec::new();
@@ -226,17 +265,28 @@ impl ArchiveReader {
             read.push(checked.map(|(_, entries)| entries));
         }
         if let Some(first) = vanished.first() {
-            let listed: BTreeSet<String> = self
-                .list(&SegmentName::prefix(first.shard))
-                .await?
-                .into_iter()
-                .collect();
-            for name in vanished.iter().filter(|name| listed.contains(&name.to_string())) {
-                let at = heads.iter().position(|head| head.name == *name);
-                read[at.expect("it is among them")] = Err("it is listed, but not there".to_owned());
+            let texts = self.list(&SegmentName::prefix(first.shard)).await?;
+            let begin = texts.iter().filter_map(|text| text.parse().ok()).max();
+            let there: BTreeSet<String> = texts.into_iter().collect();
+            for name in vanished {
+                if there.contains(&name.to_string()) {
+                    let at = heads.iter().position(|head| head.name == name);
+                    read[at.expect("it is among them")] = Err("it is listed, but not there".to_owned());
+                } else if begin.is_none_or(|begin: BoundaryName| name.place() >= begin) {
+                    // Not removed behind a boundary: it was written again, or is lost.
+                    return Err(ReadError::Vanished(name.to_string()));
+                }
             }
         }
         let chain = chain(&heads);
+        let begin = listed.boundary.map(|name| (name, boundary.as_ref()));
+        if let Some(detail) = check_begin(&heads, &chain, begin) {
+            builder.fault(Fault {
+                object: names::LOG.to_owned(),
+                detail,
+                hides: Hides::Log(*place),
+            });
+        }
         let mut places = BTreeMap::new();
         for at in chain.order {
             let object = heads[at].name.to_string();
@@ -349,30 +399,6 @@ impl ArchiveReader {
         Ok(self.bucket.get(&name.to_string()).await?)
     }
 
-    /// The sizes of all of an account's blobs, by their hash.
-    ///
-    /// # Errors
-    /// When the store does not answer, or refuses.
-    pub async fn blob_sizes(&self, did: &Did) -> Result<BTreeMap<Digest, u64>, ReadError> {
-        let prefix = BlobName::prefix(&DidFolder::try_from(did)?);
-        let (mut sizes, mut after) = (BTreeMap::new(), None::<String>);
-        loop {
-            let page = self.bucket.list(&prefix, after.as_deref()).await?;
-            for object in page.objects {
-                if let Ok(ObjectName::Blob(name)) = object.name.parse() {
-                    sizes.insert(name.blob, object.size);
-                }
-            }
-            if sizes.len() > OBJECTS_MAX {
-                return Err(ReadError::TooMany(prefix));
-            }
-            match page.next {
-                Some(next) if after.as_ref().is_none_or(|after| *after < next) => after = Some(next),
-                _ => return Ok(sizes),
-            }
-        }
-    }
-
     /// What the archive holds of who an account is, oldest first: the newest of it, and what cannot be used.
     ///
     /// # Errors
@@ -431,19 +457,6 @@ pub(super) const fn is_of_object(kind: BucketErrorKind) -> bool {
         kind,
         K::Corrupt | K::TooLarge | K::Symlink | K::NotAFolder | K::BadName
     )
-}
-
-/// An object whose name is none of those that lie there. The name may be anything.
-fn foreign(name: &str, error: Option<NameError>) -> Fault {
-    let shown: String = name.chars().take(200).collect();
-    Fault {
-        object: format!("{shown:?}"),
-        detail: error.map_or_else(
-            || "it does not belong there; it was passed over".to_owned(),
-            |error| format!("{error}; it was passed over"),
-        ),
-        hides: Hides::Nothing,
-    }
 }
 
 fn segment_prev(name: &SegmentName, index: &LogIndex) -> Result<Option<Cid>, String> {

@@ -56,6 +56,8 @@ pub struct Rebuilt {
     pub signed_by: Option<String>,
     /// Objects that were of no use on the way.
     pub warnings: Vec<String>,
+    /// Withheld, whether an object still holds them or not.
+    erased: BTreeSet<Cid>,
     blocks: BlockFile,
     reader: ArchiveReader,
 }
@@ -157,7 +159,8 @@ impl ArchiveReader {
             }
         }
         let (did, moment, keys, reader) = (did.clone(), moment.clone(), keys.to_vec(), self.clone());
-        blocking(move || check(state, did, &moment, &keys, reader)).await
+        let erased = line.erased.clone();
+        blocking(move || check(state, did, &moment, &keys, (erased, reader))).await
     }
 
     async fn read_snapshot(&self, name: &SnapshotName) -> Result<State, Failed> {
@@ -273,7 +276,7 @@ fn check(
     did: Did,
     moment: &Moment,
     keys: &[SigningKey],
-    reader: ArchiveReader,
+    (erased, reader): (BTreeSet<Cid>, ArchiveReader),
 ) -> Result<Rebuilt, Failed> {
     let State {
         records,
@@ -302,7 +305,9 @@ fn check(
             "what it and the entries after it hold builds a tree with root {rebuilt}, but the commit signs {signed}"
         )));
     }
-    let withheld = records.iter().filter(|(_, cid)| !blocks.holds(cid));
+    let withheld = records
+        .iter()
+        .filter(|(_, cid)| erased.contains(*cid) || !blocks.holds(cid));
     let withheld = withheld.map(|(path, _)| path.clone()).collect();
     let made = |key: &&SigningKey| key.verify(commit.unsigned_bytes(), &commit.sig).is_ok();
     let signed_by = match keys.iter().find(made) {
@@ -324,6 +329,7 @@ fn check(
         withheld,
         signed_by,
         warnings: Vec::new(),
+        erased,
         blocks,
         reader,
     })
@@ -348,6 +354,9 @@ impl Rebuilt {
     /// # Errors
     /// When the temporary file cannot be read.
     pub fn record(&self, cid: &Cid) -> io::Result<Option<Cow<'_, [u8]>>> {
+        if self.erased.contains(cid) {
+            return Ok(None);
+        }
         self.blocks.block(cid)
     }
 
@@ -395,7 +404,7 @@ impl Rebuilt {
         while let Some(place) = next.pop() {
             match place {
                 Next::Record(cid) => {
-                    if let Some(bytes) = self.blocks.block(&cid)? {
+                    if let Some(bytes) = self.record(&cid)? {
                         writer.block(&cid, &bytes)?;
                         writer.stats.records += 1;
                     }
@@ -450,7 +459,7 @@ impl RecordRows for Rebuilt {
             None => Bound::Unbounded,
         };
         for (path, cid) in self.records.range::<str, _>((from, Bound::Unbounded)) {
-            let bytes = self.blocks.block(cid)?;
+            let bytes = self.record(cid)?;
             let bytes = bytes.ok_or_else(|| io::Error::other(format!("{path} is withheld")))?;
             if let ControlFlow::Break(()) = visit(path.as_bytes(), *cid, &bytes) {
                 break;

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bucket::{Body, Bucket, PutOptions, PutOutcome};
 use super::content_type::ContentType;
+use super::held::{Gate, Going};
 use super::log_cut::{Segment, next_segment};
 use super::log_file::LogFile;
 use super::names::SegmentName;
@@ -64,6 +65,8 @@ pub struct Shipper {
     pub flush_interval: Duration,
     /// Tries that failed since one went well.
     pub failures: AtomicU32,
+    /// Held while something goes from the mirror into the archive.
+    pub gate: Gate,
     /// Set while what stands in the archive's place is not the mirror's archive.
     pub paused: AtomicBool,
     /// The last segment that was put, with its digest.
@@ -196,6 +199,7 @@ impl Shipper {
             self.metrics.log_oldest.set(0.0);
             return Ok(Step::Nothing);
         }
+        let _at_work = self.gate.at_work(Going::Log).await;
         let this = Arc::clone(self);
         let built = tokio::task::spawn_blocking(move || this.build()).await;
         let Some(Built {
@@ -279,6 +283,7 @@ impl Shipper {
             shard: SHARD,
             generation: log.generation,
             number: log.number,
+            edition: 0,
         };
         let name = segment_name.to_string();
         match self.check_last().await {
@@ -305,6 +310,16 @@ impl Shipper {
                 }
                 Err(ClaimError::Bucket(error)) => return Ok(Err(error.to_string())),
             },
+            Err(error) => return Ok(Err(error.to_string())),
+        }
+        match writer::is_left_behind(&self.bucket, &segment_name).await {
+            Ok(false) => {}
+            Ok(true) => {
+                return Err(ShipError::Copied(format!(
+                    "what comes behind {name} in {}",
+                    self.bucket
+                )));
+            }
             Err(error) => return Ok(Err(error.to_string())),
         }
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((name, stats.sha256));

@@ -7,15 +7,16 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
+use super::boundary::Boundary;
 use super::bucket::{Body, Bucket, PutOptions};
 use super::content_type::ContentType;
 use super::folder::FolderBucket;
 use super::identity::{ArchiveId, open_or_create};
 use super::log_file::{Change, Entry, FORMAT, LogFile, LogIndex, Op, Origin};
-use super::names::{BlobName, DeltaName, DidFolder, SegmentName, SnapshotName};
+use super::names::{BlobName, BoundaryName, DeltaName, DidFolder, SegmentName, SnapshotName};
 use super::snapshot_file::SnapshotEncoder;
 use crate::repo::car::{encode_block, encode_header};
-use crate::repo::mst::TreeBuilder;
+use crate::repo::mst::{Node, TreeBuilder};
 use crate::sim::SimAccount;
 use crate::sim::account::{Write, post, post_with_blob};
 use crate::types::{Cid, Did, Rev, Timestamp};
@@ -237,10 +238,24 @@ impl TestArchive {
             archive.delta(churn, pair[0]..pair[1]).await;
         }
         let from = marks.last().copied().unwrap_or(0).saturating_sub(10);
+        let gone = Some(Cid::of_block(b"gone"));
+        let (names, _) = archive.segments(&[churn], from..commits, (1, 100, gone)).await;
+        if !names.is_empty() {
+            archive.boundary((1, 100), gone).await;
+        }
         archive
-            .segments(&[churn], from..commits, (1, 100, Some(Cid::of_block(b"gone"))))
-            .await;
-        archive
+    }
+
+    /// The log begins at this segment, which names this index as the one before it.
+    pub(crate) async fn boundary(&self, (generation, number): (u64, u64), prev: Option<Cid>) -> String {
+        let name = BoundaryName {
+            shard: 0,
+            generation,
+            number,
+        };
+        let boundary = Boundary::at(name, prev, None, START);
+        self.put(&name.to_string(), boundary.encode()).await;
+        name.to_string()
     }
 
     pub(crate) async fn put(&self, name: &str, bytes: Vec<u8>) {
@@ -268,23 +283,38 @@ impl TestArchive {
     pub(crate) async fn snapshot_without(&self, did: &Did, then: &Then, erased: Option<Cid>) -> String {
         let mut car = encode_header(&[then.commit.0]);
         encode_block(&mut car, &then.commit.0, &then.commit.1);
-        let mut builder = TreeBuilder::new(|_, cid, bytes: &[u8]| encode_block(&mut car, &cid, bytes));
+        let mut nodes = BTreeMap::new();
+        let mut builder = TreeBuilder::new(|_, cid, bytes: &[u8]| drop(nodes.insert(cid, bytes.to_vec())));
         for (path, bytes) in &then.records {
             builder
                 .push(path.as_bytes(), Cid::of_block(bytes))
                 .expect("sorted paths");
         }
-        builder.finish();
-        for bytes in then.records.values() {
-            let cid = Cid::of_block(bytes);
-            if Some(cid) != erased {
-                encode_block(&mut car, &cid, bytes);
+        let root = builder.finish();
+        let records = then.records.values().map(|bytes| (Cid::of_block(bytes), bytes));
+        let records: BTreeMap<Cid, &Vec<u8>> = records.filter(|(cid, _)| Some(*cid) != erased).collect();
+        // In the order that readers can stream: a node, and behind it what it points to.
+        let mut next = vec![root];
+        while let Some(cid) = next.pop() {
+            let Some(block) = nodes.get(&cid) else {
+                records
+                    .get(&cid)
+                    .iter()
+                    .for_each(|bytes| encode_block(&mut car, &cid, bytes));
+                continue;
+            };
+            encode_block(&mut car, &cid, block);
+            let node = Node::decode(block).expect("a node");
+            for number in (0..=node.len()).rev() {
+                next.extend(node.entry(number).map(|entry| entry.value));
+                next.extend(node.subtree(number));
             }
         }
         let name = SnapshotName {
             did: DidFolder::try_from(did).expect("short"),
             rev: then.rev,
             commit: *then.commit.0.digest(),
+            edition: 0,
         };
         self.put(&name.to_string(), pack(&car)).await;
         name.to_string()
@@ -334,6 +364,7 @@ impl TestArchive {
                 shard: 0,
                 generation,
                 number,
+                edition: 0,
             };
             self.put(&name.to_string(), pack(&file.encode_car())).await;
             names.push(name.to_string());
@@ -349,6 +380,7 @@ impl TestArchive {
             let page = self.bucket.list(prefix, None).await.expect("lists");
             names.extend(page.objects.into_iter().map(|object| object.name));
         }
+        names.retain(|name| name.ends_with(".zst"));
         names
     }
 

@@ -12,12 +12,12 @@
 //! The state at a time T is that of the last moment at or before T. Where moments may be missing behind it, it is
 //! given with a doubt: the reader says "this, or something newer".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::log_file::{Change, Entry};
 use super::names::SnapshotName;
-use crate::types::{AccountStatus, Cid, Did, HostName, RepoPath, Rev, Timestamp};
+use crate::types::{AccountStatus, Cid, Did, Digest, HostName, RepoPath, Rev, Timestamp};
 
 /// A rev's time is taken for one from 2020 on: the protocol is not older.
 const REV_TIME_MIN: Timestamp = Timestamp::from_micros(1_577_836_800_000_000);
@@ -191,6 +191,10 @@ pub struct Timeline {
     pub standings: Vec<Standing>,
     /// What happened to the path that was watched: by rev, the record from then on, if any.
     pub versions: BTreeMap<Rev, Option<Cid>>,
+    /// Records that are withheld, whether an object still holds them or not.
+    pub erased: BTreeSet<Cid>,
+    /// And blobs.
+    pub erased_blobs: BTreeSet<Digest>,
     snapshots: BTreeMap<Rev, SnapshotName>,
     sources: Vec<String>,
 }

@@ -12,12 +12,14 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::bucket::{Body, Bucket, BucketError, PutOptions, PutOutcome};
 use super::content_type::ContentType;
 use super::log_file::{LogFile, PLAIN_BYTES_MAX};
 use super::names::{self, ObjectName, SegmentName, WriterName};
+use super::sealed::{self, Seal};
 use super::snapshot_file::SnapshotDecoder;
 use crate::mirror::rows::LogRow;
 use crate::types::{Cid, Timestamp};
@@ -33,7 +35,7 @@ const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// A claim, as it stands in the archive.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 struct Claim {
     /// The mirror that claims: its own random name.
     instance: String,
@@ -232,15 +234,63 @@ pub async fn is_claimed_by(bucket: &Bucket, generation: u64, instance: &str) -> 
     Ok(read_claim(bucket, &name).await?.instance == instance)
 }
 
-/// Whether the archive has segments of this generation that the mirror does not know of. The one that is being
-/// written may be there already.
+/// Whether the archive has segments of this generation that the mirror does not know of: they are there, or were, and
+/// the log begins behind them by now. The one that is being written may be there already.
 async fn is_ahead(bucket: &Bucket, log: &LogRow) -> Result<bool, BucketError> {
     let name = SegmentName {
         shard: SHARD,
         generation: log.generation,
         number: log.number + u64::from(log.cut.is_some()),
+        edition: 0,
     };
-    Ok(bucket.head(&name.to_string()).await?.is_some())
+    // A list may be late.
+    Ok(bucket.get(&name.to_string()).await?.is_some()
+        || is_told_from(bucket, name.generation, name.number).await?)
+}
+
+/// Whether the log has something of this generation from this number on.
+async fn is_told_from(bucket: &Bucket, generation: u64, number: u64) -> Result<bool, BucketError> {
+    let shard = SHARD;
+    let before = SegmentName {
+        shard,
+        generation,
+        number: number.saturating_sub(1),
+        edition: u32::MAX,
+    };
+    let mut found = false;
+    each_name_after(
+        bucket,
+        &SegmentName::prefix(shard),
+        Some(before.to_string()),
+        |name| {
+            let place = match name {
+                ObjectName::Segment(segment) => segment.place(),
+                ObjectName::Boundary(boundary) => boundary,
+                _ => return,
+            };
+            found |= place.generation == generation && place.number >= number;
+        },
+    )
+    .await?;
+    Ok(found)
+}
+
+/// Whether another process has gone on under this name. The two newest segments are never removed, so the one before
+/// the next is there, unless somebody else is far ahead, and has removed it. The first of a generation has none of
+/// its own.
+///
+/// # Errors
+/// When the bucket cannot be used.
+pub async fn is_left_behind(bucket: &Bucket, name: &SegmentName) -> Result<bool, BucketError> {
+    let before = SegmentName {
+        number: name.number.saturating_sub(1),
+        edition: 0,
+        ..*name
+    };
+    if bucket.head(&before.to_string()).await?.is_some() {
+        return Ok(false);
+    }
+    is_told_from(bucket, name.generation, name.number.saturating_add(1)).await
 }
 
 async fn create(
@@ -254,12 +304,10 @@ async fn create(
         generation,
     };
     let name = writer.to_string();
-    let claim = Claim {
-        instance: instance.to_owned(),
-        claimed: now.to_string(),
-    };
-    let mut text = serde_json::to_vec_pretty(&claim).expect("strings have a JSON form");
-    text.push(b'\n');
+    let text = sealed::seal(Map::from_iter([
+        ("instance".to_owned(), Value::from(instance)),
+        ("claimed".to_owned(), Value::from(now.to_string())),
+    ]));
     let options = PutOptions::create(ContentType::json());
     let put = bucket.put(&name, Body::Bytes(text.into()), &options);
     match put.await? {
@@ -294,6 +342,13 @@ async fn newest_claim(bucket: &Bucket, known: u64) -> Result<Option<(u64, Claim)
 
 async fn read_claim(bucket: &Bucket, name: &WriterName) -> Result<Claim, ClaimError> {
     let bytes = read_claim_bytes(bucket, name).await?;
+    if sealed::check(&bytes) != Seal::Sound {
+        return Err(damaged(
+            bucket,
+            name,
+            "its own checksum does not fit its bytes".to_owned(),
+        ));
+    }
     serde_json::from_slice(&bytes).map_err(|error| damaged(bucket, name, error.to_string()))
 }
 
@@ -349,6 +404,7 @@ async fn behind(
             shard: SHARD,
             generation,
             number,
+            edition: 0,
         };
         if bucket.get(&name.to_string()).await?.is_some() {
             return Ok(Some(name));
@@ -373,16 +429,20 @@ pub async fn read_segment(bucket: &Bucket, name: &SegmentName) -> Result<LogFile
     LogFile::decode(decoder).map_err(|error| damaged(error.to_string()))
 }
 
-async fn each_name(
+async fn each_name(bucket: &Bucket, prefix: &str, visit: impl FnMut(ObjectName)) -> Result<(), BucketError> {
+    each_name_after(bucket, prefix, None, visit).await
+}
+
+async fn each_name_after(
     bucket: &Bucket,
     prefix: &str,
+    mut after: Option<String>,
     mut visit: impl FnMut(ObjectName),
 ) -> Result<(), BucketError> {
     debug_assert!(
         prefix.starts_with(names::ROOT),
         "all of an archive is below its root"
     );
-    let mut after = None;
     loop {
         let page = bucket.list(prefix, after.as_deref()).await?;
         page.objects

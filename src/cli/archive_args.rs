@@ -111,9 +111,54 @@ impl ProbeArgs {
 #[derive(Debug, Clone, Args)]
 pub struct PruneArgs {
     /// Only print what would go, and why the rest stays
-    #[arg(long, required = true)]
+    #[arg(long)]
     pub dry_run: bool,
+    /// Address of the daemon's administration
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub admin_listen: Option<String>,
     /// Where the archive is
     #[command(flatten)]
     pub common: PlaceArgs,
+}
+
+/// `firekeep forget`
+#[derive(Debug, Clone, Args)]
+pub struct ForgetArgs {
+    /// did:…, at://did:…/collection/rkey, or a CID
+    pub subject: String,
+    /// Whose, where the subject is a CID
+    #[arg(long, value_name = "DID")]
+    pub account: Option<String>,
+    /// Only print what would be erased
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long, conflicts_with = "dry_run")]
+    pub yes: bool,
+    /// Address of the daemon's administration
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub admin_listen: Option<String>,
+    /// Where the archive is
+    #[command(flatten)]
+    pub common: PlaceArgs,
+}
+
+impl PruneArgs {
+    /// The flags that were given: key and value.
+    #[must_use]
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        let mut settings = self.common.settings();
+        settings.extend(given([("admin_listen", &self.admin_listen)]));
+        settings
+    }
+}
+
+impl ForgetArgs {
+    /// The flags that were given: key and value.
+    #[must_use]
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        let mut settings = self.common.settings();
+        settings.extend(given([("admin_listen", &self.admin_listen)]));
+        settings
+    }
 }

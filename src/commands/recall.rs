@@ -489,7 +489,9 @@ fn usage(text: String) -> DaemonError {
 
 fn unread(error: &ReadError) -> DaemonError {
     let code = match error {
-        ReadError::NoArchive { .. } | ReadError::NoBackup { .. } => exit::NO_BACKUP,
+        ReadError::NoArchive { .. } | ReadError::NoBackup { .. } | ReadError::Erased { .. } => {
+            exit::NO_BACKUP
+        }
         _ => exit::FAILED,
     };
     let text = error.to_string();

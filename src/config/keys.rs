@@ -37,7 +37,7 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'stat
 }
 
 /// Every key, in the order in which a reader wants them.
-pub const KEYS: [Key; 41] = [
+pub const KEYS: [Key; 42] = [
     key(
         "hosts",
         Kind::List,
@@ -93,6 +93,12 @@ pub const KEYS: [Key; 41] = [
         Kind::Text,
         "1h",
         "How often it is looked at whether the archive is still there, and the same.",
+    ),
+    key(
+        "prune_interval",
+        Kind::Text,
+        "1d",
+        "How often what is no longer needed, by the keep.* keys, goes from the archive.",
     ),
     key(
         "scrub_interval",

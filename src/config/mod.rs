@@ -56,6 +56,8 @@ pub struct Config {
     pub audit_interval: Duration,
     /// How often the archive is looked at.
     pub archive_check_interval: Duration,
+    /// How often retention is applied.
+    pub prune_interval: Duration,
     /// How often the archive and the mirror are read to their ends.
     pub scrub_interval: Duration,
     /// How often accounts are restored for a trial.
@@ -112,6 +114,8 @@ const SNAPSHOT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duratio
 const AUDIT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
 /// Bounds of `archive_check_interval`.
 const ARCHIVE_CHECK_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
+/// Bounds of `prune_interval`.
+const PRUNE_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30 * 24 * 3600));
 /// Bounds of `scrub_interval` and `drill_interval`.
 const PROOF_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(365 * 24 * 3600));
 /// Bounds of `blob_sweep_interval`.
@@ -164,6 +168,7 @@ impl Config {
             snapshot_interval: duration(layers, "snapshot_interval", "1h", SNAPSHOT_INTERVAL)?,
             audit_interval: duration(layers, "audit_interval", "1d", AUDIT_INTERVAL)?,
             archive_check_interval: duration(layers, "archive_check_interval", "1h", ARCHIVE_CHECK_INTERVAL)?,
+            prune_interval: duration(layers, "prune_interval", "1d", PRUNE_INTERVAL)?,
             scrub_interval: duration(layers, "scrub_interval", "30d", PROOF_INTERVAL)?,
             drill_interval: duration(layers, "drill_interval", "1d", PROOF_INTERVAL)?,
             blob_bytes_max: size(layers, "blob_bytes_max", "300MiB", BLOB_BYTES)?,

@@ -277,6 +277,7 @@ impl ArchiveLink {
                 id: opened.id.to_string(),
             })
             .await?;
+        super::care::obey(bucket, &self.store, &self.applier).await?;
         match claimed.how {
             How::GoesOn => {}
             How::First => tracing::info!("this mirror writes the archive from now on"),
@@ -317,6 +318,7 @@ impl ArchiveLink {
             metrics: Arc::clone(&self.metrics),
             flush_interval: self.config.flush_interval,
             failures: AtomicU32::new(0),
+            gate: keeper.gate.clone(),
             paused: AtomicBool::new(false),
             last: Mutex::new(None),
         };

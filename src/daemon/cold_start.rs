@@ -12,6 +12,7 @@
 //! for nothing.
 
 mod account;
+mod heal;
 mod progress;
 mod rows;
 
@@ -23,10 +24,12 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 
 use self::account::{Prepared, UNTOLD, is_passing};
+pub use self::heal::heal;
 use self::progress::Shown;
 use super::archive_link::{NotAdopted, Opened, instance};
 use super::{DaemonError, exit};
 use crate::archive::bucket::Bucket;
+use crate::archive::held::noted_elsewhere;
 use crate::archive::log_pass::{LogPass, LogRange};
 use crate::archive::names::SnapshotName;
 use crate::archive::reader::{ArchiveReader, ReadError};
@@ -37,7 +40,7 @@ use crate::config::Config;
 use crate::identity::resolver::Resolver;
 use crate::mirror::applier::Applier;
 use crate::mirror::applier::restored::LISTED_AFTER;
-use crate::mirror::handle::{ApplierHandle, Stopped};
+use crate::mirror::handle::Stopped;
 use crate::mirror::input::{Input, Refilled};
 use crate::mirror::keyspace::{META_COLD_START, NO_NUMBER};
 use crate::mirror::numbers::Numbers;
@@ -187,6 +190,13 @@ pub async fn fill_if_empty(
     let claimed = writer::claim(&opened.bucket, &instance, None, take_over, clock.now()).await;
     let Claimed { log, .. } = claimed.map_err(NotAdopted::Claim)?;
     applier.begin_cold_start(&id).map_err(super::start::store_error)?;
+    let noted = noted_elsewhere(&opened.bucket, store).await;
+    for erase in noted.map_err(|error| DaemonError::failed(error.to_string()))? {
+        let erase = vec![Input::Erase(Box::new(erase))];
+        applier
+            .apply(erase, clock.now())
+            .map_err(super::start::store_error)?;
+    }
     let cold = ColdStart::new(opened, (config, store, numbers), (resolver, clock, temp_dir)).await;
     let cold = Arc::new(cold.map_err(|error| failed(error.into()))?);
     let filled = cold.fill(applier, &id, log).await.map_err(failed)?;
@@ -244,6 +254,32 @@ impl ColdStart {
             hosts: BTreeMap::new(),
             dev_mode,
         }))
+    }
+
+    /// Puts one account together that the mirror in `store` holds a damaged copy of; none: the archive cannot either.
+    ///
+    /// # Errors
+    /// When the archive or the mirror fails.
+    pub(super) async fn one(
+        store: &Arc<dyn Store>,
+        numbers: &Arc<Numbers>,
+        (bucket, temp_dir, clock): (Bucket, &Path, &Clock),
+        (did, from_number): (&Did, u64),
+        dev_mode: bool,
+    ) -> Result<Option<Input>, FillError> {
+        let one = Arc::new(Self {
+            store: Arc::clone(store),
+            numbers: Arc::clone(numbers),
+            reader: ArchiveReader::of_bucket(bucket, temp_dir).await?,
+            resolver: None,
+            clock: clock.clone(),
+            hosts: BTreeMap::new(),
+            dev_mode,
+        });
+        let sources = one.all_sources().await?;
+        let prepared = one.prepare(did.clone(), sources, from_number).await?;
+        let restored = Some(prepared.restored).filter(|restored| restored.repo.is_some());
+        Ok(restored.map(|restored| Input::Restored(Box::new(restored))))
     }
 
     /// Everything that is not one account's, as the archive is now.
@@ -396,59 +432,6 @@ fn row_of_log(seq: Option<u64>, url: &str) -> HostRow {
         highest_seq: seq.unwrap_or(0),
         ..HostRow::new(url)
     }
-}
-
-/// Gives a mirror back what its archive has more of: it is an older copy of itself, or another one wrote meanwhile.
-/// `before` is where the mirror's log stood.
-///
-/// # Errors
-/// When the archive cannot be read, or the mirror fails.
-pub async fn heal(
-    applier: &ApplierHandle,
-    opened: &Opened,
-    (config, store, numbers): (&Config, &Arc<dyn Store>, &Arc<Numbers>),
-    (resolver, clock, temp_dir): (&Resolver, &Clock, &Path),
-    (before, log): (&LogRow, LogRow),
-) -> Result<Filled, FillError> {
-    let cold = ColdStart::new(opened, (config, store, numbers), (resolver, clock, temp_dir)).await?;
-    let cold = Arc::new(cold);
-    let mut shown = Shown::new(clock);
-    let range = LogRange {
-        from: before.number,
-        until: (log.generation, log.number),
-    };
-    let sources = Arc::new(cold.sources(range, &mut shown).await?);
-    let (mut behind, mut told) = (Vec::new(), Vec::new());
-    for (did, account) in &sources.log.accounts {
-        let row = Mirror::new(&**store).account(did)?;
-        let ours = row
-            .as_ref()
-            .and_then(|row| row.head.as_ref())
-            .map(|head| head.rev);
-        if let Some(newest) = account.newest {
-            told.push((did.clone(), newest));
-            if Some(newest) > ours {
-                behind.push((did.clone(), row.map_or(NO_NUMBER, |row| row.account_number)));
-            }
-        }
-    }
-    let count = behind.len() as u64;
-    let mut filled = Filled::default();
-    let mut prepared = Box::pin(cold.prepare_all(behind, &sources));
-    while let Some(prepared) = prepared.next().await {
-        let input = filled.take(prepared?);
-        applier.apply(input).await?;
-        shown.accounts(filled.accounts, count, filled.records);
-    }
-    let refilled = Refilled {
-        archive: opened.id.to_string(),
-        log,
-        next_log: sources.log.next_log,
-        told,
-        ..Refilled::default()
-    };
-    applier.apply(Input::Refilled(Box::new(refilled))).await?;
-    Ok(filled)
 }
 
 impl Filled {

@@ -11,9 +11,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::archive_watch::ArchiveWatch;
+use super::care::Forget;
 use super::drill::Options;
 use super::inspect::parse_alarm;
 use super::proof::Proof;
+use super::retain::Retain;
 use super::standing::{Standing, Surroundings};
 
 use crate::archive::keeper::Keeper;
@@ -57,6 +59,8 @@ pub struct DaemonControl {
     pub shipper: Arc<OnceLock<Arc<Shipper>>>,
     /// What the newest look at the archive found.
     pub archive: Arc<ArchiveWatch>,
+    /// Prunes and erases.
+    pub retain: Arc<Retain>,
     /// The configuration in force.
     pub config: Config,
     /// Where XRPC listens.
@@ -407,6 +411,15 @@ impl Control for DaemonControl {
             "snapshot" => Box::pin(async move {
                 let accounts = self.ship().await?;
                 Ok(json!({ "accounts": accounts, "archive": self.config.archive.url.to_string() }))
+            }),
+            "prune" => Box::pin(async move { self.retain.prune_now().await }),
+            "forget" => Box::pin(async move {
+                let value = |key: &str| query.get(key).map(String::as_str).unwrap_or_default();
+                let forget = Forget::parse(value("subject"), Some(value("account")))?;
+                // Only what is plainly not a dry run erases.
+                let dry_run = value("dry_run") != "false";
+                let by = value("by").to_owned();
+                self.retain.forget(forget, by, dry_run).await
             }),
             "drill" => Box::pin(async move { self.drill(&query).await }),
             "acknowledge" => Box::pin(async move {

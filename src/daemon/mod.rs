@@ -10,6 +10,7 @@
 
 pub mod archive_link;
 pub mod archive_watch;
+pub mod care;
 pub mod cold_start;
 pub mod control;
 pub mod drill;
@@ -19,6 +20,7 @@ pub mod observe;
 pub mod probe;
 pub mod proof;
 pub mod progress;
+pub mod retain;
 pub mod standing;
 pub mod start;
 pub mod states;
@@ -222,6 +224,15 @@ impl Running {
                 Ok(())
             });
         }
+        let (retain, cancel) = (Arc::clone(&daemon.control.retain), stop_work.clone());
+        tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => retain.cancel.cancel(),
+                () = Arc::clone(&retain).run() => {}
+            }
+            Ok(())
+        });
         let (control, cancel) = (Arc::clone(&daemon.control), stop_serving.clone());
         tasks.spawn(async move { measure(control, cancel).await });
         let (control, cancel) = (Arc::clone(&daemon.control), stop_work.clone());

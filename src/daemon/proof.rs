@@ -26,26 +26,24 @@ use crate::metrics::labels::Outcome;
 use crate::mirror::handle::{ApplierHandle, Stopped};
 use crate::mirror::input::Input;
 use crate::mirror::keyspace::{AlarmKind, encode_number, meta_proof};
+use crate::mirror::numbers::Numbers;
 use crate::mirror::reader::Mirror;
 use crate::mirror::rows::BlobState;
 use crate::mirror::store::{Batch, Family, Store, StoreError};
-use crate::repo::export::{ExportError, prove};
-use crate::types::{Did, Timestamp};
+use crate::types::Timestamp;
+
+mod mirror;
 
 /// Between two looks at whether something is due.
 const LOOK: Duration = Duration::from_secs(1);
 /// After the archive failed, or a drill could not be done.
 const RETRY: Duration = Duration::from_secs(60);
-/// So soon after a start nothing is read: other things come first.
-const AFTER_START: Duration = Duration::from_secs(60);
+/// So soon after a first start nothing is read: other things come first.
+const AFTER_START: Duration = Duration::from_secs(600);
 /// Bytes a second that are read of the archive.
 const RATE: u64 = 8 << 20;
 /// How often it is kept how far the archive is read.
 const KEEP_INTERVAL: Duration = Duration::from_secs(10);
-/// The mirror is read so much of the time: one part in so many.
-const MIRROR_SHARE: u32 = 5;
-/// Accounts of the mirror that are proven between two marks.
-const MARK_ACCOUNTS: u32 = 50;
 /// Largest checkpoint that is read.
 const CHECKPOINT_BYTES_MAX: u64 = 256 << 20;
 /// Findings that are logged one by one.
@@ -55,6 +53,8 @@ const LOGGED_MAX: usize = 20;
 pub struct Proof {
     /// The mirror.
     pub store: Arc<dyn Store>,
+    /// Numbers for what is loaded.
+    pub numbers: Arc<Numbers>,
     /// The way to the applier.
     pub applier: ApplierHandle,
     /// There while the archive is open.
@@ -229,7 +229,7 @@ impl Proof {
         let mut bad: Vec<&Finding> = Vec::new();
         let mut log_damaged = false;
         for finding in findings.iter().filter(|finding| finding.fault.is_bad()) {
-            if finding.fault == Fault::MissingBlob && !self.should_be_there(finding)? {
+            if !self.should_be_there(finding)? {
                 continue;
             }
             if bad.len() < LOGGED_MAX {
@@ -260,8 +260,20 @@ impl Proof {
         Ok(bad.len() as u64)
     }
 
-    /// Whether the mirror takes a blob for archived. Many a host lacks blobs that its records refer to.
+    /// Whether the mirror takes for archived what is not there. Many a host lacks blobs that its records refer to, and
+    /// an account's first snapshot may be on its way.
     fn should_be_there(&self, finding: &Finding) -> Result<bool, StoreError> {
+        if finding.fault == Fault::NoSnapshot {
+            let did = finding.did.as_ref().and_then(|did| did.parse().ok());
+            let row = match did {
+                Some(did) => Mirror::new(&*self.store).account(&did)?,
+                None => None,
+            };
+            return Ok(row.is_none_or(|row| row.snapshot.is_some()));
+        }
+        if finding.fault != Fault::MissingBlob {
+            return Ok(true);
+        }
         let Ok(ObjectName::Blob(name)) = finding.object.parse() else {
             return Ok(true);
         };
@@ -293,85 +305,6 @@ impl Proof {
             Ok(ObjectName::Segment(_)) => Ok(true),
             _ => Ok(false),
         }
-    }
-
-    // the mirror
-
-    async fn scrub_mirror(&self) -> Result<(), ProofError> {
-        loop {
-            self.due("mirror", self.scrub_interval).await?;
-            let after = self.store.get(Family::Meta, &meta_proof("mirror_at"))?;
-            let mut after = after.map(|did| String::from_utf8_lossy(&did).into_owned());
-            let (mut proven, mut damaged) = (0_u64, 0_u64);
-            loop {
-                let page = Mirror::new(&*self.store).accounts(after.as_deref(), MARK_ACCOUNTS as usize)?;
-                let Some((last, _)) = page.last() else { break };
-                after = Some(last.to_string());
-                for (did, row) in &page {
-                    if row.head.is_none() || row.damaged {
-                        continue;
-                    }
-                    let began = Instant::now();
-                    match self.prove(did).await? {
-                        None => proven += 1,
-                        Some(input) => {
-                            damaged += 1;
-                            self.applier.apply(input).await?;
-                        }
-                    }
-                    sleep(began.elapsed() * (MIRROR_SHARE - 1)).await;
-                }
-                let mut batch = Batch::new();
-                batch.put(
-                    Family::Meta,
-                    meta_proof("mirror_at"),
-                    last.to_string().into_bytes(),
-                );
-                self.store.write(batch)?;
-            }
-            let mut batch = Batch::new();
-            batch.delete(Family::Meta, meta_proof("mirror_at"));
-            self.store.write(batch)?;
-            let now = self.clock.now();
-            self.mark("mirror", now)?;
-            if damaged == 0 {
-                self.metrics.last_mirror_scrub.set(now.seconds_f64());
-                tracing::debug!(proven, "every copy in the mirror proves its head");
-            }
-        }
-    }
-
-    /// Rebuilds an account's tree; what to tell the applier if that does not come to its head.
-    async fn prove(&self, did: &Did) -> Result<Option<Input>, StoreError> {
-        let (store, owner) = (Arc::clone(&self.store), did.clone());
-        let proven = tokio::task::spawn_blocking(move || {
-            let view = store.view();
-            let mirror = Mirror::new(&*view);
-            let Some(row) = mirror.account(&owner)? else {
-                return Ok(None);
-            };
-            let Some(head) = &row.head else { return Ok(None) };
-            match prove(&mirror.rows(row.account_number), head.data) {
-                Ok(_) => Ok(None),
-                Err(ExportError::Rows(error))
-                    if !matches!(error, StoreError::BadRow { .. } | StoreError::Corrupt { .. }) =>
-                {
-                    Err(error)
-                }
-                Err(error) => Ok(Some((row.account_number, error.to_string()))),
-            }
-        });
-        let proven = proven
-            .await
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-        Ok(proven.map(|(account_number, detail)| {
-            tracing::error!(%did, detail, "the mirror's copy of this account is damaged; it is fetched again");
-            Input::Damaged {
-                did: did.clone(),
-                account_number,
-                task: Vec::new(),
-            }
-        }))
     }
 
     // drills

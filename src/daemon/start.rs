@@ -203,6 +203,7 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         keeper,
         shipper: Arc::clone(&shipper),
         archive: watch,
+        retain: Arc::new(super::retain::Retain::new(&link, &config)),
         config: config.clone(),
         listen: xrpc.local_addr().unwrap_or(config.listen),
         admin_listen: admin.local_addr().unwrap_or(config.admin_listen),
@@ -239,6 +240,7 @@ fn service(control: &Arc<DaemonControl>, link: &ArchiveLink) -> Service {
 fn proof(config: &Config, workshop: &Workshop, temp_dir: PathBuf) -> Proof {
     Proof {
         store: Arc::clone(&workshop.store),
+        numbers: Arc::clone(&workshop.fetcher.numbers),
         applier: workshop.applier.clone(),
         keeper: Arc::clone(&workshop.keeper),
         archive: Arc::clone(&workshop.archive),
@@ -366,7 +368,7 @@ fn open_applier(config: &Config, store: &Arc<dyn Store>) -> Result<(Applier, Arc
     Ok((applier, numbers))
 }
 
-fn open_store(data_dir: &Path, temp_dir: &Path) -> Result<Arc<dyn Store>, DaemonError> {
+pub(super) fn open_store(data_dir: &Path, temp_dir: &Path) -> Result<Arc<dyn Store>, DaemonError> {
     let store = RocksStore::open(data_dir, &RocksOptions::default()).map_err(store_error)?;
     // Left over from a process that was killed; nobody refers to it.
     if let Err(error) = std::fs::remove_dir_all(temp_dir)

@@ -27,7 +27,7 @@ use crate::mirror::store::{Batch, Family, KeyRange, Store, StoreError};
 use crate::types::{HostName, Timestamp};
 
 /// Between two looks.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(500);
 /// Between two looks at alarms; and between two tries where the archive took nothing.
 const SERVICE_LOOK: Duration = Duration::from_secs(15);
 /// The name of Firekeep's own state among the marks: no host's.

@@ -211,6 +211,8 @@ labels! {
         Missing = "missing",
         /// No longer referred to.
         Withdrawn = "withdrawn",
+        /// A person wants it gone.
+        Erased = "erased",
     }
 
     /// Whether something worked.

@@ -87,7 +87,12 @@ impl BlobFetcher {
             Some(row) if row.state.is_stored() && row.withheld_since.is_some() => {
                 return Ok(self.ask_again(host, blob, task, url).await);
             }
-            Some(row) if !row.state.is_stored() && row.state != BlobState::Withdrawn => row,
+            Some(row)
+                if !row.state.is_stored()
+                    && !matches!(row.state, BlobState::Withdrawn | BlobState::Erased) =>
+            {
+                row
+            }
             _ => return Ok(Input::TaskDone { task }),
         };
         Ok(match self.receive(&blob, url).await? {

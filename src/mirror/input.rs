@@ -82,6 +82,13 @@ pub enum Input {
         /// The key of the task row that asked for it.
         task: Vec<u8>,
     },
+    /// Something is to be gone, and not to come again.
+    Erase(Box<Erase>),
+    /// The archive is to lose a blob to which nothing refers.
+    BlobDropped {
+        /// Whose and which.
+        blob: BlobKey,
+    },
     /// A held blob's bytes turned out to be damaged: fetch it again.
     BlobLost {
         /// Whose and which.
@@ -233,6 +240,23 @@ pub enum Input {
         /// When to try again.
         retry_at: Timestamp,
     },
+}
+
+/// What is to be gone of an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Erase {
+    /// Whose.
+    pub did: Did,
+    /// All of it.
+    pub whole: bool,
+    /// It is not taken again either. Else, should the account come back, it is a new one.
+    pub lasting: bool,
+    /// Records, wherever they stand.
+    pub records: Vec<Cid>,
+    /// Blobs.
+    pub blobs: Vec<Digest>,
+    /// The CAR that is kept as it came holds some of it.
+    pub kept_car: bool,
 }
 
 /// A segment that stands in the archive.

@@ -10,6 +10,7 @@
 pub mod applier;
 #[cfg(feature = "daemon")]
 pub mod blobs;
+pub mod erased;
 #[cfg(feature = "daemon")]
 pub mod handle;
 pub mod input;

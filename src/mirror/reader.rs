@@ -414,6 +414,11 @@ impl<'v> Mirror<'v> {
         )
     }
 
+    /// A row of `meta`.
+    pub(super) fn meta<R: Row>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
+        self.row(Family::Meta, key)
+    }
+
     fn row<R: Row>(&self, family: Family, key: &[u8]) -> Result<Option<R>, StoreError> {
         let value = self.0.get(family, key)?;
         value.map(|value| decode_row(family, key, &value)).transpose()

@@ -135,6 +135,9 @@ pub struct AccountRow {
     /// The CAR of a repository that does not rebuild to its signed root, or is behind ours, as the host sent it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_car: Option<KeptCar>,
+    /// How much of it is erased, and not taken again ([`super::erased`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erased: Option<super::erased::ErasedMark>,
 }
 
 impl AccountRow {
@@ -180,6 +183,7 @@ impl AccountRow {
             deletes: None,
             deletion_confirmed_at: None,
             kept_car: None,
+            erased: None,
         }
     }
 
@@ -527,7 +531,7 @@ impl BlobRow {
 
 impl BlobState {
     /// Every label, for metrics.
-    pub const LABELS: [&'static str; 5] = ["wanted", "held", "archived", "missing", "withdrawn"];
+    pub const LABELS: [&'static str; 6] = ["wanted", "held", "archived", "missing", "withdrawn", "erased"];
 
     /// The name, for metrics and people.
     #[must_use]
@@ -538,6 +542,7 @@ impl BlobState {
             Self::Archived => "archived",
             Self::Missing { .. } => "missing",
             Self::Withdrawn => "withdrawn",
+            Self::Erased => "erased",
         }
     }
 
@@ -567,6 +572,8 @@ pub enum BlobState {
     },
     /// No record refers to it any more.
     Withdrawn,
+    /// A person wants it gone: it is not held, and not fetched.
+    Erased,
 }
 
 /// Why a blob could not be had. Persisted: keep the names stable.

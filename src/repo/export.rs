@@ -13,7 +13,7 @@
 //! with two scans of its range. So memory does not grow with the repository, only the number of scans.
 //!
 //! The order is the one that readers can stream: <https://atproto.com/specs/repository#car-file-serialization>.
-//! A record that two paths share is written at both.
+//! A record that two paths share is written at both. One whose bytes were erased is written nowhere.
 
 mod car;
 mod kept;
@@ -219,6 +219,13 @@ impl Proven {
         }
         Ok(writer.finish())
     }
+}
+
+/// Whether a row stands without its record's bytes, which were erased: its place is proven, and it is not written.
+/// (An empty record hashes to its own CID.)
+#[must_use]
+pub fn is_withheld(cid: &Cid, bytes: &[u8]) -> bool {
+    bytes.is_empty() && !cid.matches(bytes)
 }
 
 fn show(path: &[u8]) -> String {

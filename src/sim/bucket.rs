@@ -89,6 +89,7 @@ pub(super) fn kept_name(did: &Did, car: &KeptCar) -> String {
         did: DidFolder::try_from(did).expect("simulated DIDs are short"),
         rev: car.rev,
         commit: *car.commit.digest(),
+        edition: 0,
     };
     name.to_string()
 }
@@ -113,6 +114,7 @@ pub(super) fn snapshot(
         did: DidFolder::try_from(did).expect("simulated DIDs are short"),
         rev: head.rev,
         commit: *head.commit.digest(),
+        edition: 0,
     };
     Some((name.to_string(), file))
 }

@@ -137,12 +137,13 @@ impl Scene {
         losses.count += 1;
     }
 
-    /// Every account stands in the archive, and follows.
+    /// Every account stands in the archive with its blobs, and follows: from here on the promise holds.
     fn wait_protected(&self, running: &mut Running) {
         running.wait_status("every account is live and in the archive", |status| {
             status.sync("live") == ACCOUNTS
                 && status.accounts("held") == ACCOUNTS
                 && status.archive("accounts_due") == 0
+                && status.blobs("wanted") + status.blobs("held") == 0
         });
     }
 
@@ -254,7 +255,10 @@ fn machine_lost() {
             let running = next.spawn();
             std::thread::sleep(chance.below(Duration::from_millis(1500)));
             running.kill_nine();
-            std::fs::remove_dir_all(&next.data_dir).expect("removes");
+            // It may not have come as far as making one.
+            if next.data_dir.exists() {
+                std::fs::remove_dir_all(&next.data_dir).expect("removes");
+            }
             let alone = scene.alone(&next);
             for (did, rev) in &known {
                 let (now, _) = alone.car(did);

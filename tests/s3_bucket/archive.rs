@@ -5,13 +5,17 @@ use std::convert::Infallible;
 use std::io::Write as _;
 
 use bytes::Bytes;
+use firekeep::archive::boundary::Boundary;
 use firekeep::archive::bucket::{Body, Bucket, PutOptions, PutOutcome};
 use firekeep::archive::content_type::ContentType;
 use firekeep::archive::identity::{self, ArchiveId};
 use firekeep::archive::identity_file::IdentityFile;
 use firekeep::archive::log_file::{Change, Entry, FORMAT, LogFile, LogIndex, Op, Origin};
-use firekeep::archive::names::{BlobName, DeltaName, DidFolder, IdentityName, SegmentName, SnapshotName};
+use firekeep::archive::names::{
+    BlobName, BoundaryName, DeltaName, DidFolder, IdentityName, SegmentName, SnapshotName,
+};
 use firekeep::archive::snapshot_file::SnapshotEncoder;
+use firekeep::archive::state_file::{HostState, ServiceState};
 use firekeep::repo::cbor::encode;
 use firekeep::repo::commit::build_commit;
 use firekeep::repo::export::{RecordRows, RowVisitor, prove};
@@ -136,6 +140,7 @@ impl Writer {
             did: self.folder(),
             rev: self.rev,
             commit: *self.commit.0.digest(),
+            edition: 0,
         }
     }
 
@@ -216,6 +221,7 @@ impl Log {
             shard: 0,
             generation: self.generation,
             number: self.number,
+            edition: 0,
         };
         let count = entries.len() as u64;
         let origin = Origin::Segment {
@@ -266,6 +272,13 @@ pub fn sample() -> Objects {
         prev: Some(Cid::of_block(b"removed")),
         first: 100,
     };
+    let begins = BoundaryName {
+        shard: 0,
+        generation: log.generation,
+        number: log.number,
+    };
+    let boundary = Boundary::at(begins, log.prev, None, NOW);
+    objects.insert(begins.to_string(), boundary.encode());
     let mut writers = [
         Writer::new("did:web:alice.example.com"),
         Writer::new("did:plc:ewvi7nxzyoun6zhxrhs64oiz"),
@@ -299,9 +312,32 @@ pub fn sample() -> Objects {
         let (change, blocks) = writer.write(None);
         objects.extend([log.segment(vec![Entry::Commit(change)], blocks)]);
     }
+    let time = "2026-01-02T03:04:05.678Z".parse().expect("a time");
+    let service = ServiceState {
+        time,
+        ..ServiceState::default()
+    };
+    let host = HostState {
+        host: "pds.test".parse().expect("a host"),
+        time,
+        url: "https://pds.test".to_owned(),
+        epoch: 0,
+        cursor: Some(7),
+        highest_seq: 7,
+        listed: Some(time),
+        last_event: None,
+        rolled_back_at: None,
+        ring: vec![(7, 1)],
+        log_next: 1,
+        accounts: BTreeMap::new(),
+    };
     objects.insert(
-        "v1/service/2026-01-02T03:04:05.678Z.json".to_owned(),
-        b"{\"pins\":[]}\n".to_vec(),
+        format!("v1/service/{}.json", "2026-01-02T03:04:05.678Z"),
+        service.encode(),
+    );
+    objects.insert(
+        format!("v1/hosts/pds.test/{}.json", "2026-01-02T03:04:05.678Z"),
+        host.encode(),
     );
     objects
 }

@@ -7,6 +7,7 @@
 #![cfg(feature = "daemon")]
 
 mod archive;
+mod care;
 mod contract;
 mod faults;
 mod own;
@@ -82,6 +83,12 @@ for_both! {
     a_writer_that_was_taken_over_from_is_no_part_of_the_log,
     signatures_trees_and_histories_are_proven,
     a_gap_behind_the_log_is_named_without_any_delta,
+}
+
+for_both! {
+    care, care_folder, care_s3,
+    what_is_no_longer_needed_goes_and_the_rest_verifies,
+    what_is_erased_is_gone_everywhere,
 }
 
 async fn open_folder(path: &std::path::Path) -> Bucket {

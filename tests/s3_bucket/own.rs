@@ -9,7 +9,7 @@ use firekeep::types::Timestamp;
 
 use super::server::{self, Server};
 
-async fn open(url: &str, server: &Server, endpoint: Option<&str>) -> Bucket {
+pub async fn open(url: &str, server: &Server, endpoint: Option<&str>) -> Bucket {
     let mut input = server.input.clone();
     if let Some(endpoint) = endpoint {
         input.endpoint = Some(endpoint.to_owned());
@@ -79,7 +79,7 @@ async fn a_wrong_endpoint_is_unreachable() {
     }
 }
 
-fn client(server: &Server) -> Client {
+pub fn client(server: &Server) -> Client {
     let read = |path: &Option<std::path::PathBuf>| {
         let path = path.as_ref().expect("set");
         std::fs::read_to_string(path).expect("readable").trim().to_owned()

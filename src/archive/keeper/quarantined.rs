@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::bucket::{Body, PutOptions, PutOutcome};
 use super::super::content_type::ContentType;
+use super::super::held::Going;
 use super::super::names::{DidFolder, QuarantinedName};
 use super::super::snapshot_file::{FileStats, SnapshotEncoder};
 use super::{Failed, Keeper};
@@ -26,6 +27,7 @@ impl Keeper {
     /// # Errors
     /// When our own store fails.
     pub async fn quarantined(self: &Arc<Self>, did: Did, task: Vec<u8>) -> Result<Input, StoreError> {
+        let _at_work = self.gate.at_work(Going::Repositories).await;
         let row = Mirror::new(&*self.store).account(&did)?;
         let Some(car) = row
             .and_then(|row| row.kept_car)
@@ -68,6 +70,7 @@ impl Keeper {
             did: DidFolder::try_from(did).map_err(|error| Failed::Name(error.to_string()))?,
             rev: car.rev,
             commit: *car.commit.digest(),
+            edition: 0,
         }
         .to_string();
         let (this, kept) = (Arc::clone(self), car.clone());

@@ -13,6 +13,7 @@ fn linked(generation: u64, number: u64, prev: Option<(u64, u64)>) -> SegmentHead
             shard: 0,
             generation,
             number,
+            edition: 0,
         },
         link: Some(Link {
             root: root(generation, number),

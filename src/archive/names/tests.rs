@@ -29,7 +29,7 @@ fn examples() -> Vec<(ObjectName, String)> {
     };
     let delta = DeltaName::new(did(DID), from, rev, commit).expect("in order");
     let named = StatePart::Named("account-db".parse().expect("valid"));
-    vec![
+    let mut all = vec![
         (ObjectName::Archive, "v1/archive.json".into()),
         (
             WriterName {
@@ -44,6 +44,7 @@ fn examples() -> Vec<(ObjectName, String)> {
                 did: did(DID),
                 rev,
                 commit,
+                edition: 0,
             }
             .into(),
             format!("v1/repos/{DID}/3k2yihcrp6f2d-{BLOCK}.car.zst"),
@@ -53,12 +54,13 @@ fn examples() -> Vec<(ObjectName, String)> {
                 did: did(DID),
                 rev,
                 commit,
+                edition: 0,
             }
             .into(),
             format!("v1/repos/{DID}/3k2yihcrp6f2d-{BLOCK}.car.quarantined.zst"),
         ),
         (
-            delta.into(),
+            delta.clone().into(),
             format!("v1/repos/{DID}/3k2yihcrp6f2c..3k2yihcrp6f2d-{BLOCK}.delta.car.zst"),
         ),
         (
@@ -66,6 +68,7 @@ fn examples() -> Vec<(ObjectName, String)> {
                 shard: 12,
                 generation: 1,
                 number: u64::MAX,
+                edition: 0,
             }
             .into(),
             "v1/log/12/00000000000000000001-18446744073709551615.car.zst".into(),
@@ -97,6 +100,58 @@ fn examples() -> Vec<(ObjectName, String)> {
         (
             state(StatePart::Account(did(DID))).into(),
             format!("v1/state/localhost:2583/2026-01-02T03:04:05.678Z/{DID}.age"),
+        ),
+    ];
+    all.extend(rewritten(&delta));
+    all
+}
+
+/// Names of what was written again because something was erased from it, and of where a log begins.
+fn rewritten(delta: &DeltaName) -> Vec<(ObjectName, String)> {
+    let (rev, commit) = (delta.to(), *delta.commit());
+    vec![
+        (
+            SegmentName {
+                shard: 0,
+                generation: 1,
+                number: 2,
+                edition: 3,
+            }
+            .into(),
+            "v1/log/0/00000000000000000001-00000000000000000002.erased-3.car.zst".into(),
+        ),
+        (
+            BoundaryName {
+                shard: 0,
+                generation: 1,
+                number: 2,
+            }
+            .into(),
+            "v1/log/0/00000000000000000001-00000000000000000002.boundary.json".into(),
+        ),
+        (
+            SnapshotName {
+                did: did(DID),
+                rev,
+                commit,
+                edition: 1,
+            }
+            .into(),
+            format!("v1/repos/{DID}/3k2yihcrp6f2d-{BLOCK}.erased-1.car.zst"),
+        ),
+        (
+            QuarantinedName {
+                did: did(DID),
+                rev,
+                commit,
+                edition: 12,
+            }
+            .into(),
+            format!("v1/repos/{DID}/3k2yihcrp6f2d-{BLOCK}.erased-12.car.quarantined.zst"),
+        ),
+        (
+            delta.clone().with_edition(2).into(),
+            format!("v1/repos/{DID}/3k2yihcrp6f2c..3k2yihcrp6f2d-{BLOCK}.erased-2.delta.car.zst"),
         ),
         (
             ErasedName { did: did(DID) }.into(),
@@ -268,13 +323,13 @@ fn path_tricks_are_no_object_names() {
 proptest! {
     #[test]
     fn segments_sort_as_their_numbers(a: (u64, u64), b: (u64, u64)) {
-        let name = |(generation, number)| SegmentName { shard: 0, generation, number };
+        let name = |(generation, number)| SegmentName { shard: 0, generation, number, edition: 0 };
         prop_assert_eq!(name(a).cmp(&name(b)), name(a).to_string().cmp(&name(b).to_string()));
         prop_assert_eq!(name(a).to_string().parse(), Ok(name(a)));
     }
 
     #[test]
-    fn whatever_is_read_is_written_the_same(which in 0..12_usize, at in 0..200_usize, to in "[ -~]{0,2}") {
+    fn whatever_is_read_is_written_the_same(which in 0..18_usize, at in 0..200_usize, to in "[ -~]{0,2}") {
         let (_, text) = examples().remove(which);
         let at = at % text.len();
         let changed = format!("{}{to}{}", &text[..at], &text[at + 1..]);
@@ -289,6 +344,7 @@ proptest! {
             did: did(DID),
             rev: Rev::from_bits(bits).expect("63 bits"),
             commit,
+            edition: 0,
         };
         prop_assert_eq!(a.cmp(&b), name(a).to_string().cmp(&name(b).to_string()));
         prop_assert_eq!(name(a).to_string().parse(), Ok(name(a)));

@@ -4,6 +4,8 @@
 use super::*;
 
 const QUARANTINED_ENDING: &str = ".car.quarantined.zst";
+const BOUNDARY_ENDING: &str = ".boundary.json";
+const EDITION: &str = ".erased-";
 
 macro_rules! kinds {
     ($($kind:ident($name:ident) = $wanted:literal),* $(,)?) => {$(
@@ -32,6 +34,7 @@ kinds! {
     Quarantined(QuarantinedName) = "quarantined repository",
     Delta(DeltaName) = "delta",
     Segment(SegmentName) = "segment",
+    Boundary(BoundaryName) = "boundary",
     Blob(BlobName) = "blob",
     Identity(IdentityName) = "identity",
     HostState(HostStateName) = "host state",
@@ -49,29 +52,51 @@ impl fmt::Display for WriterName {
 impl fmt::Display for SnapshotName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let commit = Cid::dag_cbor(self.commit);
-        write!(f, "{REPOS}{}/{}-{commit}.car.zst", self.did, self.rev)
+        let edition = Edition(self.edition);
+        write!(f, "{REPOS}{}/{}-{commit}{edition}.car.zst", self.did, self.rev)
     }
 }
 
 impl fmt::Display for QuarantinedName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let commit = Cid::dag_cbor(self.commit);
-        write!(f, "{REPOS}{}/{}-{commit}{QUARANTINED_ENDING}", self.did, self.rev)
+        let (did, rev, edition) = (&self.did, self.rev, Edition(self.edition));
+        write!(f, "{REPOS}{did}/{rev}-{commit}{edition}{QUARANTINED_ENDING}")
     }
 }
 
 impl fmt::Display for DeltaName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let commit = Cid::dag_cbor(self.commit);
-        let (did, from, to) = (&self.did, self.from, self.to);
-        write!(f, "{REPOS}{did}/{from}..{to}-{commit}.delta.car.zst")
+        let (did, from, to, edition) = (&self.did, self.from, self.to, Edition(self.edition));
+        write!(f, "{REPOS}{did}/{from}..{to}-{commit}{edition}.delta.car.zst")
     }
 }
 
 impl fmt::Display for SegmentName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (shard, generation, number) = (self.shard, self.generation, self.number);
-        write!(f, "{LOG}{shard}/{generation:020}-{number:020}.car.zst")
+        let edition = Edition(self.edition);
+        write!(f, "{LOG}{shard}/{generation:020}-{number:020}{edition}.car.zst")
+    }
+}
+
+impl fmt::Display for BoundaryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (shard, generation, number) = (self.shard, self.generation, self.number);
+        write!(f, "{LOG}{shard}/{generation:020}-{number:020}{BOUNDARY_ENDING}")
+    }
+}
+
+/// What stands before the ending of an object that was written again.
+struct Edition(u32);
+
+impl fmt::Display for Edition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            edition => write!(f, "{EDITION}{edition}"),
+        }
     }
 }
 
@@ -124,6 +149,7 @@ impl fmt::Display for ObjectName {
             Self::Quarantined(name) => name.fmt(f),
             Self::Delta(name) => name.fmt(f),
             Self::Segment(name) => name.fmt(f),
+            Self::Boundary(name) => name.fmt(f),
             Self::Blob(name) => name.fmt(f),
             Self::Identity(name) => name.fmt(f),
             Self::HostState(name) => name.fmt(f),
@@ -168,11 +194,21 @@ fn read(text: &str) -> Result<ObjectName, NameError> {
             }
         }
         ["log", shard, file] => {
-            let (generation, count) = cut(ending(file, ".car.zst")?, "-")?;
+            if let Some(stem) = file.strip_suffix(BOUNDARY_ENDING) {
+                let (generation, count) = cut(stem, "-")?;
+                return Ok(ObjectName::Boundary(BoundaryName {
+                    shard: number(shard)?,
+                    generation: number(generation)?,
+                    number: number(count)?,
+                }));
+            }
+            let (stem, edition) = edition(ending(file, ".car.zst")?)?;
+            let (generation, count) = cut(stem, "-")?;
             Ok(ObjectName::Segment(SegmentName {
                 shard: number(shard)?,
                 generation: number(generation)?,
                 number: number(count)?,
+                edition,
             }))
         }
         ["blocks", did, cid] => Ok(ObjectName::Blob(BlobName {
@@ -203,28 +239,42 @@ fn read(text: &str) -> Result<ObjectName, NameError> {
 }
 
 fn read_snapshot(did: &str, stem: &str) -> Result<ObjectName, NameError> {
+    let (stem, edition) = edition(stem)?;
     let (rev, commit) = cut(stem, "-")?;
     Ok(ObjectName::Snapshot(SnapshotName {
         did: did_folder(did)?,
         rev: rev.parse()?,
         commit: digest(commit, Codec::DagCbor)?,
+        edition,
     }))
 }
 
 fn read_quarantined(did: &str, stem: &str) -> Result<ObjectName, NameError> {
+    let (stem, edition) = edition(stem)?;
     let (rev, commit) = cut(stem, "-")?;
     Ok(ObjectName::Quarantined(QuarantinedName {
         did: did_folder(did)?,
         rev: rev.parse()?,
         commit: digest(commit, Codec::DagCbor)?,
+        edition,
     }))
 }
 
 fn read_delta(did: &str, stem: &str) -> Result<ObjectName, NameError> {
+    let (stem, edition) = edition(stem)?;
     let (revs, commit) = cut(stem, "-")?;
     let (from, to) = cut(revs, "..")?;
     let commit = digest(commit, Codec::DagCbor)?;
-    DeltaName::new(did_folder(did)?, from.parse()?, to.parse()?, commit).map(ObjectName::Delta)
+    let name = DeltaName::new(did_folder(did)?, from.parse()?, to.parse()?, commit)?;
+    Ok(ObjectName::Delta(name.with_edition(edition)))
+}
+
+/// Splits off which edition it is.
+fn edition(stem: &str) -> Result<(&str, u32), NameError> {
+    match stem.split_once(EDITION) {
+        Some((stem, edition)) => Ok((stem, number(edition)?)),
+        None => Ok((stem, 0)),
+    }
 }
 
 fn state_part(stem: &str) -> Result<StatePart, NameError> {

@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{StreamExt as _, stream};
 
-use super::content::{check_delta, check_snapshot, read_log_file};
+use super::content::{check_delta, check_snapshot, read_log_file, read_snapshot};
 use super::inventory::{Account, gaps};
 use super::log_chain::Stretch;
 use super::read::Outcome;
 use super::replay::Replay;
 use super::report::{Fault, shown};
 use super::run::{NAMED_MAX, Scrub, ScrubError};
+use crate::archive::erase::note::Note;
 use crate::archive::identity_file::{IDENTITY_BYTES_MAX, IdentityFile};
 use crate::archive::log_file::Entry;
 use crate::archive::names::{BlobName, DeltaName, DidFolder, IdentityName, ObjectName, SnapshotName};
@@ -173,9 +174,11 @@ impl Scrub<'_> {
                 break;
             }
             let (of, keys, wanted) = (name.clone(), std::sync::Arc::clone(keys), newest.is_none());
+            let note = self.erased.get(did).cloned();
             let outcome = self.reader.check(&text, move |file| {
                 let mut references = References::default();
-                let tally = check_snapshot(file, &of, &keys, |path, record| {
+                let withheld = |cid: &Cid| note.as_ref().is_some_and(|note| note.withholds(cid));
+                let tally = check_snapshot(file, &of, &keys, &withheld, |path, record| {
                     if wanted {
                         references.add(path, record);
                     }
@@ -249,9 +252,11 @@ impl Scrub<'_> {
             return Replay::default();
         };
         let (of, text) = (name.clone(), name.to_string());
+        let note = self.erased.get(name.did.did()).cloned();
         let read = self.reader.check(&text, move |file| {
             let mut replay = Replay::of(of.rev);
-            check_snapshot(file, &of, &[], |path, record| replay.add(path, record))?;
+            let withheld = |cid: &Cid| note.as_ref().is_some_and(|note| note.withholds(cid));
+            read_snapshot(file, &of, &[], &withheld, |path, cid, _| replay.add(path, cid))?;
             Ok(replay)
         });
         match read.await {
@@ -262,6 +267,11 @@ impl Scrub<'_> {
 
     /// What the account's objects and the log lead through, and what they build on.
     fn check_history(&mut self, did: &Did, objects: &Objects, bad: &BTreeSet<Rev>, loaded: &[DeltaName]) {
+        let is_gone = self.erased.get(did).is_some_and(Note::is_gone);
+        if is_gone && objects.snapshots.is_empty() && objects.deltas.is_empty() {
+            // What the log still says of it leads nowhere any more, and need not.
+            return;
+        }
         let usable = objects
             .snapshots
             .iter()
@@ -282,7 +292,7 @@ impl Scrub<'_> {
         };
         let folder = format!("{}{did}/", crate::archive::names::REPOS);
         for delta in &objects.deltas {
-            if !account.is_anchor(delta.from()) && !loaded.contains(delta) {
+            if !account.leans_on(delta.from(), delta.to()) && !loaded.contains(delta) {
                 let detail = format!(
                     "it builds on rev {}, which no snapshot and no other delta holds",
                     delta.from()
@@ -450,7 +460,10 @@ impl Scrub<'_> {
                 did: folder.clone(),
                 blob: digest,
             };
-            if self.reader.bucket.head(&name.to_string()).await?.is_some() {
+            let erased = self.erased.get(did);
+            if erased.is_some_and(|note| note.withholds_blob(&digest))
+                || self.reader.bucket.head(&name.to_string()).await?.is_some()
+            {
                 continue;
             }
             let detail = format!(

@@ -94,10 +94,13 @@ pub struct Tally {
     pub signed: u64,
     /// Commits whose signature could not be checked: the archive names no key.
     pub unsigned: u64,
+    /// Records whose bytes were erased, and noted as such.
+    pub erased: u64,
 }
 
 /// Reads a snapshot: its commit is the one in the name, signed by one of `keys` (where any are known), and the tree
-/// rebuilds to the signed root with every record in place. Hands each record to `visit` by its path.
+/// rebuilds to the signed root with every record in place, but for those that are `withheld`. Hands each record to
+/// `visit` by its path.
 ///
 /// # Errors
 /// The first thing that is not as it must be.
@@ -105,12 +108,18 @@ pub fn check_snapshot(
     file: impl Read,
     name: &SnapshotName,
     keys: &[SigningKey],
-    visit: impl FnMut(&[u8], &[u8]),
+    withheld: &dyn Fn(&Cid) -> bool,
+    mut visit: impl FnMut(&[u8], &[u8]),
 ) -> Result<Tally, Bad> {
-    read_snapshot(file, name, keys, visit).map(|(tally, _)| tally)
+    let read = read_snapshot(file, name, keys, withheld, |path, _, record| {
+        if let Some(record) = record {
+            visit(path, record);
+        }
+    });
+    read.map(|(tally, _)| tally)
 }
 
-/// As [`check_snapshot`]; gives the commit's block too.
+/// As [`check_snapshot`]; tells of the records too that are withheld, and gives the commit's block.
 ///
 /// # Errors
 /// As there.
@@ -118,7 +127,8 @@ pub fn read_snapshot(
     file: impl Read,
     name: &SnapshotName,
     keys: &[SigningKey],
-    mut visit: impl FnMut(&[u8], &[u8]),
+    withheld: &dyn Fn(&Cid) -> bool,
+    mut visit: impl FnMut(&[u8], Cid, Option<&[u8]>),
 ) -> Result<(Tally, Vec<u8>), Bad> {
     let mut tally = Tally::default();
     let mut decoder = SnapshotDecoder::new(file, SNAPSHOT_BYTES_MAX).map_err(SnapshotFileError::from)?;
@@ -137,13 +147,35 @@ pub fn read_snapshot(
     let mut tree = StreamedTree::new(data);
     while let Some((cid, _)) = car.next_block(&mut block)? {
         tally.blocks += 1;
+        tally.erased += pass_withheld(&mut tree, Some(cid), withheld, &mut visit)?;
         if let Some(path) = tree.push(cid, &block)? {
-            visit(path, &block);
+            visit(path, cid, Some(&block));
         }
     }
+    tally.erased += pass_withheld(&mut tree, None, withheld, &mut visit)?;
     tally.records = tree.finish()?.records;
     decoder.finish()?;
     Ok((tally, commit))
+}
+
+/// Passes over the withheld records that should stand before this block. Returns how many.
+fn pass_withheld(
+    tree: &mut StreamedTree,
+    next: Option<Cid>,
+    withheld: &dyn Fn(&Cid) -> bool,
+    visit: &mut impl FnMut(&[u8], Cid, Option<&[u8]>),
+) -> Result<u64, StreamFault> {
+    let mut passed = 0;
+    while let Some(wanted) = tree
+        .wanted_record()
+        .filter(|wanted| Some(*wanted) != next && withheld(wanted))
+    {
+        if let Some(path) = tree.pass_over()? {
+            visit(path, wanted, None);
+        }
+        passed += 1;
+    }
+    Ok(passed)
 }
 
 /// Reads a CAR that is kept as it came: every block hashes to its CID, and the commit of the name is its root.
@@ -257,6 +289,7 @@ pub fn check_segment_name(file: &LogFile, name: SegmentName) -> Result<(), Bad> 
                 shard,
                 generation,
                 number,
+                edition: 0,
             };
             Err(Bad::Misnamed(format!("it is {says}")))
         }

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::report::{Counts, Fault, Finding, Findings};
-use crate::archive::names::{self, DeltaName, ObjectName, SegmentName, SnapshotName};
+use crate::archive::boundary::listed;
+use crate::archive::names::{self, BoundaryName, DeltaName, ObjectName, SegmentName, SnapshotName};
 use crate::types::{Did, Rev};
 
 /// Everything that the list of an archive says. Grows with accounts, snapshots, deltas and segments; not with blobs.
@@ -14,8 +15,12 @@ pub struct Inventory {
     pub has_archive: bool,
     /// What there is of each account.
     pub accounts: BTreeMap<Did, Account>,
-    /// Segments, in order.
+    /// Segments, in order: those that are part of the log.
     pub segments: BTreeSet<SegmentName>,
+    /// Where each log begins; among them older ones that will be removed.
+    pub boundaries: Vec<BoundaryName>,
+    /// Segments before the beginning, and editions of before: they are to be removed, and count for nothing.
+    pub leftover_segments: u64,
     /// The other objects, which are read whole and one by one.
     pub others: Vec<ObjectName>,
     /// Objects and bytes, by kind.
@@ -48,6 +53,12 @@ impl Account {
         self.snapshots.binary_search(&rev).is_ok() || self.deltas.iter().any(|(_, to)| *to == rev)
     }
 
+    /// Whether a delta is of use: it begins at an anchor, or leads on from a snapshot within it.
+    #[must_use]
+    pub fn leans_on(&self, from: Rev, to: Rev) -> bool {
+        self.is_anchor(from) || self.snapshots.iter().any(|rev| from < *rev && *rev < to)
+    }
+
     /// The newest rev that has a snapshot.
     #[must_use]
     pub fn newest_snapshot(&self) -> Option<Rev> {
@@ -64,6 +75,7 @@ pub fn kind_of(name: &ObjectName) -> &'static str {
         ObjectName::Snapshot(_) => "snapshots",
         ObjectName::Delta(_) => "deltas",
         ObjectName::Segment(_) => "segments",
+        ObjectName::Boundary(_) => "boundaries",
         ObjectName::Blob(_) => "blobs",
         ObjectName::Identity(_) => "identities",
         ObjectName::HostState(_) => "hosts",
@@ -111,6 +123,7 @@ impl Inventory {
             ObjectName::Segment(segment) => {
                 self.segments.insert(segment);
             }
+            ObjectName::Boundary(boundary) => self.boundaries.push(boundary),
             ObjectName::Blob(blob) => self.account(blob.did.did()).blobs += 1,
             // Read together with the account whose it is.
             ObjectName::Identity(identity) => {
@@ -139,6 +152,26 @@ impl Inventory {
             account.snapshots.sort_unstable();
             account.deltas.sort_unstable();
         }
+        let all = std::mem::take(&mut self.segments);
+        let shards: BTreeSet<u32> = all.iter().map(|segment| segment.shard).collect();
+        for shard in shards {
+            let of = all.iter().copied().filter(|segment| segment.shard == shard);
+            let begins = self
+                .boundaries
+                .iter()
+                .copied()
+                .filter(|begin| begin.shard == shard);
+            let listed = listed(of, begins);
+            self.leftover_segments += (listed.removed.len() + listed.replaced.len()) as u64;
+            self.segments.extend(listed.segments);
+        }
+    }
+
+    /// Where the log of a shard begins.
+    #[must_use]
+    pub fn boundary(&self, shard: u32) -> Option<BoundaryName> {
+        let of = self.boundaries.iter().filter(|begin| begin.shard == shard);
+        of.max().copied()
     }
 
     /// The segments that must be there between those that are: missing numbers within a writer's generation, at
@@ -245,6 +278,7 @@ mod tests {
             shard: 0,
             generation,
             number,
+            edition: 0,
         };
         for (generation, number) in [(1, 5), (1, 6), (1, 9), (3, 2), (3, u64::MAX)] {
             inventory.add(&segment(generation, number).to_string(), 1);

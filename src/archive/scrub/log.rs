@@ -160,13 +160,13 @@ impl Scrub<'_> {
         }
         let gone: BTreeSet<Cid> = file.erased().collect();
         for change in file.index.entries.iter().filter_map(|entry| entry.change()) {
+            let note = self.erased.get(&change.did);
+            let noted = |cid: &Cid| note.is_some_and(|note| note.withholds(cid));
             let lost = change
                 .ops
                 .iter()
-                .find(|op| op.cid.is_some_and(|cid| gone.contains(&cid)));
-            if let Some(op) = lost
-                && !self.erased.contains(&change.did)
-            {
+                .find(|op| op.cid.is_some_and(|cid| gone.contains(&cid) && !noted(&cid)));
+            if let Some(op) = lost {
                 let bad = format!(
                     "record {} of {} is not in it, and no erasure is noted",
                     op.path, change.did

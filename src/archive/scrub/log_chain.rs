@@ -121,6 +121,7 @@ impl LogChain {
                 shard: last.shard,
                 generation: last.generation,
                 number: last.number,
+                edition: 0,
             };
             findings.add(broken(format!("it does not name {before} as the one before it")));
         } else if let Some(next) = last.next
@@ -335,6 +336,7 @@ mod tests {
                 shard: 0,
                 generation: 1,
                 number,
+                edition: 0,
             };
             chain.push(name, &file, |_| Some(held), &mut findings);
             (prev, first) = (Some(file.root), first + 1);

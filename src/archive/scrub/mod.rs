@@ -2,8 +2,8 @@
 //!
 //! Every name is one of an archive's; every object holds what its name says, byte for byte where the name is a hash;
 //! every snapshot rebuilds to the root that its commit signs, every delta leads there from the snapshot before it, and
-//! signatures fit a key of the account's identity objects, where there are any; segments follow each other, and each account's changes build on something that is
-//! held; every blob that a newest snapshot refers to is there. What is not there is asked for once more before it is
+//! signatures fit a key of the account's identity objects, where there are any; segments follow each other from where the
+//! log begins, and each account's changes build on something that is held; every blob that a newest snapshot refers to is there. What is not there is asked for once more before it is
 //! said to be missing: a list proves nothing.
 //!
 //! A folder keeps no digest beside a file. So what of a file's bytes does not change what they mean (an unused bit in
@@ -20,6 +20,8 @@ pub mod state;
 
 #[cfg(feature = "daemon")]
 mod account;
+#[cfg(feature = "daemon")]
+mod begin;
 #[cfg(feature = "daemon")]
 mod log;
 #[cfg(feature = "daemon")]

@@ -30,11 +30,11 @@ impl Replay {
     }
 
     /// A record of the snapshot.
-    pub fn add(&mut self, path: &[u8], record: &[u8]) {
+    pub fn add(&mut self, path: &[u8], record: Cid) {
         if self.records.len() >= REPLAY_RECORDS_MAX {
             self.cut = true;
         } else {
-            self.records.insert(path.into(), Cid::of_block(record));
+            self.records.insert(path.into(), record);
         }
     }
 

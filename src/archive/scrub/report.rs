@@ -213,6 +213,9 @@ pub struct Counts {
     pub erased_records: u64,
     /// Segments of a writer that another one had taken over from: no part of the log.
     pub stale_segments: u64,
+    /// Segments before the beginning of the log, and editions of before: they are to be removed.
+    #[serde(default)]
+    pub leftover_segments: u64,
     /// JSON objects without a checksum of their own: read, but a flipped bit may go unnoticed.
     pub unsealed: u64,
     /// Objects that went while this ran.
@@ -228,6 +231,7 @@ impl Counts {
         self.records += tally.records;
         self.signatures += tally.signed;
         self.signatures_not_checked += tally.unsigned;
+        self.erased_records += tally.erased;
     }
 
     /// The counts of a kind.
@@ -327,6 +331,10 @@ impl Report {
             (
                 counts.stale_segments,
                 "segments of a writer that was taken over from: no part of the log",
+            ),
+            (
+                counts.leftover_segments,
+                "segments stand before the beginning of the log; the daemon removes them when it prunes next",
             ),
             (
                 counts.unsealed,

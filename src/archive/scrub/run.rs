@@ -1,7 +1,7 @@
 #![allow(clippy::disallowed_methods, reason = "shell: waits for the bucket")]
 //! The way through an archive: names, then the small objects, then the log, then account after account.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::content::{Bad, check_quarantined};
@@ -11,6 +11,7 @@ use super::read::{Outcome, Reader};
 use super::report::{Fault, Finding, Report};
 use super::state::{Checkpoint, Sample};
 use crate::archive::bucket::{Bucket, BucketError};
+use crate::archive::erase::note::{NOTE_BYTES_MAX, Note};
 use crate::archive::identity::{self, IdentityError};
 use crate::archive::names::{self, IdentityName, ObjectName};
 use crate::archive::sealed::{self, Seal};
@@ -89,20 +90,20 @@ pub async fn verify(
             affects: affects.to_owned(),
         });
     }
-    let erased = inventory.others.iter().filter_map(|name| match name {
-        ObjectName::Erased(erased) => Some(erased.did.did().clone()),
-        _ => None,
-    });
     let mut scrub = Scrub {
         reader: Reader::new(bucket.clone(), options.rate, progress),
-        erased: erased.collect(),
+        erased: BTreeMap::new(),
         inventory,
         state,
         keys: BTreeMap::new(),
         unread: 0,
         keep,
     };
+    scrub.notes().await;
     scrub.missing_segments().await?;
+    if !scrub.state.others_done {
+        scrub.beginnings().await?;
+    }
     scrub.others().await?;
     scrub.log().await?;
     scrub.accounts().await?;
@@ -143,8 +144,8 @@ fn begin(from: Option<Checkpoint>, id: Option<String>, sample: Sample) -> Result
 
 pub(super) struct Scrub<'k> {
     pub(super) reader: Reader,
-    /// Accounts of which something was erased.
-    pub(super) erased: BTreeSet<Did>,
+    /// What was erased, by account.
+    pub(super) erased: BTreeMap<Did, Note>,
     pub(super) inventory: Inventory,
     pub(super) state: Checkpoint,
     keys: BTreeMap<Did, Arc<[SigningKey]>>,
@@ -229,6 +230,21 @@ impl Scrub<'_> {
         Ok(None)
     }
 
+    /// What was erased. A note that cannot be read excuses nothing; its turn as an object comes.
+    async fn notes(&mut self) {
+        let names = self.inventory.others.iter().filter_map(|name| match name {
+            ObjectName::Erased(name) => Some(name.clone()),
+            _ => None,
+        });
+        for name in names.collect::<Vec<_>>() {
+            let read = self.reader.bytes(&name.to_string(), NOTE_BYTES_MAX).await;
+            let note = read.and_then(|bytes| Note::decode(&bytes, &name).map_err(Bad::Other));
+            if let Outcome::Sound(note) = note {
+                self.erased.insert(note.did.clone(), note);
+            }
+        }
+    }
+
     /// The objects that are read whole.
     async fn others(&mut self) -> Result<(), ScrubError> {
         let others = std::mem::take(&mut self.inventory.others);
@@ -253,6 +269,11 @@ impl Scrub<'_> {
                         .check(&text, move |file| check_quarantined(file, &kept));
                     checked.await.and_then(|()| Ok(Seal::Sound))
                 }
+                ObjectName::Erased(note) => {
+                    let read = self.reader.bytes(&text, NOTE_BYTES_MAX).await;
+                    let decoded = read.and_then(|bytes| Note::decode(&bytes, note).map_err(Bad::Other));
+                    decoded.and_then(|_| Ok(Seal::Sound))
+                }
                 ObjectName::HostState(name) => {
                     let read = self.reader.bytes(&text, STATE_BYTES_MAX).await;
                     read.and_then(|bytes| match HostState::decode(&bytes, name) {
@@ -269,7 +290,7 @@ impl Scrub<'_> {
                 }
                 _ => {
                     let read = self.reader.bytes(&text, JSON_BYTES_MAX).await;
-                    let must_be_sealed = matches!(name, ObjectName::Archive);
+                    let must_be_sealed = matches!(name, ObjectName::Archive | ObjectName::Writer(_));
                     read.and_then(|bytes| check_json(&bytes, must_be_sealed))
                 }
             };
@@ -277,6 +298,9 @@ impl Scrub<'_> {
                 ObjectName::Archive => "no daemon opens this archive; what is in it can be read all the same",
                 ObjectName::Quarantined(_) => {
                     "what the host had, and could not prove, is not held as it came"
+                }
+                ObjectName::Erased(_) => {
+                    "what was erased of this account is not known: nothing of it is restored"
                 }
                 ObjectName::State(_) => "what it holds of the PDS's private state cannot be restored from it",
                 _ => "what it says cannot be relied on; an older one of its kind may serve",
@@ -319,6 +343,7 @@ impl Scrub<'_> {
             (of.listed, of.bytes) = (listed.listed, listed.bytes);
         }
         counts.probe_leftovers = self.inventory.counts.probe_leftovers;
+        counts.leftover_segments = self.inventory.leftover_segments;
         counts.bytes_read = self
             .reader
             .progress

@@ -68,6 +68,7 @@ impl Town {
             Arc::clone(&metrics),
         );
         let shipper = Shipper {
+            gate: crate::archive::held::Gate::default(),
             store,
             applier,
             bucket,

@@ -46,6 +46,7 @@ async fn holding(commits: u32) -> Fixture {
             metrics: Arc::new(Metrics::new()),
             flush_interval: Duration::from_millis(1),
             failures: AtomicU32::new(0),
+            gate: crate::archive::held::Gate::default(),
             paused: AtomicBool::new(false),
             last: Mutex::new(None),
         }),
@@ -61,6 +62,7 @@ impl Fixture {
             shard: SHARD,
             generation,
             number,
+            edition: 0,
         };
         self.root.join(name.to_string())
     }

@@ -54,6 +54,7 @@ fn snapshot(seconds: u64) -> SnapshotName {
         did: DidFolder::try_from(&did()).expect("short"),
         rev: rev(seconds),
         commit: *commit(seconds).digest(),
+        edition: 0,
     }
 }
 

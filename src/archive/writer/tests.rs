@@ -40,6 +40,7 @@ async fn put_segment(bucket: &Bucket, generation: u64, number: u64, prev: Option
         shard: SHARD,
         generation,
         number,
+        edition: 0,
     };
     let (body, _) = pack(&file.encode_car());
     let options = PutOptions::create(ContentType::zstd());
@@ -154,6 +155,7 @@ async fn a_log_that_cannot_be_gone_on_from_is_not_claimed() {
         shard: SHARD,
         generation: 1,
         number: 1,
+        edition: 0,
     };
     let options = PutOptions::create(ContentType::zstd());
     let put = bucket
@@ -197,6 +199,7 @@ async fn damaged_claims_and_segments_stop_us() {
         shard: SHARD,
         generation: 1,
         number: 1,
+        edition: 0,
     };
     let read = read_segment(&bucket, &name).await.expect_err("not there");
     assert!(matches!(read, ClaimError::Damaged { .. }), "{read}");
@@ -206,6 +209,71 @@ async fn damaged_claims_and_segments_stop_us() {
     put.expect("puts");
     let read = read_segment(&bucket, &name).await.expect_err("damaged");
     assert!(matches!(read, ClaimError::Damaged { .. }), "{read}");
+}
+
+/// The log begins behind what an older copy of the mirror would write next: it has fallen back.
+#[tokio::test]
+async fn a_mirror_that_fell_back_behind_the_beginning_of_the_log_does_not_go_on() {
+    use super::super::boundary::Boundary;
+    let (_keep, bucket) = bucket().await;
+    let claimed = claim(&bucket, "one", None, false, NOW).await.expect("free");
+    let mut log = claimed.log;
+    let mut roots = vec![None];
+    for number in 1..=6 {
+        log.number = number;
+        let root = put_segment(&bucket, log.generation, number, roots[roots.len() - 1]).await;
+        roots.push(Some(root));
+    }
+    let at = |number: u64| LogRow {
+        number,
+        prev: roots[usize::try_from(number).expect("small") - 1],
+        ..log.clone()
+    };
+    let name = |number| SegmentName {
+        shard: SHARD,
+        generation: log.generation,
+        number,
+        edition: 0,
+    };
+    assert_eq!(
+        claim(&bucket, "one", Some(&at(7)), false, NOW)
+            .await
+            .expect("ours")
+            .how,
+        How::GoesOn
+    );
+    assert!(!is_left_behind(&bucket, &name(7)).await.expect("answers"));
+    // 1 to 4 are removed.
+    let boundary = Boundary::at(name(5).place(), roots[4], None, NOW);
+    let options = PutOptions::create(ContentType::json());
+    let body = Body::Bytes(boundary.encode().into());
+    bucket
+        .put(&boundary.name.to_string(), body, &options)
+        .await
+        .expect("puts");
+    for number in 1..=4 {
+        bucket.delete(&name(number).to_string()).await.expect("deletes");
+    }
+    assert_eq!(
+        claim(&bucket, "one", Some(&at(7)), false, NOW)
+            .await
+            .expect("ours")
+            .how,
+        How::GoesOn
+    );
+    assert!(!is_left_behind(&bucket, &name(7)).await.expect("answers"));
+    // A copy that stands at 3, and writes on: the number is free, and still not its own.
+    assert!(is_left_behind(&bucket, &name(3)).await.expect("answers"));
+    let fell_back = claim(&bucket, "one", Some(&at(3)), false, NOW)
+        .await
+        .expect("ours");
+    assert_eq!((fell_back.how, fell_back.log.number), (How::FellBack, 7));
+    // A new generation goes on from the newest, and its first segment has none of its own before it.
+    let first = SegmentName {
+        generation: fell_back.log.generation,
+        ..name(7)
+    };
+    assert!(!is_left_behind(&bucket, &first).await.expect("answers"));
 }
 
 #[tokio::test]

@@ -6,7 +6,9 @@ use std::path::Path;
 use clap::Parser as _;
 
 use super::*;
+use crate::archive::log_file::Origin;
 use crate::archive::test_archive::{Churn, START, TestArchive, Then, blob};
+use crate::archive::writer::read_segment;
 use crate::cli::{Cli, Command};
 use crate::config::Layers;
 use crate::repo::car::parse_car;
@@ -571,10 +573,20 @@ async fn a_daemon_at_work_on_the_archive_is_no_fault() {
     let (mover, moved) = (std::sync::Arc::clone(&archive), std::sync::Arc::clone(&churn));
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(async move {
-        for (n, segments) in segments.chunks(4).enumerate() {
+        for (n, chunk) in segments.chunks(4).enumerate() {
             tokio::time::sleep(std::time::Duration::from_millis(40)).await;
             mover.delta(&moved, n * 12..(n + 1) * 12).await;
-            for name in segments {
+            // The log begins behind them before the first of them goes. The newest stay.
+            let Some(next) = segments.get((n + 1) * 4) else {
+                break;
+            };
+            let name = next.parse().expect("a segment");
+            let file = read_segment(&mover.bucket, &name).await.expect("reads");
+            let Origin::Segment { number, prev, .. } = file.index.origin else {
+                panic!("a segment")
+            };
+            mover.boundary((1, number), prev).await;
+            for name in chunk {
                 mover.bucket.delete(name).await.expect("deletes");
             }
         }
@@ -596,8 +608,8 @@ async fn a_daemon_at_work_on_the_archive_is_no_fault() {
     assert!(reads > 1, "{reads}");
     assert_eq!(
         archive.objects().await.len(),
-        11,
-        "a snapshot and ten deltas are left"
+        15,
+        "a snapshot, ten deltas and the newest segments are left"
     );
 }
 

@@ -28,7 +28,6 @@ use crate::mirror::reader::Mirror;
 use crate::mirror::resync::stored_identity;
 use crate::mirror::rows::{JournalEntry, Pin, SnapshotMark, StoredIdentity, SyncState};
 use crate::mirror::store::{Batch, Family};
-use crate::repo::export::RecordRows as _;
 use crate::repo::record::scan_record;
 use crate::repo::signing_key::SigningKey;
 use crate::types::{AccountStatus, Cid, Did, DidMethod, Digest, Rev};
@@ -267,9 +266,11 @@ impl ColdStart {
         earlier: &[LoggedKey],
     ) -> Result<Result<(RestoredRepo, Vec<BlobMention>), String>, FillError> {
         let (did, number) = (name.did.did(), self.numbers.next()?);
-        let mut rows = RowWriter::new(self, number);
-        let read = read_snapshot(file, name, &[], |path, bytes| {
-            rows.put(path, Cid::of_block(bytes), bytes, name.rev);
+        let erased = Mirror::new(&*self.store).erased(did)?;
+        let withheld = |cid: &Cid| erased.as_ref().is_some_and(|erased| erased.withholds(cid));
+        let mut rows = RowWriter::new(self, number, erased.clone());
+        let read = read_snapshot(file, name, &[], &withheld, |path, cid, bytes| {
+            rows.put(path, cid, bytes.unwrap_or_default(), name.rev);
         });
         let mut block = match read {
             Ok((_, block)) => block,
@@ -279,7 +280,12 @@ impl ColdStart {
                 return Ok(Err(bad.to_string()));
             }
         };
-        let journal = sources.log.changes(did).map_err(FillError::Temporary)?;
+        let mut journal = sources.log.changes(did).map_err(FillError::Temporary)?;
+        for op in journal.iter_mut().flat_map(|(_, entry)| &mut entry.ops) {
+            if op.cid.as_ref().is_some_and(withheld) {
+                op.bytes = None;
+            }
+        }
         let (mut at, mut broken) = (name.rev, None);
         for (rev, entry) in &journal {
             if entry.since != at {
@@ -415,13 +421,18 @@ impl ColdStart {
         earlier: &[LoggedKey],
     ) -> Result<Result<(RestoredRepo, Vec<BlobMention>), String>, FillError> {
         let number = self.numbers.next()?;
-        let mut rows = RowWriter::new(self, number);
-        rebuilt
-            .scan(None, &mut |path, cid, bytes| {
-                rows.put(path, cid, bytes, rebuilt.rev);
-                ControlFlow::Continue(())
-            })
-            .map_err(FillError::Temporary)?;
+        let erased = Mirror::new(&*self.store).erased(&rebuilt.did)?;
+        let mut rows = RowWriter::new(self, number, erased);
+        for (path, cid) in &rebuilt.records {
+            let bytes = rebuilt.record(cid).map_err(FillError::Temporary)?;
+            // One that is not there, and of which no note says why, does not prove.
+            rows.put(path.as_bytes(), *cid, &bytes.unwrap_or_default(), rebuilt.rev);
+            if rebuilt.withheld.contains(path) && !rows.withholds(cid) {
+                rows.finish()?;
+                self.unload(number)?;
+                return Ok(Err(format!("the record {path} was erased from the archive")));
+            }
+        }
         rows.finish()?;
         let block = &rebuilt.commit_block;
         self.prove(number, &rebuilt.did, block, (current, earlier), None, Vec::new())

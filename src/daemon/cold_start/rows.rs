@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::{ColdStart, FillError};
+use crate::mirror::erased::ErasedRow;
 use crate::mirror::input::BlobMention;
 use crate::mirror::keyspace::{self, NO_NUMBER};
+use crate::mirror::reader::Mirror;
 use crate::mirror::rows::{BlobRow, BlobState, JournalEntry, RecordValue};
 use crate::mirror::store::{Batch, Family, StoreError};
 use crate::types::{Cid, Did, Digest, Rev, Timestamp};
@@ -36,6 +38,13 @@ impl ColdStart {
             let row = rows.entry(mention.digest).or_insert(wanted);
             row.mime = mention.mime;
         }
+        if let Some(erased) = Mirror::new(&*self.store).erased(did)? {
+            for (digest, row) in &mut rows {
+                if erased.withholds_blob(digest) {
+                    row.state = BlobState::Erased;
+                }
+            }
+        }
         Ok(rows.into_iter().collect())
     }
 
@@ -55,20 +64,29 @@ pub(super) struct RowWriter<'c> {
     number: u64,
     batch: Batch,
     failed: Option<StoreError>,
+    /// What of the account is not taken.
+    erased: Option<ErasedRow>,
 }
 
 impl<'c> RowWriter<'c> {
-    pub(super) fn new(cold: &'c ColdStart, number: u64) -> Self {
+    pub(super) fn new(cold: &'c ColdStart, number: u64, erased: Option<ErasedRow>) -> Self {
         debug_assert_ne!(number, NO_NUMBER, "a generation has a number");
         Self {
             cold,
             number,
             batch: Batch::new(),
             failed: None,
+            erased,
         }
     }
 
+    /// Whether a record's bytes are not taken.
+    pub(super) fn withholds(&self, cid: &Cid) -> bool {
+        self.erased.as_ref().is_some_and(|erased| erased.withholds(cid))
+    }
+
     pub(super) fn put(&mut self, path: &[u8], cid: Cid, bytes: &[u8], rev: Rev) {
+        let bytes = if self.withholds(&cid) { &[] } else { bytes };
         let digest = *cid.digest();
         let value = RecordValue { rev, digest, bytes };
         let key = keyspace::encode_record(self.number, path);
@@ -81,6 +99,7 @@ impl<'c> RowWriter<'c> {
         for op in &entry.ops {
             match (&op.cid, &op.bytes) {
                 (Some(cid), Some(bytes)) => self.put(op.path.as_bytes(), *cid, bytes, rev),
+                (Some(cid), None) if self.withholds(cid) => self.put(op.path.as_bytes(), *cid, &[], rev),
                 (Some(_), None) => return Err(op.path.to_string()),
                 (None, _) => {
                     let key = keyspace::encode_record(self.number, op.path.as_bytes());

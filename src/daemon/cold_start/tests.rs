@@ -357,3 +357,42 @@ async fn a_drill_holds_the_archive_against_the_mirror_and_looks_at_every_blob() 
         "{bad:?}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_damaged_here_comes_back_out_of_the_archive() {
+    let scene = Scene::new(37).await;
+    let mirror = memory();
+    scene.fill(&mirror).await;
+    let row = Mirror::new(&*mirror)
+        .account(scene.churn.did())
+        .expect("reads")
+        .expect("known");
+    let (from, to) = crate::mirror::keyspace::number_bounds(row.account_number);
+    let mut batch = crate::mirror::store::Batch::new();
+    batch.delete_range(Family::Records, from, to);
+    mirror.write(batch).expect("writes");
+
+    let numbers = Arc::new(Numbers::open(Arc::clone(&mirror)).expect("opens"));
+    let clock = Clock::manual(scene.now);
+    let around = (scene.archive.bucket.clone(), scene.archive.folder.path(), &clock);
+    let which = (scene.churn.did(), row.account_number);
+    let one = ColdStart::one(&mirror, &numbers, around, which, true).await;
+    let given = one.expect("reads").expect("the archive has it");
+    let mut applier = Applier::open(
+        Arc::clone(&mirror),
+        Arc::clone(&numbers),
+        ApplierLimits::default(),
+    )
+    .expect("opens");
+    let damaged = Input::Damaged {
+        did: scene.churn.did().clone(),
+        account_number: row.account_number,
+        task: Vec::new(),
+    };
+    applier.apply(vec![damaged, given], scene.now).expect("applies");
+    let last = scene.churn.last();
+    assert_eq!(
+        held(&mirror, &scene.churn),
+        (Some(last.rev), last.records.clone(), SyncState::Live)
+    );
+}

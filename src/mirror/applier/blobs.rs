@@ -59,6 +59,9 @@ impl Applier {
         if row.state == BlobState::Archived {
             return Ok(());
         }
+        if row.state == BlobState::Erased {
+            return Self::refuse_blob(group, blob);
+        }
         row.state = BlobState::Held;
         row.withheld_since = None;
         row.size = Some(size);
@@ -84,6 +87,9 @@ impl Applier {
         let Some(mut row) = group.stage.blob(blob.did_number, &blob.digest)? else {
             return Ok(());
         };
+        if row.state == BlobState::Erased {
+            return Self::refuse_blob(group, blob);
+        }
         if row.state.is_stored() {
             return Ok(());
         }

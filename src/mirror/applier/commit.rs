@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::super::input::BlobMention;
 use super::super::keyspace::Task;
-use super::super::reader::Record;
+use super::super::reader::{Mirror, Record};
 use super::super::rows::{
     AccountRow, BlobRow, BlobState, DesyncReason, Head, HeadSigner, JournalEntry, JournalOp, SyncState,
 };
@@ -207,6 +207,7 @@ impl Applier {
         let deleted = changes.iter().filter(|change| change.new.is_none()).count() as u64;
         let before = row.records;
         self.count_deletes(group, did, &mut row, deleted, before)?;
+        let erased = Self::erased_of(group, did, &row)?;
         let mut noncanonical = 0;
         let mut released = Vec::new();
         let mut journal_ops = Vec::with_capacity(changes.len());
@@ -219,12 +220,19 @@ impl Applier {
                     released.push(*blob.cid.digest());
                 }
             }
+            // What was erased is told again: its place is taken note of, and not its bytes.
+            let gone = |(cid, _): &(Cid, Bytes)| erased.as_ref().is_some_and(|known| known.withholds(cid));
+            let is_gone = new.as_ref().is_some_and(gone);
+            let new = match new {
+                Some((cid, _)) if is_gone => Some((cid, Bytes::new())),
+                new => new,
+            };
             match &new {
                 Some((cid, bytes)) => {
                     row.records += 1;
                     row.record_bytes += bytes.len() as u64;
                     let scan = scan_record(bytes);
-                    noncanonical += u64::from(!scan.canonical);
+                    noncanonical += u64::from(!scan.canonical && !is_gone);
                     for blob in scan.blobs {
                         group.stage.put_blob_ref(number, blob.cid.digest(), path);
                         let mention = BlobMention {
@@ -246,7 +254,7 @@ impl Applier {
             journal_ops.push(JournalOp {
                 path: path.clone(),
                 cid: new.as_ref().map(|(cid, _)| *cid),
-                bytes: new.map(|(_, bytes)| bytes.to_vec()),
+                bytes: new.filter(|_| !is_gone).map(|(_, bytes)| bytes.to_vec()),
             });
         }
         for digest in released {
@@ -321,7 +329,17 @@ impl Applier {
         blob: &BlobMention,
     ) -> Result<(), StoreError> {
         let row = match group.stage.blob(did_number, &blob.digest)? {
-            None => BlobRow::wanted(blob.size, blob.mime.clone(), group.now),
+            None => {
+                let mut row = BlobRow::wanted(blob.size, blob.mime.clone(), group.now);
+                // Erased before anything of it was known here.
+                let erased = Mirror::new(group.stage.store()).erased(did)?;
+                if erased.is_some_and(|erased| erased.withholds_blob(&blob.digest)) {
+                    row.state = BlobState::Erased;
+                    group.stage.put_blob(did_number, &blob.digest, row);
+                    return Ok(());
+                }
+                row
+            }
             // It was given up or gone; a record refers to it (again), so it may be there (again).
             Some(mut row) if matches!(row.state, BlobState::Missing { .. } | BlobState::Withdrawn) => {
                 row.state = BlobState::Wanted;

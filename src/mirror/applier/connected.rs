@@ -111,7 +111,7 @@ impl Applier {
             BlobState::Missing { reason, .. } => {
                 matches!(reason, BlobFailure::Unreachable | BlobFailure::HostError)
             }
-            BlobState::Held | BlobState::Archived | BlobState::Withdrawn => false,
+            BlobState::Held | BlobState::Archived | BlobState::Withdrawn | BlobState::Erased => false,
         };
         if passing {
             row.tries = 0;

@@ -274,7 +274,9 @@ impl Applier {
         };
         let value = frame.encode();
         let bytes = value.len() as u64;
-        if row.parked >= self.limits.parked_frames_max
+        // A frame may bring what was erased: of such an account none is kept, and it is fetched instead.
+        if row.erased.is_some()
+            || row.parked >= self.limits.parked_frames_max
             || row.parked_bytes + bytes > self.limits.parked_bytes_max
         {
             let (from, to) = keyspace::number_bounds(row.did_number);

@@ -115,6 +115,14 @@ impl Applier {
         // The same head does not put right a copy that was found damaged while it was asked for.
         let damaged = reason == DesyncReason::CopyDamaged || row.damaged;
         if damaged || row.head.as_ref().map(|head| head.commit) != Some(commit) {
+            if damaged {
+                // Else the next fetch would stop at the same head, and the one after it.
+                row.sync = SyncState::Wanted {
+                    reason: DesyncReason::CopyDamaged,
+                    since: group.now,
+                    tries: 0,
+                };
+            }
             group.stage.put_task(group.now, &Task::FetchRepo(did.clone()));
             group.stage.put_account(did, row);
             return Ok(());
@@ -171,6 +179,10 @@ impl Applier {
         let quarantined = matches!(row.sync, SyncState::Quarantined { .. });
         let seen = row.min_rev.filter(|_| quarantined);
         let sound = reason != DesyncReason::CopyDamaged && !row.damaged;
+        // It may have been loaded before it was said what is not to be taken.
+        if let Some(known) = Self::erased_of(group, did, &row)? {
+            Self::blank_records(group, number, &known)?;
+        }
         let logged = Self::log_swap(group, did, &mut row, number, repo, sound)?;
         self.swap(group, did, &mut row, number, (repo, logged, sound), blobs)?;
         Self::leave_quarantine(group, did, &mut row, seen)?;

@@ -1,5 +1,6 @@
 //! Gates that need an account's row, but not the proof of its event.
 
+use super::super::erased::ErasedMark;
 use super::super::rows::{AccountRow, SyncState};
 use super::events::{Arrival, Fate, Turn};
 use super::{Applier, Group, Note};
@@ -33,6 +34,9 @@ impl Applier {
             // Counted, and the account's document is read again.
         } else if rejection == Some(RejectReason::FutureRev) {
             Self::note_rejected(group, did, host, RejectReason::FutureRev);
+        } else if row.erased == Some(ErasedMark::Whole) {
+            // A person wants nothing of it here.
+            group.notes.push(Note::Inactive { host: host.clone() });
         } else if !row.upstream.is_active() {
             // The host says that the account is off, so it should not speak. When it comes back it is compared.
             group.notes.push(Note::Inactive { host: host.clone() });

@@ -6,6 +6,7 @@
 
 use std::ops::ControlFlow;
 
+use super::super::erased::{ErasedMark, is_withheld};
 use super::super::input::SegmentShipped;
 use super::super::keyspace::{self, AlarmKind, META_LOG, META_NEXT_LOG};
 use super::super::reader::Mirror;
@@ -114,7 +115,19 @@ impl Applier {
             Some(_) if sound => Self::swap_ops(group, row.account_number, number)?,
             _ => None,
         };
-        if let (Some(ops), Some(head)) = (ops, &row.head) {
+        let erased = Self::erased_of(group, did, row)?;
+        if let (Some(mut ops), Some(head)) = (ops, &row.head) {
+            for op in &mut ops {
+                let withheld = |cid: &crate::types::Cid| {
+                    op.bytes.as_deref().is_some_and(|bytes| is_withheld(cid, bytes))
+                };
+                if op.cid.as_ref().is_some_and(withheld) {
+                    op.bytes = None;
+                }
+            }
+            if let Some(known) = &erased {
+                Self::blank_ops(&mut ops, known);
+            }
             let entry = JournalEntry {
                 commit_block: repo.block().to_vec(),
                 since: head.rev,
@@ -181,7 +194,8 @@ impl Applier {
                 continue;
             };
             row.shipped = row.shipped.max(Some(rev));
-            if row.snapshot.is_some_and(|snapshot| rev <= snapshot.rev) {
+            let whole = row.erased == Some(ErasedMark::Whole);
+            if whole || row.snapshot.is_some_and(|snapshot| rev <= snapshot.rev) {
                 let key = keyspace::encode_journal(did_number, rev);
                 group.stage.batch().delete(Family::Journal, key.to_vec());
             }
@@ -191,8 +205,9 @@ impl Applier {
     }
 
     /// This mirror is the writer of the archive's log, from this place on.
-    pub(super) fn on_log_claimed(group: &mut Group<'_>, log: &LogRow) {
+    pub(super) fn on_log_claimed(group: &mut Group<'_>, log: &LogRow) -> Result<(), StoreError> {
         group.stage.batch().put(Family::Meta, META_LOG, log.encode());
+        Ok(())
     }
 
     /// The log of before belongs to another archive: nothing of it is shipped to this one.

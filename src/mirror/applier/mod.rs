@@ -15,6 +15,9 @@ mod blobs;
 mod blob_tests;
 mod commit;
 mod connected;
+mod erased;
+#[cfg(test)]
+mod erased_tests;
 #[cfg(test)]
 mod crash_tests;
 pub mod epochs;
@@ -54,6 +57,7 @@ pub use note::Note;
 pub use totals::Totals;
 
 use self::stage::Stage;
+use super::erased::ErasedMark;
 use super::input::Input;
 use super::keyspace::{self, Task};
 use super::numbers::Numbers;
@@ -275,6 +279,8 @@ impl Applier {
                 task,
                 retry_at,
             } => self.on_blob_failed(group, &blob, failure, &task, retry_at),
+            Input::Erase(erase) => self.on_erase(group, &erase),
+            Input::BlobDropped { blob } => self.on_blob_dropped(group, &blob),
             Input::BlobLost { blob, task } => self.on_blob_lost(group, &blob, &task),
             Input::BlobArchived { blob, task } => self.on_blob_archived(group, &blob, &task),
             Input::BlobsListed { did, digests, task } => {
@@ -311,10 +317,7 @@ impl Applier {
             Input::SnapshotStored(stored) => self.on_snapshot_stored(group, &stored),
             Input::SegmentCut { first, last } => Self::on_segment_cut(group, first, last),
             Input::SegmentShipped(shipped) => self.on_segment_shipped(group, &shipped),
-            Input::LogClaimed(log) => {
-                Self::on_log_claimed(group, &log);
-                Ok(())
-            }
+            Input::LogClaimed(log) => Self::on_log_claimed(group, &log),
             Input::SnapshotAll => self.on_snapshot_all(group),
             Input::OwnAlarm { kind, message } => Self::raise_own(group, kind, message),
             Input::ArchiveLost { did, blob } => self.on_archive_lost(group, &did, blob),
@@ -368,7 +371,14 @@ impl Applier {
         if let Some(row) = self.account(group, did)? {
             return Ok(row);
         }
-        let row = AccountRow::new(self.numbers.next()?, host.clone(), group.now);
+        let mut row = AccountRow::new(self.numbers.next()?, host.clone(), group.now);
+        let erased = super::reader::Mirror::new(group.stage.store()).erased(did)?;
+        row.erased = erased.map(|erased| erased.mark());
+        if row.erased == Some(ErasedMark::Whole) {
+            row.sync = SyncState::Live;
+            group.stage.put_account(did, row.clone());
+            return Ok(row);
+        }
         group.stage.put_task(group.now, &Task::FetchRepo(did.clone()));
         group.stage.put_account(did, row.clone());
         Ok(row)
@@ -385,6 +395,9 @@ impl Applier {
         // Kept whatever state the account is in: only other rows put it right.
         row.damaged |= reason == DesyncReason::CopyDamaged;
         row.min_rev = row.min_rev.max(least_rev);
+        if row.erased == Some(ErasedMark::Whole) {
+            return;
+        }
         // What moved away cannot be fetched here.
         if let SyncState::Moved { .. } = row.sync {
             return;
@@ -429,6 +442,8 @@ const fn needs_own_batch(input: &Input) -> bool {
             | Input::Restored(_)
             | Input::Refilled(_)
             | Input::ArchiveLinked { .. }
+            | Input::Erase(_)
+            | Input::BlobDropped { .. }
     )
 }
 

@@ -7,6 +7,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use super::super::erased::ErasedMark;
 use super::super::input::{Refilled, Restored, RestoredRepo};
 use super::super::keyspace::{
     self, META_ARCHIVE_ID, META_COLD_START, META_LOG, META_NEXT_LOG, NO_NUMBER, Task,
@@ -38,8 +39,9 @@ impl Applier {
         if let Some(row) = &known {
             let ours = row.head.as_ref().map(|head| head.rev);
             let theirs = restored.repo.as_ref().map(|repo| repo.repo.rev());
-            // It went on by itself, or is no older than the archive.
-            if row.account_number != restored.from_number || theirs <= ours {
+            // It went on by itself, or is no older than the archive; but a damaged copy is worth nothing.
+            let better = theirs > ours || (row.damaged && theirs == ours);
+            if row.account_number != restored.from_number || !better {
                 drop_generation(group, loaded);
                 return Ok(());
             }
@@ -75,7 +77,10 @@ impl Applier {
             }
             group.stage.put_blob(row.did_number, &digest, blob);
         }
+        let erased = Mirror::new(group.stage.store()).erased(&did)?;
+        row.erased = erased.map(|erased| erased.mark());
         match restored.moved_to {
+            _ if row.erased == Some(ErasedMark::Whole) => row.sync = SyncState::Live,
             Some(to) if is_new => {
                 let since = group.now;
                 row.sync = SyncState::Moved { to, since };

@@ -160,6 +160,29 @@ fn a_mirror_that_is_no_older_keeps_what_it_has() {
 }
 
 #[test]
+fn a_damaged_copy_is_replaced_by_the_same_head_out_of_the_archive() {
+    let mut world = World::new();
+    let (account, writes) = account();
+    let repo = loaded(&world, &account, &writes, 901);
+    let input = restored(&world, &account, Some(repo), NO_NUMBER);
+    world.apply(input);
+    world.apply(Input::Damaged {
+        did: account.did().clone(),
+        account_number: 901,
+        task: Vec::new(),
+    });
+    assert!(world.row(account.did()).expect("known").damaged);
+    let repo = loaded(&world, &account, &writes, 950);
+    let input = restored(&world, &account, Some(repo), 901);
+    world.apply(input);
+    let row = world.row(account.did()).expect("known");
+    assert_eq!(
+        (row.account_number, row.damaged, row.sync),
+        (950, false, SyncState::Live)
+    );
+}
+
+#[test]
 fn numbers_go_on_and_what_the_archive_does_not_tell_is_told_again() {
     let mut world = World::new();
     let (account, _) = account();

@@ -27,7 +27,7 @@ impl Fetcher {
                 if ours.is_some_and(|ours| is_behind(&repo, ours)) =>
             {
                 self.unload(number)?;
-                self.keep_beside(car, number, repo, blobs, now)
+                self.keep_beside(car, (number, did), repo, blobs, now)
             }
             Ok(content) => Ok(Judged::Proven(Box::new(content))),
             Err(RepoFault::Head(reason @ (RejectReason::BadSignature | RejectReason::HighS))) => {
@@ -75,7 +75,11 @@ impl Fetcher {
             .rev;
         let mut batch = Batch::new();
         let mut blobs = std::collections::BTreeMap::new();
+        let erased = Mirror::new(&*self.store).erased(did).map_err(RepoFault::Visit)?;
         let repo = check_repo(car, root, did, key, now, |path, cid, bytes| {
+            // Its place is proven like any other; its bytes are not taken.
+            let gone = erased.as_ref().is_some_and(|erased| erased.withholds(&cid));
+            let bytes = if gone { &[] } else { bytes };
             let value = RecordValue {
                 rev,
                 digest: *cid.digest(),

@@ -9,10 +9,11 @@ use sha2::{Digest as _, Sha256};
 use super::{Failed, Fetcher, Judged};
 use crate::mirror::input::{BlobMention, FetchedContent};
 use crate::mirror::keyspace;
-use crate::mirror::reader::BLOB_CHUNK_BYTES;
+use crate::mirror::reader::{BLOB_CHUNK_BYTES, Mirror};
 use crate::mirror::rows::KeptCar;
 use crate::mirror::spool::IndexedCar;
 use crate::mirror::store::{Batch, Family, StoreError};
+use crate::repo::mst::BlockSource as _;
 use crate::repo::record::scan_record;
 use crate::types::{Cid, Did, Rev, Timestamp};
 use crate::verify::{HeadKey, RepoFault, VerifiedRepo, check_lax_repo};
@@ -34,7 +35,12 @@ impl Fetcher {
     ) -> Result<Judged, StoreError> {
         let root = car.roots()[0];
         let mut blobs = BTreeMap::new();
+        let erased = Mirror::new(&*self.store).erased(did)?;
+        let mut holds_erased = false;
         let checked = check_lax_repo(car, root, did, key, now, |_, bytes| {
+            holds_erased |= erased
+                .as_ref()
+                .is_some_and(|erased| erased.withholds(&Cid::of_block(bytes)));
             for blob in scan_record(bytes).blobs {
                 let digest = *blob.cid.digest();
                 blobs.entry(digest).or_insert(BlobMention {
@@ -54,6 +60,11 @@ impl Fetcher {
                 ))));
             }
         };
+        if holds_erased {
+            // As it came it holds what a person wants gone, and without that it is not as it came.
+            let text = format!("{fault}; and it holds a record that was erased here");
+            return Ok(Judged::Failed(Failed::unproven(text)));
+        }
         if car.bytes() > self.kept_car_bytes_max {
             let text = format!(
                 "{fault}; its {} bytes are more than the {} that are kept of such a repository",
@@ -82,13 +93,22 @@ impl Fetcher {
     pub(super) fn keep_beside(
         &self,
         car: &IndexedCar,
-        number: u64,
+        (number, did): (u64, &Did),
         repo: VerifiedRepo,
         blobs: Vec<BlobMention>,
         now: Timestamp,
     ) -> Result<Judged, StoreError> {
         let mut kept = None;
-        if car.bytes() <= self.kept_car_bytes_max {
+        // What holds something that was erased is not kept as it came.
+        let erased = Mirror::new(&*self.store).erased(did)?;
+        let records = erased.into_iter().flat_map(|erased| erased.records);
+        let mut holds = false;
+        for digest in records {
+            let block = car.block(&Cid::dag_cbor(digest.into_array()));
+            // One that cannot be read may hold it.
+            holds |= block.map_or(true, |block| block.is_some());
+        }
+        if !holds && car.bytes() <= self.kept_car_bytes_max {
             match self.keep(car, number, (repo.rev(), repo.cid()), now)? {
                 Ok(car) => kept = Some(car),
                 Err(error) => {

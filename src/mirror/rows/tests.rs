@@ -85,6 +85,7 @@ fn account(status: AccountStatus, sync: SyncState) -> AccountRow {
         }),
         deletion_confirmed_at: Some(at(21)),
         kept_car: None,
+        erased: None,
     }
 }
 

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use crate::types::{Cid, Digest};
 
 use super::super::mst::TreeBuilder;
-use super::{ExportError, RecordRows, car, show};
+use super::{ExportError, RecordRows, car, is_withheld, show};
 
 /// What holding a node costs beside its bytes: its place in the map and the allocator's share, about.
 const NODE_OVERHEAD_BYTES: usize = 96;
@@ -79,7 +79,8 @@ impl Kept {
             if range.ends_before(path) {
                 return ControlFlow::Break(());
             }
-            let step = if cid.matches(bytes) {
+            let withheld = is_withheld(&cid, bytes);
+            let step = if withheld || cid.matches(bytes) {
                 builder.push(path, cid).map_err(ExportError::Build)
             } else {
                 Err(ExportError::RecordHash {
@@ -93,7 +94,9 @@ impl Kept {
             }
             records.records += 1;
             records.record_bytes += bytes.len() as u64;
-            records.car_bytes += car::frame_bytes(bytes.len());
+            if !withheld {
+                records.car_bytes += car::frame_bytes(bytes.len());
+            }
             ControlFlow::Continue(())
         })
         .map_err(ExportError::Rows)?;

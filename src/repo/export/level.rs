@@ -12,7 +12,7 @@ use crate::types::Cid;
 
 use super::super::mst::{Node, NodeEncoder, TreeBuilder};
 use super::kept::{Kept, Range};
-use super::{ExportError, ExportLimits, RecordRows, car, show};
+use super::{ExportError, ExportLimits, RecordRows, car, is_withheld, show};
 
 /// What buffering a row costs beside its bytes.
 const ROW_OVERHEAD_BYTES: usize = size_of::<RunRow>();
@@ -327,6 +327,9 @@ fn write_record<E: std::error::Error, W: Write>(
     cid: Cid,
     bytes: &[u8],
 ) -> Result<(), ExportError<E>> {
+    if is_withheld(&cid, bytes) {
+        return Ok(());
+    }
     if !cid.matches(bytes) {
         return Err(changed(path));
     }

@@ -114,6 +114,31 @@ impl StreamedTree {
         Ok(is_record.then_some(&self.last_key))
     }
 
+    /// The record that must come next, if one must.
+    #[must_use]
+    pub const fn wanted_record(&self) -> Option<Cid> {
+        match self.wanted {
+            Wanted::Record(cid) => Some(cid),
+            Wanted::Node(..) | Wanted::Nothing => None,
+        }
+    }
+
+    /// Goes on without the record that must come next: it is known to be withheld. Returns its path.
+    ///
+    /// # Errors
+    /// As [`Self::push`]; also when no record must come.
+    pub fn pass_over(&mut self) -> Result<Option<&[u8]>, StreamFault> {
+        match self.wanted {
+            Wanted::Record(_) => {
+                self.visit()?;
+                self.advance()?;
+                Ok(Some(&self.last_key))
+            }
+            Wanted::Node(wanted, _) => Err(StreamFault::Cut { wanted }),
+            Wanted::Nothing => Ok(None),
+        }
+    }
+
     /// Checks the path of the record that was wanted.
     fn visit(&mut self) -> Result<(), StreamFault> {
         let frame = self.stack.last().expect("a record is wanted by a node");
@@ -254,6 +279,32 @@ mod tests {
                 prop_assert!(refused);
             }
         }
+    }
+
+    #[test]
+    fn records_are_passed_over_and_nodes_are_not() {
+        let keys = ["app.bsky.feed.post/aaa", "app.bsky.feed.post/bbb"];
+        let map: Map = keys
+            .iter()
+            .map(|key| ((*key).to_owned(), Cid::of_block(key.as_bytes())))
+            .collect();
+        let (root, blocks) = stream(&map);
+        let withheld = map[keys[1]];
+        let mut walk = StreamedTree::new(root);
+        assert!(
+            matches!(walk.pass_over(), Err(StreamFault::Cut { .. })),
+            "the root is no record"
+        );
+        for (cid, block) in blocks.iter().filter(|(cid, _)| *cid != withheld) {
+            if walk.wanted_record() == Some(withheld) {
+                walk.pass_over().unwrap();
+            }
+            walk.push(*cid, block).unwrap();
+        }
+        if walk.wanted_record() == Some(withheld) {
+            walk.pass_over().unwrap();
+        }
+        assert_eq!(walk.finish().unwrap().records, 2);
     }
 
     #[test]

@@ -287,6 +287,9 @@ async fn fetch_once(account: &Account, cid: &Cid, file: &mut File) -> Result<Got
     file.set_len(0)
         .and_then(|()| file.rewind())
         .map_err(Failed::File)?;
+    if account.line.erased_blobs.contains(cid.digest()) {
+        return Ok(Got::Missing);
+    }
     let body = account
         .reader
         .blob(&account.did, cid)

@@ -503,3 +503,44 @@ fn what_breaks_a_rule_while_its_account_is_fetched_has_it_compared_once_more() {
     assert!(!is_wanted(&world, &did));
     world.check_equal(&account);
 }
+
+#[test]
+fn a_damaged_copy_that_is_wanted_for_another_reason_is_fetched_whole_too() {
+    let mut world = World::new();
+    let account = world.live(1);
+    let did = account.did().clone();
+    let mut row = world.row(&did).expect("known");
+    // It was found damaged, and moved before it was fetched.
+    row.damaged = true;
+    row.sync = SyncState::Wanted {
+        reason: DesyncReason::Moved,
+        since: NOW,
+        tries: 0,
+    };
+    let mut batch = crate::mirror::store::Batch::new();
+    batch.put(Family::Accounts, keyspace::encode_account(&did), row.encode());
+    world.store.write(batch).expect("writes");
+    let (store, numbers): (Arc<dyn Store>, _) = (Arc::clone(&world.store) as _, Arc::clone(&world.numbers));
+    world.applier = Applier::open(store, numbers, ApplierLimits::default()).expect("opens");
+    world.apply(Input::Fetched(Box::new(Fetched {
+        did: did.clone(),
+        from_number: row.account_number,
+        identity: world.identity(&account),
+        content: FetchedContent::Unchanged {
+            commit: account.head(),
+        },
+        task: Vec::new(),
+    })));
+    let wanted = world.row(&did).expect("known").sync;
+    let whole = matches!(
+        wanted,
+        SyncState::Wanted {
+            reason: DesyncReason::CopyDamaged,
+            ..
+        }
+    );
+    assert!(whole, "the next fetch would stop at the same head: {wanted:?}");
+    world.fetch(&account);
+    world.check_equal(&account);
+    assert!(!world.row(&did).expect("known").damaged);
+}
