@@ -22,6 +22,8 @@ mod archives;
 mod arroba;
 #[path = "e2e/bad_input.rs"]
 mod bad_input;
+#[path = "e2e/clients.rs"]
+mod clients;
 #[path = "e2e/cold_start.rs"]
 mod cold_start;
 #[path = "e2e/drill.rs"]

@@ -234,6 +234,7 @@ fn service(control: &Arc<DaemonControl>, link: &ArchiveLink) -> Service {
         health: Arc::clone(&link.health),
         control: Arc::clone(control) as Arc<dyn serve::Control>,
         limits: ServeLimits::default(),
+        public_url: control.config.public_url.clone(),
     }
 }
 

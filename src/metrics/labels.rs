@@ -259,9 +259,29 @@ labels! {
         ListRepos = "com.atproto.sync.listRepos",
         /// `com.atproto.sync.listBlobs`
         ListBlobs = "com.atproto.sync.listBlobs",
+        /// `com.atproto.sync.getRecord`
+        GetRecordProof = "com.atproto.sync.getRecord",
+        /// `com.atproto.sync.getBlocks`
+        GetBlocks = "com.atproto.sync.getBlocks",
+        /// `com.atproto.sync.listHosts`
+        ListHosts = "com.atproto.sync.listHosts",
+        /// `com.atproto.sync.getHostStatus`
+        GetHostStatus = "com.atproto.sync.getHostStatus",
+        /// `com.atproto.repo.describeRepo`
+        DescribeRepo = "com.atproto.repo.describeRepo",
+        /// `com.atproto.repo.getRecord`
+        GetRecord = "com.atproto.repo.getRecord",
+        /// `com.atproto.repo.listRecords`
+        ListRecords = "com.atproto.repo.listRecords",
+        /// `com.atproto.repo.listMissingBlobs`
+        ListMissingBlobs = "com.atproto.repo.listMissingBlobs",
+        /// `com.atproto.server.describeServer`
+        DescribeServer = "com.atproto.server.describeServer",
+        /// `com.atproto.identity.resolveHandle`
+        ResolveHandle = "com.atproto.identity.resolveHandle",
         /// `/xrpc/_health`
         Health = "_health",
-        /// `/`, `/robots.txt`
+        /// `/`, `/robots.txt`, `/.well-known/did.json`
         Page = "page",
         /// Anything else under `/xrpc/`.
         UnknownMethod = "unknown_method",

@@ -73,7 +73,8 @@ fn series_are_bounded() {
         two - one < 170 && one - before >= two - one,
         "{before} {one} {two}"
     );
-    assert!(before < 500, "{before}");
+    // Sixteen methods are served, each with a histogram.
+    assert!(before < 600, "{before}");
 }
 
 #[test]

@@ -14,8 +14,10 @@ use super::rows::{
 };
 use super::store::{Family, KeyRange, StoreError, View};
 
+mod collection;
 mod rows;
 
+pub use collection::Direction;
 pub use rows::Rows;
 
 /// The mirror as a view shows it. Cheap to make and to copy.

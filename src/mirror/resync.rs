@@ -385,6 +385,7 @@ pub fn stored_identity(identity: &Identity) -> StoredIdentity {
     StoredIdentity {
         key: identity.key.as_ref().map(SigningKey::to_did_key),
         host: identity.host.as_ref().map(|endpoint| endpoint.host().to_string()),
+        handle: identity.handle.clone(),
         read_at: identity.resolved_at,
     }
 }

@@ -327,6 +327,9 @@ pub struct StoredIdentity {
     pub key: Option<String>,
     /// The PDS that it names; none if it names none.
     pub host: Option<String>,
+    /// The handle that it claims; nobody has checked that the handle agrees.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handle: Option<String>,
     /// When it was read.
     #[serde(with = "codec::value")]
     pub read_at: Timestamp,

@@ -18,6 +18,7 @@
 mod car;
 mod kept;
 mod level;
+mod part;
 
 use std::io;
 use std::ops::ControlFlow;
@@ -28,6 +29,9 @@ use crate::types::Cid;
 use super::mst::BuildError;
 use kept::{Kept, Range};
 use level::Level;
+
+pub use car::frame_bytes;
+pub use part::{Blocks, RecordProof, RevVisitor, each_newer_block, find_blocks, prove_path};
 
 /// Takes a row `(path, cid, record bytes)` and says whether to go on.
 pub type RowVisitor<'v> = dyn FnMut(&[u8], Cid, &[u8]) -> ControlFlow<()> + 'v;

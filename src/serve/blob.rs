@@ -12,19 +12,21 @@ use std::io;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::{self, BoxStream, StreamExt as _};
-use hyper::Response;
+use futures_util::stream::{BoxStream, StreamExt as _};
 use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::{Response, StatusCode};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
+use archived::from_archive;
+
 use super::export::{PIECE_BYTES, PIECES_WAITING_MAX};
 use super::lookup;
 use super::params::{ParamError, Params};
+use super::range::{Asked, Window};
 use super::response::{self, Body, Piece, XrpcError};
 use super::xrpc::Xrpc;
 use crate::archive::bucket::Bucket;
@@ -34,8 +36,6 @@ use crate::mirror::rows::BlobState;
 use crate::mirror::{Store, StoreError};
 use crate::types::{Cid, Did};
 
-/// How long the archive may take for the next bytes of a blob.
-const ARCHIVE_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Longest media type that is given on, in bytes.
 const MEDIA_TYPE_BYTES_MAX: usize = 255;
 
@@ -111,7 +111,7 @@ pub(super) async fn get_blob(
     headers.insert(header::CONTENT_DISPOSITION, disposition);
     let policy = HeaderValue::from_static("default-src 'none'; sandbox");
     headers.insert(header::CONTENT_SECURITY_POLICY, policy);
-    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("none"));
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     response
 }
 
@@ -130,14 +130,16 @@ async fn send(
     if response::not_modified(request, &etag) {
         return Ok(response::unchanged(etag));
     }
-    let body = match row.size.filter(|_| head) {
-        Some(size) => Body::absent(Some(size)),
+    // Ranges are of GET alone.
+    let asked = Asked::of(request, &etag).filter(|_| !head);
+    let (body, size, window) = match row.size.filter(|_| head) {
+        Some(size) => (Body::absent(Some(size)), size, Window::whole(size)),
         None => {
             let place = xrpc.place(&xrpc.blob_streams).await?;
-            match from_mirror(xrpc, account.did_number, cid, place).await? {
-                Found::Here(body) => body,
+            match from_mirror(xrpc, account.did_number, cid, asked, place).await? {
+                Found::Here(body, size, window) => (body, size, window),
                 Found::NotHere(place) if row.state == BlobState::Archived => {
-                    from_archive(xrpc, &did, cid, place).await?
+                    from_archive(xrpc, &did, cid, asked, place).await?
                 }
                 Found::NotHere(_) => {
                     tracing::error!(%did, %cid, "a blob that is held has no bytes");
@@ -149,7 +151,20 @@ async fn send(
     };
     let mut response = response::with_type(body, media_type(row.mime.as_deref()));
     response.headers_mut().insert(header::ETAG, etag);
+    if asked.is_some() {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let range = window.content_range(size);
+        response.headers_mut().insert(header::CONTENT_RANGE, range);
+    }
     Ok(response)
+}
+
+/// The part that is asked for.
+fn window_of(asked: Option<Asked>, size: u64) -> Result<Window, XrpcError> {
+    match asked {
+        None => Ok(Window::whole(size)),
+        Some(asked) => asked.within(size).ok_or(XrpcError::Range(size)),
+    }
 }
 
 /// The media type that a record claims, if it is one; else that of mere bytes.
@@ -178,8 +193,8 @@ fn media_type(claimed: Option<&str>) -> HeaderValue {
 
 /// Whether the mirror has a blob's bytes.
 enum Found {
-    /// They were proven and are on their way.
-    Here(Body),
+    /// They were proven and are on their way: the body, the blob's size, and which part of it is sent.
+    Here(Body, u64, Window),
     /// None of them; the place is given back.
     NotHere(OwnedSemaphorePermit),
 }
@@ -188,6 +203,7 @@ async fn from_mirror(
     xrpc: &Xrpc,
     did_number: u64,
     cid: Cid,
+    asked: Option<Asked>,
     place: OwnedSemaphorePermit,
 ) -> Result<Found, XrpcError> {
     let (sender, pieces) = mpsc::channel(PIECES_WAITING_MAX);
@@ -197,13 +213,17 @@ async fn from_mirror(
         store: Arc::clone(&xrpc.store),
         did_number,
         cid,
+        asked,
         sender,
         deadline,
         place,
     };
     tokio::task::spawn_blocking(move || sending.run(begin));
     match begun.await {
-        Ok(Proof::Proven(size)) => Ok(Found::Here(Body::pieces(pieces, size))),
+        Ok(Proof::Proven(size)) => {
+            let window = window_of(asked, size)?;
+            Ok(Found::Here(Body::pieces(pieces, window.length), size, window))
+        }
         Ok(Proof::NotHere(place)) => Ok(Found::NotHere(place)),
         Ok(Proof::Failed(error)) => {
             tracing::error!(%cid, %error, "a blob that is held cannot be served");
@@ -237,6 +257,7 @@ struct Sending {
     store: Arc<dyn Store>,
     did_number: u64,
     cid: Cid,
+    asked: Option<Asked>,
     sender: mpsc::Sender<Piece>,
     deadline: Instant,
     place: OwnedSemaphorePermit,
@@ -248,6 +269,7 @@ impl Sending {
             store,
             did_number,
             cid,
+            asked,
             sender,
             deadline,
             place,
@@ -258,7 +280,9 @@ impl Sending {
         let proof = match prove(&mirror, did_number, &cid, stop) {
             Ok(None) => Proof::NotHere(place),
             Ok(Some(size)) => {
-                if begin.send(Proof::Proven(size)).is_ok() {
+                if begin.send(Proof::Proven(size)).is_ok()
+                    && let Ok(window) = window_of(asked, size)
+                {
                     let mut out = |piece| {
                         if stop() {
                             Err(())
@@ -266,7 +290,7 @@ impl Sending {
                             sender.blocking_send(piece).map_err(|_| ())
                         }
                     };
-                    let sent = send_chunks(&mirror, did_number, &cid, &mut out);
+                    let sent = send_chunks(&mirror, did_number, &cid, window, &mut out);
                     // A caller that is gone, or out of time, is cut by the sender's end.
                     if let Ok(last) = sent {
                         sender.blocking_send(last).ok();
@@ -308,16 +332,20 @@ fn prove(
     }
 }
 
-/// Sends a blob's chunks in pieces; gives the piece that ends the body.
+/// Sends the part of a blob's chunks that lies in the window, in pieces; gives the piece that ends the body.
 fn send_chunks(
     mirror: &Mirror<'_>,
     did_number: u64,
     cid: &Cid,
+    window: Window,
     out: &mut dyn FnMut(Piece) -> Result<(), ()>,
 ) -> Result<Piece, ()> {
-    let mut taken = Ok(());
+    let (mut taken, mut at) = (Ok(()), 0);
     let read = mirror.blob_chunks(did_number, cid.digest(), |chunk| {
-        taken = chunk
+        let bytes = chunk.len() as u64;
+        let part = &chunk[window.of_chunk(at, bytes)];
+        at += bytes;
+        taken = part
             .chunks(PIECE_BYTES)
             .try_for_each(|piece| out(Piece::Data(Bytes::copy_from_slice(piece))));
         if taken.is_ok() {
@@ -336,113 +364,7 @@ fn send_chunks(
     })
 }
 
-async fn from_archive(
-    xrpc: &Xrpc,
-    did: &Did,
-    cid: Cid,
-    place: OwnedSemaphorePermit,
-) -> Result<Body, XrpcError> {
-    let opened = tokio::time::timeout(ARCHIVE_SILENCE_MAX, xrpc.blobs.open(did, &cid)).await;
-    let opened = opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    match opened {
-        Ok(Some(blob)) => {
-            let (size, deadline) = (blob.size, Instant::now() + xrpc.limits.transfer_time_max);
-            Ok(Body::pulled(checked(blob, cid, deadline, place), size))
-        }
-        Ok(None) => {
-            tracing::error!(%did, %cid, "a blob that is archived is not in the archive");
-            xrpc.metrics.blob_serve_failures.inc();
-            Err(XrpcError::BlobNotFound)
-        }
-        Err(error) => {
-            tracing::warn!(%did, %cid, %error, "the archive cannot be read");
-            Err(XrpcError::Unavailable)
-        }
-    }
-}
-
-/// A blob of the archive on its way.
-struct Passing {
-    blob: ArchivedBlob,
-    cid: Cid,
-    hash: Sha256,
-    passed: u64,
-    /// The last chunk that came: it goes out when the next one is here, or the whole is proven.
-    withheld: Bytes,
-    ended: bool,
-    deadline: Instant,
-    _place: OwnedSemaphorePermit,
-}
-
-/// The blob's bytes; the last of them only once all of them hash to the CID.
-fn checked(
-    blob: ArchivedBlob,
-    cid: Cid,
-    deadline: Instant,
-    place: OwnedSemaphorePermit,
-) -> BoxStream<'static, io::Result<Bytes>> {
-    let passing = Passing {
-        blob,
-        cid,
-        hash: Sha256::new(),
-        passed: 0,
-        withheld: Bytes::new(),
-        ended: false,
-        deadline,
-        _place: place,
-    };
-    stream::try_unfold(passing, |mut passing| async move {
-        let next = passing.next().await.inspect_err(|error| {
-            tracing::error!(cid = %passing.cid, %error, "a blob of the archive was cut off");
-        })?;
-        Ok(next.map(|bytes| (bytes, passing)))
-    })
-    .boxed()
-}
-
-impl Passing {
-    async fn next(&mut self) -> io::Result<Option<Bytes>> {
-        while !self.ended {
-            let until = self.deadline.min(Instant::now() + ARCHIVE_SILENCE_MAX);
-            let chunk = tokio::time::timeout_at(until, self.blob.chunks.next()).await?;
-            let Some(chunk) = chunk.transpose()? else {
-                self.ended = true;
-                self.check()?;
-                break;
-            };
-            if chunk.is_empty() {
-                continue;
-            }
-            self.hash.update(&chunk);
-            self.passed += chunk.len() as u64;
-            // Before the withheld bytes could complete a body of the announced length.
-            if self.passed > self.blob.size {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "it is longer than it was said to be",
-                ));
-            }
-            let before = std::mem::replace(&mut self.withheld, chunk);
-            if !before.is_empty() {
-                return Ok(Some(before));
-            }
-        }
-        let last = std::mem::take(&mut self.withheld);
-        Ok((!last.is_empty()).then_some(last))
-    }
-
-    fn check(&self) -> io::Result<()> {
-        let digest = self.hash.clone().finalize();
-        if self.passed != self.blob.size || digest.as_slice() != self.cid.digest() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "its bytes do not hash to its CID",
-            ));
-        }
-        Ok(())
-    }
-}
-
+mod archived;
 #[cfg(test)]
 #[path = "blob_tests.rs"]
 mod tests;

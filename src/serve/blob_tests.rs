@@ -1,6 +1,9 @@
 //! Tests of blobs over real sockets: who may have them, what goes along, and that wrong bytes never count.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::stream;
 
 use super::*;
 use crate::archive::bucket::{Body as ObjectBytes, PutOptions, PutOutcome};
@@ -96,8 +99,8 @@ async fn a_held_blob_comes_as_it_was_with_the_guards_of_the_pds() {
         );
         assert_eq!(answer.header("etag"), format!("\"{cid}\""));
         assert_eq!(answer.header("cache-control"), "private, no-cache");
-        assert_eq!(answer.header("vary"), "Authorization");
-        assert_eq!(answer.header("accept-ranges"), "none");
+        assert_eq!(answer.header("vary"), "Authorization, Accept-Encoding");
+        assert_eq!(answer.header("accept-ranges"), "bytes");
         let head = server.ask("HEAD", &uri(&account, &cid), "").await;
         assert_guarded(&head);
         assert_eq!((head.status, head.body.len()), (200, 0));
@@ -409,4 +412,74 @@ async fn a_folder_archive_gives_its_blobs() {
     std::fs::write(folder.path().join(&name), &blob[..299_999]).expect("damaged");
     let answer = server.get(&uri(&account, &here)).await;
     assert!(answer.status == 200 && !answer.is_whole());
+}
+
+#[tokio::test]
+async fn one_range_is_given_from_the_mirror_and_from_the_archive_and_only_when_all_is_proven() {
+    let content = bytes(2 * BLOB_CHUNK_BYTES + 77);
+    let small = bytes(100);
+    let (held, archived) = (Cid::of_blob(&content), Cid::of_blob(&small));
+    let account = Account::new("ranges", 1)
+        .blob("held", 1, &content, "video/mp4", BlobState::Held)
+        .blob("archived", 1, &small, "video/mp4", BlobState::Archived);
+    let store = MemoryStore::new();
+    account.save(&store);
+    let objects = Objects::with(&account.did, archived, 100, &small);
+    let server = Server::start_with(&store, objects, ServeLimits::default()).await;
+    for (cid, whole) in [(held, &content), (archived, &small)] {
+        let size = whole.len();
+        for (range, from, to) in [
+            ("0-0".to_owned(), 0, 1),
+            ("5-24".to_owned(), 5, 25),
+            (format!("{}-", size - 3), size - 3, size),
+            ("-20".to_owned(), size - 20, size),
+            (format!("7-{}", 3 * size), 7, size),
+            ("0-".to_owned(), 0, size),
+        ] {
+            let asked = format!("Range: bytes={range}\r\n");
+            let answer = server.ask("GET", &uri(&account, &cid), &asked).await;
+            assert_eq!(answer.status, 206, "{range}");
+            assert!(answer.body == whole[from..to], "{range} of {size}");
+            assert!(answer.is_whole());
+            let want = format!("bytes {from}-{}/{size}", to - 1);
+            assert_eq!(answer.header("content-range"), want);
+            assert_eq!(answer.header("etag"), format!("\"{cid}\""));
+            assert_guarded(&answer);
+            let head = server.ask("HEAD", &uri(&account, &cid), &asked).await;
+            assert_eq!(
+                (head.status, head.header("content-length")),
+                (200, size.to_string().as_str())
+            );
+        }
+        let past = format!("Range: bytes={size}-\r\n");
+        let answer = server.ask("GET", &uri(&account, &cid), &past).await;
+        assert_eq!(answer.error(), (416, "InvalidRequest".to_owned()));
+        assert_eq!(answer.header("content-range"), format!("bytes */{size}"));
+        for whole_asked in [
+            "Range: bytes=0-1,4-5\r\n",
+            "Range: bytes=0-1\r\nIf-Range: \"other\"\r\n",
+            "Range: pages=1-2\r\nAccept-Encoding: gzip\r\n",
+        ] {
+            let answer = server.ask("GET", &uri(&account, &cid), whole_asked).await;
+            assert!(answer.status == 200 && answer.body == *whole, "{whole_asked}");
+            assert_eq!(answer.header("content-encoding"), "", "a blob is never coded");
+        }
+    }
+
+    // A range of something else: its first bytes are right, and still it is not given whole.
+    let large = bytes(1_000_000);
+    let mut other = large.clone();
+    other[999_999] ^= 1;
+    let cid = Cid::of_blob(&large);
+    let account = Account::new("damaged", 2).blob("archived", 1, &large, "video/mp4", BlobState::Archived);
+    account.save(&store);
+    let objects = Objects::with(&account.did, cid, 1_000_000, &other);
+    let server = Server::start_with(&store, objects, ServeLimits::default()).await;
+    let asked = "Range: bytes=0-899999\r\n";
+    let answer = server.ask("GET", &uri(&account, &cid), asked).await;
+    assert!(
+        answer.status == 206 && !answer.is_whole(),
+        "{} bytes came",
+        answer.body.len()
+    );
 }

@@ -24,11 +24,13 @@ use super::xrpc::Xrpc;
 use crate::metrics::Metrics;
 use crate::metrics::labels::ExportResult;
 use crate::mirror::reader::{Mirror, Rows};
-use crate::mirror::rows::Head;
+use crate::mirror::rows::{Head, RecordValue};
 use crate::mirror::{Store, StoreError};
 use crate::repo::commit::{Commit, CommitError};
 use crate::repo::export::{self, ExportError, RecordRows, RowVisitor};
-use crate::types::{Cid, Did};
+use crate::types::{Cid, Did, Rev};
+
+pub(super) use part::{get_blocks, get_record};
 
 /// The media type of a CAR.
 const CAR_TYPE: HeaderValue = HeaderValue::from_static("application/vnd.ipld.car");
@@ -41,8 +43,7 @@ pub(super) const PIECES_WAITING_MAX: usize = 4;
 /// Records between two looks at the caller and the clock.
 const RECORDS_BETWEEN_LOOKS: u32 = 256;
 
-/// Answers `getRepo`. `since` is checked and otherwise not used: the whole repository is a superset of any
-/// difference, which is what the lexicon allows.
+/// Answers `getRepo`: the whole repository, or what a copy of rev `since` lacks.
 pub(super) async fn get_repo(
     xrpc: &Xrpc,
     params: &Params,
@@ -50,36 +51,29 @@ pub(super) async fn get_repo(
     head: bool,
 ) -> Result<Response<Body>, XrpcError> {
     let did = params.did()?;
-    params.since()?;
+    let since = params.since()?;
     let wanted = did.clone();
     let commit = xrpc
         .look_up(move |mirror| Ok(lookup::exported(mirror, &wanted)?.commit()))
         .await?;
-    let etag = response::etag(&commit);
-    if response::not_modified(request, &etag) {
-        return Ok(response::unchanged(etag));
+    let etag = |commit: &Cid| match since {
+        Some(since) => response::etag_text(&format!("{commit}.{since}")),
+        None => response::etag(commit),
+    };
+    let now = etag(&commit);
+    if response::not_modified(request, &now) {
+        return Ok(response::unchanged(now));
     }
     if head {
-        return Ok(car_response(Body::absent(None), etag));
+        return Ok(car_response(Body::absent(None), now));
     }
-    let Ok(place) = xrpc.place(&xrpc.exports).await else {
-        xrpc.metrics.exports.of(ExportResult::Busy).inc();
-        return Err(XrpcError::Busy);
-    };
     let (sender, pieces) = mpsc::channel(PIECES_WAITING_MAX);
     let (begin, begun) = oneshot::channel();
-    let export = Export {
-        store: Arc::clone(&xrpc.store),
-        metrics: Arc::clone(&xrpc.metrics),
-        did,
-        sender,
-        deadline: Instant::now() + xrpc.limits.transfer_time_max,
-        _place: place,
-    };
+    let export = Export::new(xrpc, did, since, sender).await?;
     tokio::task::spawn_blocking(move || export.run(begin));
     // Nobody answers only if the export panicked.
     let begun = begun.await.map_err(|_| XrpcError::Internal)??;
-    let mut response = car_response(Body::pieces(pieces, begun.length), response::etag(&begun.commit));
+    let mut response = car_response(Body::pieces(pieces, begun.length), etag(&begun.commit));
     if begun.as_it_came {
         let name = HeaderName::from_static(QUARANTINED_HEADER);
         response
@@ -111,12 +105,35 @@ struct Export {
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
     did: Did,
+    since: Option<Rev>,
     sender: mpsc::Sender<Piece>,
     deadline: Instant,
     _place: OwnedSemaphorePermit,
 }
 
 impl Export {
+    /// Waits for a place.
+    async fn new(
+        xrpc: &Xrpc,
+        did: Did,
+        since: Option<Rev>,
+        sender: mpsc::Sender<Piece>,
+    ) -> Result<Self, XrpcError> {
+        let Ok(place) = xrpc.place(&xrpc.exports).await else {
+            xrpc.metrics.exports.of(ExportResult::Busy).inc();
+            return Err(XrpcError::Busy);
+        };
+        Ok(Self {
+            store: Arc::clone(&xrpc.store),
+            metrics: Arc::clone(&xrpc.metrics),
+            did,
+            since,
+            sender,
+            deadline: Instant::now() + xrpc.limits.transfer_time_max,
+            _place: place,
+        })
+    }
+
     fn run(self, begin: oneshot::Sender<Result<Begun, XrpcError>>) {
         let view = self.store.view();
         let mirror = Mirror::new(&*view);
@@ -129,6 +146,9 @@ impl Export {
                 return;
             }
         };
+        if let Some(since) = self.since {
+            return self.run_since(&mirror, &served, since, begin);
+        }
         let rows = WatchedRows {
             rows: mirror.rows(served.account_number),
             export: &self,
@@ -162,7 +182,7 @@ impl Export {
     }
 
     /// Ends the body, well or not.
-    fn finish(&self, written: Result<(), ExportError<RowsError>>) {
+    fn finish<E: std::fmt::Display>(&self, written: Result<(), E>) {
         let (result, last) = match written {
             Ok(()) => (ExportResult::Complete, Piece::End),
             Err(_) if self.sender.is_closed() => return self.ended(ExportResult::Aborted),
@@ -230,6 +250,12 @@ enum ProofError {
 /// Proves that the rows are the repository that the head's commit signs. The signature itself was checked when
 /// the commit was taken in.
 fn prove(rows: &WatchedRows<'_, '_>, did: &Did, head: &Head) -> Result<export::Proven, ProofError> {
+    check_head(did, head)?;
+    Ok(export::prove(rows, head.data)?)
+}
+
+/// Whether the stored commit is the account's, and signs the root that its row names.
+fn check_head(did: &Did, head: &Head) -> Result<(), ProofError> {
     if !head.commit.matches(&head.commit_block) {
         return Err(ProofError::CommitHash(head.commit));
     }
@@ -243,7 +269,7 @@ fn prove(rows: &WatchedRows<'_, '_>, did: &Did, head: &Head) -> Result<export::P
             named: head.data,
         });
     }
-    Ok(export::prove(rows, head.data)?)
+    Ok(())
 }
 
 /// Why a scan of an export ended early.
@@ -267,6 +293,16 @@ impl RecordRows for WatchedRows<'_, '_> {
     type Error = RowsError;
 
     fn scan(&self, from: Option<&[u8]>, visit: &mut RowVisitor<'_>) -> Result<(), RowsError> {
+        self.watched(from, &mut |path, record| visit(path, record.cid(), record.bytes))
+    }
+}
+
+impl WatchedRows<'_, '_> {
+    fn watched(
+        &self,
+        from: Option<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], RecordValue<'_>) -> ControlFlow<()>,
+    ) -> Result<(), RowsError> {
         let (mut until_look, mut stopped) = (0, None);
         self.rows.scan(from, &mut |path, record| {
             if until_look == 0 {
@@ -277,7 +313,7 @@ impl RecordRows for WatchedRows<'_, '_> {
                 }
             }
             until_look -= 1;
-            visit(path, record.cid(), record.bytes)
+            visit(path, record)
         })?;
         stopped.map_or(Ok(()), Err)
     }
@@ -316,6 +352,7 @@ impl io::Write for PieceWriter<'_> {
 }
 
 mod as_it_came;
+mod part;
 #[cfg(test)]
 #[path = "export_tests.rs"]
 mod tests;

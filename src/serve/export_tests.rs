@@ -42,13 +42,13 @@ async fn an_export_is_the_whole_repository_in_streamable_order() {
     account.save(&store);
     let server = Server::start(&store).await;
     let head = account.head();
-    for query in ["", "&since=3jqfcqzm3fo2j", "&unknown=1"] {
+    for query in ["", "&unknown=1"] {
         let answer = server.get(&format!("{}{query}", uri(&account))).await;
         assert_eq!(answer.status, 200);
         assert_eq!(answer.header("content-type"), "application/vnd.ipld.car");
         assert_eq!(answer.header("etag"), format!("\"{}\"", head.commit));
         assert_eq!(answer.header("cache-control"), "private, no-cache");
-        assert_eq!(answer.header("vary"), "Authorization");
+        assert_eq!(answer.header("vary"), "Authorization, Accept-Encoding");
         assert!(answer.is_whole());
         let car = parse_car(&answer.body).expect("a CAR");
         assert_eq!(car.roots, [head.commit]);
@@ -68,7 +68,7 @@ async fn an_export_is_the_whole_repository_in_streamable_order() {
         assert_eq!(records[&path("one")], record("newest"));
     }
     server
-        .until("counted", |server| count(server, ExportResult::Complete) == 3)
+        .until("counted", |server| count(server, ExportResult::Complete) == 2)
         .await;
 }
 

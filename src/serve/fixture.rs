@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::mirror::memory::MemoryStore;
 use crate::mirror::reader::BLOB_CHUNK_BYTES;
 use crate::mirror::rows::{
-    AccountRow, AccountStatus, BlobRow, BlobState, Head, RecordValue, Row as _, SyncState,
+    AccountRow, AccountStatus, BlobRow, BlobState, Head, RecordValue, Row as _, StoredIdentity, SyncState,
 };
 use crate::mirror::{Batch, Family, Store as _, keyspace};
 use crate::repo::commit::build_commit;
@@ -55,6 +55,11 @@ pub(super) fn record(text: &str) -> Vec<u8> {
     out
 }
 
+/// One of 900 kB.
+pub(super) fn large_record(number: u64) -> Vec<u8> {
+    record(&format!("{number}{}", "x".repeat(900_000)))
+}
+
 /// An account to be put into a store.
 pub(super) struct Account {
     pub(super) did: Did,
@@ -62,6 +67,7 @@ pub(super) struct Account {
     pub(super) number: u64,
     pub(super) status: AccountStatus,
     pub(super) loaded: bool,
+    handle: Option<String>,
     records: BTreeMap<String, (Rev, Vec<u8>)>,
     refs: Vec<(Cid, String)>,
     blobs: Vec<(Cid, BlobRow, Vec<u8>)>,
@@ -75,6 +81,7 @@ impl Account {
             number,
             status: AccountStatus::Active,
             loaded: true,
+            handle: None,
             records: BTreeMap::new(),
             refs: Vec::new(),
             blobs: Vec::new(),
@@ -88,6 +95,12 @@ impl Account {
 
     pub(super) fn status(mut self, status: AccountStatus) -> Self {
         self.status = status;
+        self
+    }
+
+    /// Its DID document claims this handle.
+    pub(super) fn handle(mut self, handle: &str) -> Self {
+        self.handle = Some(handle.to_owned());
         self
     }
 
@@ -107,6 +120,14 @@ impl Account {
         for number in 0..count {
             let text = format!("{number:0bytes$}");
             self = self.record(&format!("many{number:06}"), 1, &record(&text));
+        }
+        self
+    }
+
+    /// Twelve records of 900 kB.
+    pub(super) fn large_records(mut self) -> Self {
+        for number in 0..12 {
+            self = self.record(&format!("large{number:02}"), 1, &large_record(number));
         }
         self
     }
@@ -193,6 +214,17 @@ impl Account {
             sync: SyncState::Live,
             head: self.loaded.then(|| self.head()),
             records: self.records.len() as u64,
+            identity: self.handle.clone().map(|handle| StoredIdentity {
+                key: Some(
+                    SecretKey::from_bytes(Curve::K256, &[7; 32])
+                        .expect("a scalar")
+                        .public()
+                        .to_did_key(),
+                ),
+                host: Some("pds.example.com".to_owned()),
+                handle: Some(handle),
+                read_at: Timestamp::default(),
+            }),
             ..AccountRow::new(self.number, host, Timestamp::default())
         }
     }
@@ -258,6 +290,15 @@ impl Server {
         blobs: impl BlobArchive,
         limits: ServeLimits,
     ) -> Self {
+        Self::start_as(store, blobs, limits, Some("https://backup.example.com")).await
+    }
+
+    pub(super) async fn start_as(
+        store: &MemoryStore,
+        blobs: impl BlobArchive,
+        limits: ServeLimits,
+        public_url: Option<&str>,
+    ) -> Self {
         let free = || bind("127.0.0.1:0".parse().expect("address"), "listen").expect("a free port");
         let (xrpc, admin) = (free(), free());
         let (metrics, health) = (Arc::new(Metrics::new()), Arc::new(Health::default()));
@@ -270,6 +311,7 @@ impl Server {
             health: Arc::clone(&health),
             control: Arc::new(EchoControl),
             limits,
+            public_url: public_url.map(str::to_owned),
         };
         let addresses = [&xrpc, &admin].map(|listener| listener.local_addr().expect("bound"));
         let task = tokio::spawn(service.run(xrpc, admin, shutdown.clone()));

@@ -187,6 +187,34 @@ pub(super) fn blobs_page(
     after: Option<Cid>,
     limit: usize,
 ) -> Result<(Vec<String>, bool), Failure> {
+    let newer = |digest: &Digest| is_newer(mirror, account_number, digest, since);
+    referenced_page(mirror, account_number, after, limit, newer)
+}
+
+/// A page of those of them whose bytes are not here, in the same order; and whether there are more. What a host
+/// withholds is not missing.
+pub(super) fn missing_blobs_page(
+    mirror: &Mirror<'_>,
+    account: &Served,
+    after: Option<Cid>,
+    limit: usize,
+) -> Result<(Vec<Cid>, bool), Failure> {
+    let is_missing = |digest: &Digest| -> Result<bool, Failure> {
+        let row = mirror.blob(account.did_number, digest)?;
+        Ok(row.is_none_or(|row| !row.state.is_stored()))
+    };
+    let (texts, more) = referenced_page(mirror, account.account_number, after, limit, is_missing)?;
+    let cid = |text: &String| text.parse().expect("the text of a CID");
+    Ok((texts.iter().map(cid).collect(), more))
+}
+
+fn referenced_page(
+    mirror: &Mirror<'_>,
+    account_number: u64,
+    after: Option<Cid>,
+    limit: usize,
+    counts: impl Fn(&Digest) -> Result<bool, Failure>,
+) -> Result<(Vec<String>, bool), Failure> {
     let mut page = Vec::new();
     let begun = after.map(|cid| cid.digest()[0]);
     let after = after.map(|cid| cid.to_string());
@@ -199,7 +227,7 @@ pub(super) fn blobs_page(
             let text = Cid::raw(*digest).to_string();
             let wanted = after.as_ref().is_none_or(|after| text > *after)
                 && (least.len() < room || least.peek().is_some_and(|greatest| text < *greatest))
-                && is_newer(mirror, account_number, digest, since)?;
+                && counts(digest)?;
             if wanted {
                 least.push(text);
                 if least.len() > room {

@@ -7,20 +7,30 @@
 //! Architecture invariants: nothing unproven is served as good (a repository is proven before its first byte, a
 //! blob before its last); what is hidden upstream is hidden here; nothing is fetched for a caller.
 
+mod about;
 mod admin;
 #[cfg(test)]
 mod admin_tests;
 pub mod blob;
+mod body;
+mod coding;
+mod directory;
 mod export;
 #[cfg(test)]
 mod fixture;
 pub mod health;
+#[cfg(test)]
+mod lexicon_tests;
 pub mod limits;
 pub mod listener;
 mod lookup;
+mod methods;
 pub mod params;
+mod range;
+mod records;
 pub mod response;
 pub mod service;
+mod sync;
 mod xrpc;
 
 pub use admin::{CONTROL_HEADER, Control, Controlled};

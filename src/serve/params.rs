@@ -7,10 +7,11 @@
 
 use std::str::FromStr;
 
-use crate::types::{Cid, Did, Rev};
+use crate::identity::document::first_handle;
+use crate::types::{Cid, Did, HostName, Nsid, RecordKey, RepoPath, Rev};
 
 /// Most parameters that a query may have, known or not.
-pub const PARAMS_MAX: usize = 32;
+pub const PARAMS_MAX: usize = 64;
 /// Largest page of a listing.
 pub const PAGE_MAX: usize = 1000;
 /// Page of a listing when no limit is given.
@@ -44,6 +45,42 @@ pub enum ParamError {
 /// A decoded query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Params(Vec<(String, String)>);
+
+/// A handle, in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handle(pub String);
+
+impl FromStr for Handle {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        const HANDLE_BYTES_MAX: usize = 253;
+        let handle = first_handle([format!("at://{text}").as_str()]).ok_or(())?;
+        (handle.len() <= HANDLE_BYTES_MAX)
+            .then_some(Self(handle))
+            .ok_or(())
+    }
+}
+
+/// Which account is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AtIdentifier {
+    /// By its DID.
+    Did(Did),
+    /// By its handle.
+    Handle(Handle),
+}
+
+impl FromStr for AtIdentifier {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text.parse() {
+            Ok(did) => Ok(Self::Did(did)),
+            Err(_) => text.parse().map(Self::Handle),
+        }
+    }
+}
 
 impl Params {
     /// Decodes what stands behind the `?` of a URI.
@@ -91,13 +128,123 @@ impl Params {
     /// # Errors
     /// When it is doubled, or no number from 1 to [`PAGE_MAX`].
     pub fn limit(&self) -> Result<usize, ParamError> {
-        let rule = "an integer from 1 to 1000";
-        match self.optional::<usize>("limit", rule)? {
-            Some(limit) if !(1..=PAGE_MAX).contains(&limit) => {
-                Err(ParamError::Malformed { name: "limit", rule })
-            }
-            given => Ok(given.unwrap_or(PAGE_DEFAULT)),
+        self.number("limit", PAGE_DEFAULT, PAGE_MAX, "an integer from 1 to 1000")
+    }
+
+    /// The same for records, of which a page has fewer: 50 unless told otherwise.
+    ///
+    /// # Errors
+    /// When it is doubled, or no number from 1 to 100.
+    pub fn records_limit(&self) -> Result<usize, ParamError> {
+        self.number("limit", 50, 100, "an integer from 1 to 100")
+    }
+
+    /// The same for hosts: 200 unless told otherwise.
+    ///
+    /// # Errors
+    /// As [`Params::limit`].
+    pub fn hosts_limit(&self) -> Result<usize, ParamError> {
+        self.number("limit", 200, PAGE_MAX, "an integer from 1 to 1000")
+    }
+
+    fn number(
+        &self,
+        name: &'static str,
+        default: usize,
+        max: usize,
+        rule: &'static str,
+    ) -> Result<usize, ParamError> {
+        match self.optional::<usize>(name, rule)? {
+            Some(given) if !(1..=max).contains(&given) => Err(ParamError::Malformed { name, rule }),
+            given => Ok(given.unwrap_or(default)),
         }
+    }
+
+    /// The account, by DID or handle: required.
+    ///
+    /// # Errors
+    /// When it is absent, doubled or neither.
+    pub fn repo(&self) -> Result<AtIdentifier, ParamError> {
+        self.required("repo", "a valid did or a handle")
+    }
+
+    /// A handle: required.
+    ///
+    /// # Errors
+    /// When it is absent, doubled or none.
+    pub fn handle(&self) -> Result<Handle, ParamError> {
+        self.required("handle", "a valid handle")
+    }
+
+    /// A collection: required.
+    ///
+    /// # Errors
+    /// When it is absent, doubled or no NSID.
+    pub fn collection(&self) -> Result<Nsid, ParamError> {
+        self.required("collection", "a valid nsid")
+    }
+
+    /// A record's path, from its collection and key: both required.
+    ///
+    /// # Errors
+    /// When one is absent, doubled or malformed, or both together are too long.
+    pub fn path(&self) -> Result<RepoPath, ParamError> {
+        let collection = self.collection()?;
+        let rkey: RecordKey = self.required("rkey", "a valid record key")?;
+        format!("{}/{}", collection.as_str(), rkey.as_str())
+            .parse()
+            .map_err(|_| ParamError::Malformed {
+                name: "rkey",
+                rule: "a valid record key",
+            })
+    }
+
+    /// The version of a record.
+    ///
+    /// # Errors
+    /// When it is doubled or no CID.
+    pub fn record_cid(&self) -> Result<Option<Cid>, ParamError> {
+        self.optional("cid", "a cid string")
+    }
+
+    /// Blocks: at least one.
+    ///
+    /// # Errors
+    /// When there is none, or one is no CID.
+    pub fn cids(&self) -> Result<Vec<Cid>, ParamError> {
+        let name = "cids";
+        let rule = "cid strings";
+        let given = self.0.iter().filter(|(key, _)| key == name);
+        let cids = given.map(|(_, text)| text.parse().map_err(|_| ParamError::Malformed { name, rule }));
+        let cids: Vec<Cid> = cids.collect::<Result<_, _>>()?;
+        if cids.is_empty() {
+            return Err(ParamError::Missing(name));
+        }
+        Ok(cids)
+    }
+
+    /// A host: required.
+    ///
+    /// # Errors
+    /// When it is absent, doubled or no host name.
+    pub fn hostname(&self) -> Result<HostName, ParamError> {
+        self.required("hostname", "a host name")
+    }
+
+    /// Whether the other order is meant.
+    ///
+    /// # Errors
+    /// When it is doubled, or neither `true` nor `false`.
+    pub fn reverse(&self) -> Result<bool, ParamError> {
+        Ok(self.optional("reverse", "true or false")?.unwrap_or(false))
+    }
+
+    /// The account, where it need not be given.
+    ///
+    /// # Errors
+    /// When it is doubled or no DID.
+    pub fn did_if_given(&self) -> Result<Option<Did>, ParamError> {
+        self.optional("did", "a valid did")
     }
 
     /// Where the page before ended.

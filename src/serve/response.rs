@@ -1,28 +1,17 @@
-#![allow(clippy::disallowed_methods, reason = "shell: streams bodies")]
-//! Answers: bodies, errors and the headers that every answer carries.
-//!
-//! A streamed body ends well only when its producer says so (`Piece::End`). If the producer fails, or just
-//! goes away, the connection is cut, so no caller can take half of a repository for all of it.
+#![allow(clippy::disallowed_methods, reason = "shell: makes bodies")]
+//! Answers: errors, and the headers that every answer carries.
 //!
 //! Sources: <https://atproto.com/specs/xrpc>; the headers of `getBlob` are those of the reference PDS.
 
-use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-
 use bytes::Bytes;
-use futures_util::stream::{BoxStream, StreamExt as _};
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::Body as _;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
-use tokio::sync::mpsc;
-use tokio::time::Instant;
 
+pub use super::body::Body;
+pub(super) use super::body::Piece;
 use super::params::ParamError;
-use crate::metrics::Metrics;
-use crate::metrics::labels::Endpoint;
 use crate::types::Did;
 
 /// Cache rule of an answer that holds while the account's state does: ask again each time.
@@ -31,169 +20,11 @@ pub(super) const CACHE_REVALIDATE: HeaderValue = HeaderValue::from_static("priva
 pub(super) const CACHE_NEVER: HeaderValue = HeaderValue::from_static("private, no-store");
 /// Headers that a script of another origin may read.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
-    "Content-Length, Content-Disposition, ETag, Retry-After, RateLimit-Limit, RateLimit-Remaining, \
+    "Content-Length, Content-Range, Content-Disposition, ETag, Accept-Ranges, Retry-After, RateLimit-Limit, RateLimit-Remaining, \
      RateLimit-Reset, RateLimit-Policy",
 );
 /// Longest list of headers in a preflight that is given back.
 const PREFLIGHT_HEADERS_BYTES_MAX: usize = 1024;
-
-/// A part of a streamed body.
-pub(super) enum Piece {
-    /// Some bytes, not empty.
-    Data(Bytes),
-    /// All bytes were sent.
-    End,
-    /// The rest cannot be sent.
-    Cut(io::Error),
-}
-
-/// The body of an answer.
-pub struct Body {
-    source: Source,
-    tally: Option<Tally>,
-}
-
-enum Source {
-    Whole(Bytes),
-    Pieces {
-        pieces: mpsc::Receiver<Piece>,
-        length: u64,
-    },
-    Pulled {
-        chunks: BoxStream<'static, io::Result<Bytes>>,
-        length: u64,
-    },
-    /// No bytes; the length that they would have, if it is known. For HEAD.
-    Absent(Option<u64>),
-    Ended,
-}
-
-/// Counts the bytes and the time of one answer, and reports when the body is dropped.
-struct Tally {
-    metrics: Arc<Metrics>,
-    endpoint: Endpoint,
-    started: Instant,
-    bytes: u64,
-}
-
-impl Drop for Tally {
-    fn drop(&mut self) {
-        self.metrics
-            .http_duration
-            .of(self.endpoint)
-            .observe(self.started.elapsed().as_secs_f64());
-        self.metrics
-            .http_response_bytes
-            .of(self.endpoint)
-            .inc_by(self.bytes);
-    }
-}
-
-impl Body {
-    /// A body that is there already.
-    pub(super) fn whole(bytes: impl Into<Bytes>) -> Self {
-        Self {
-            source: Source::Whole(bytes.into()),
-            tally: None,
-        }
-    }
-
-    /// A body of this length that a producer sends.
-    pub(super) fn pieces(pieces: mpsc::Receiver<Piece>, length: u64) -> Self {
-        Self {
-            source: Source::Pieces { pieces, length },
-            tally: None,
-        }
-    }
-
-    /// A body of this length that is pulled out of a stream.
-    pub(super) fn pulled(chunks: BoxStream<'static, io::Result<Bytes>>, length: u64) -> Self {
-        Self {
-            source: Source::Pulled { chunks, length },
-            tally: None,
-        }
-    }
-
-    /// No body, in the answer to a HEAD; the length that it would have, if it is known.
-    pub(super) fn absent(length: Option<u64>) -> Self {
-        Self {
-            source: Source::Absent(length),
-            tally: None,
-        }
-    }
-
-    /// Reports this body's bytes and time to the metrics when it is done or dropped.
-    pub(super) fn tallied(mut self, metrics: &Arc<Metrics>, endpoint: Endpoint, started: Instant) -> Self {
-        let metrics = Arc::clone(metrics);
-        self.tally = Some(Tally {
-            metrics,
-            endpoint,
-            started,
-            bytes: 0,
-        });
-        self
-    }
-
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        let next = match &mut self.source {
-            Source::Whole(bytes) => Some(std::mem::take(bytes))
-                .filter(|bytes| !bytes.is_empty())
-                .map(Ok),
-            Source::Pieces { pieces, .. } => match ready!(pieces.poll_recv(cx)) {
-                Some(Piece::Data(bytes)) => Some(Ok(bytes)),
-                Some(Piece::End) => None,
-                Some(Piece::Cut(error)) => Some(Err(error)),
-                None => Some(Err(io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    "producer stopped",
-                ))),
-            },
-            Source::Pulled { chunks, .. } => ready!(chunks.poll_next_unpin(cx)),
-            Source::Absent(_) | Source::Ended => None,
-        };
-        match (&next, &mut self.source) {
-            (Some(Ok(bytes)), Source::Pieces { length, .. } | Source::Pulled { length, .. }) => {
-                *length = length.saturating_sub(bytes.len() as u64);
-            }
-            _ => self.source = Source::Ended,
-        }
-        Poll::Ready(next)
-    }
-}
-
-impl HttpBody for Body {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        let next = ready!(self.poll_data(cx));
-        if let (Some(Ok(bytes)), Some(tally)) = (&next, &mut self.tally) {
-            tally.bytes += bytes.len() as u64;
-        }
-        Poll::Ready(next.map(|result| result.map(Frame::data)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        // A stream is over only once its end was read, even if every byte of its length was.
-        match &self.source {
-            Source::Whole(bytes) => bytes.is_empty(),
-            Source::Pieces { .. } | Source::Pulled { .. } => false,
-            Source::Absent(_) | Source::Ended => true,
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Pieces { length, .. } | Source::Pulled { length, .. } => SizeHint::with_exact(*length),
-            Source::Absent(length) => length.map_or_else(SizeHint::default, SizeHint::with_exact),
-            Source::Ended => SizeHint::with_exact(0),
-        }
-    }
-}
 
 /// An error as callers see it: a status, a name that clients compare, and a fixed text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -219,6 +50,33 @@ pub enum XrpcError {
     /// No live record of the account refers to the blob, or its bytes were never had.
     #[error("Blob not found")]
     BlobNotFound,
+    /// No account of this handle is mirrored and served.
+    #[error("Could not find repo for DID: {0}")]
+    RepoNotNamed(String),
+    /// No such record, or not in this version.
+    #[error("Could not locate record: {0}")]
+    RecordNotFound(String),
+    /// Some blocks are not in the repository.
+    #[error("Could not find cids: {0}")]
+    BlocksNotFound(String),
+    /// More than one answer may hold.
+    #[error("These blocks are too large together: ask for fewer at once")]
+    BlocksTooLarge,
+    /// A record that JSON cannot say.
+    #[error("This record has no JSON form: com.atproto.sync.getRecord gives it as it is")]
+    NoJson,
+    /// No account claims the handle, or several do.
+    #[error("Unable to resolve handle")]
+    HandleNotFound,
+    /// Not a host that is followed.
+    #[error("Host not found")]
+    HostNotFound,
+    /// The account would have to be told by a token, which this server does not take.
+    #[error("Authentication Required: without it, give the parameter did")]
+    AuthMissing,
+    /// Nothing of the range that is asked for is in the blob, which has so many bytes.
+    #[error("Range Not Satisfiable")]
+    Range(u64),
     /// A method of another kind of server.
     #[error("Method Not Implemented")]
     MethodNotImplemented,
@@ -253,6 +111,8 @@ impl XrpcError {
             Self::HttpMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::MethodNotImplemented => StatusCode::NOT_IMPLEMENTED,
+            Self::AuthMissing => StatusCode::UNAUTHORIZED,
+            Self::Range(_) => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::Busy | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_REQUEST,
@@ -263,10 +123,20 @@ impl XrpcError {
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
-            Self::Params(_) | Self::Path | Self::HttpMethod | Self::Body | Self::UriTooLong => {
-                "InvalidRequest"
-            }
-            Self::RepoNotFound(_) => "RepoNotFound",
+            Self::Params(_)
+            | Self::Path
+            | Self::HttpMethod
+            | Self::Body
+            | Self::UriTooLong
+            | Self::BlocksNotFound(_)
+            | Self::BlocksTooLarge
+            | Self::Range(_)
+            | Self::NoJson => "InvalidRequest",
+            Self::RepoNotFound(_) | Self::RepoNotNamed(_) => "RepoNotFound",
+            Self::RecordNotFound(_) => "RecordNotFound",
+            Self::HandleNotFound => "HandleNotFound",
+            Self::HostNotFound => "HostNotFound",
+            Self::AuthMissing => "AuthMissing",
             Self::RepoTakendown(_) => "RepoTakendown",
             Self::RepoSuspended(_) => "RepoSuspended",
             Self::RepoDeactivated(_) => "RepoDeactivated",
@@ -297,6 +167,10 @@ impl XrpcError {
             }
             Self::Busy | Self::Unavailable => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+            }
+            Self::Range(size) => {
+                let size = HeaderValue::try_from(format!("bytes */{size}")).expect("digits");
+                headers.insert(header::CONTENT_RANGE, size);
             }
             // What is left of the request must not be taken for the next one.
             Self::Body => {
@@ -336,7 +210,12 @@ pub(super) fn with_type(body: Body, media_type: HeaderValue) -> Response<Body> {
 
 /// The strong validator of an object that is named by its hash.
 pub(super) fn etag(cid: &crate::types::Cid) -> HeaderValue {
-    HeaderValue::try_from(format!("\"{cid}\"")).expect("a CID is base32")
+    etag_text(&cid.to_string())
+}
+
+/// The same, of a text of base32, digits and dots.
+pub(super) fn etag_text(text: &str) -> HeaderValue {
+    HeaderValue::try_from(format!("\"{text}\"")).expect("base32, digits and dots")
 }
 
 /// Whether the caller has this version already (RFC 9110 §13.1.2, weak comparison).
@@ -347,7 +226,9 @@ pub(super) fn not_modified(request: &HeaderMap, etag: &HeaderValue) -> bool {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .map(str::trim);
-    tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag).as_bytes() == etag.as_bytes())
+    // A gzipped answer is the same version.
+    let plain = |tag: &str| super::coding::uncoded(tag.strip_prefix("W/").unwrap_or(tag));
+    tags.any(|tag| tag == "*" || plain(tag).as_bytes() == etag.as_bytes())
 }
 
 /// The answer to a caller that has this version already.
@@ -398,7 +279,10 @@ pub(super) fn finish(mut response: Response<Body>, head: bool) -> Response<Body>
         header::CACHE_CONTROL,
         if failed { CACHE_NEVER } else { CACHE_REVALIDATE },
     );
-    default(header::VARY, HeaderValue::from_static("Authorization"));
+    default(
+        header::VARY,
+        HeaderValue::from_static("Authorization, Accept-Encoding"),
+    );
     default(
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),

@@ -1,4 +1,4 @@
-//! Tests of bodies, validators and the error table.
+//! Tests of validators and the error table.
 
 use http_body_util::BodyExt as _;
 
@@ -15,45 +15,6 @@ fn values(name: HeaderName, texts: &[&'static str]) -> HeaderMap {
         map.append(&name, HeaderValue::from_static(text));
     }
     map
-}
-
-#[tokio::test]
-async fn a_stream_ends_well_only_when_its_producer_says_so() {
-    for (last, ok) in [
-        (Some(Piece::End), true),
-        (None, false),
-        (Some(Piece::Cut(io::Error::other("store"))), false),
-    ] {
-        let (sender, pieces) = mpsc::channel(4);
-        let body = Body::pieces(pieces, 5);
-        assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(5), false));
-        sender
-            .try_send(Piece::Data(Bytes::from_static(b"bytes")))
-            .map_err(|_| "full")
-            .expect("room");
-        if let Some(last) = last {
-            sender.try_send(last).map_err(|_| "full").expect("room");
-        }
-        drop(sender);
-        let got = body.collect().await;
-        assert_eq!(got.is_ok(), ok);
-        if let Ok(collected) = got {
-            assert_eq!(collected.to_bytes(), "bytes");
-        }
-    }
-}
-
-#[tokio::test]
-async fn bytes_and_time_are_reported_when_the_body_is_gone() {
-    let metrics = Arc::new(Metrics::new());
-    let tallied = |body: Body| body.tallied(&metrics, Endpoint::GetBlob, Instant::now());
-    drop(tallied(Body::whole("never sent")));
-    tallied(Body::whole("sent"))
-        .collect()
-        .await
-        .expect("whole bodies do not fail");
-    assert_eq!(metrics.http_response_bytes.of(Endpoint::GetBlob).get(), 4);
-    assert_eq!(metrics.http_duration.of(Endpoint::GetBlob).get_sample_count(), 2);
 }
 
 #[expect(clippy::too_many_lines, reason = "one row an error")]

@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::about;
 use super::admin::{Admin, Control};
 use super::blob::BlobArchive;
 use super::health::Health;
@@ -30,6 +31,8 @@ pub struct Service {
     pub control: Arc<dyn Control>,
     /// Every limit.
     pub limits: ServeLimits,
+    /// How the public reaches it, if it does.
+    pub public_url: Option<String>,
 }
 
 impl Service {
@@ -44,6 +47,9 @@ impl Service {
             health: Arc::clone(&self.health),
             control: self.control,
         });
+        let port = xrpc.local_addr().map_or(0, |address| address.port());
+        let base_url = self.public_url.clone();
+        let base_url = base_url.unwrap_or_else(|| format!("http://localhost:{port}"));
         let xrpc_answers = Arc::new(Xrpc {
             store: self.store,
             blobs: self.blobs,
@@ -53,6 +59,9 @@ impl Service {
             exports: Arc::new(Semaphore::new(limits.exports_max)),
             blob_streams: Arc::new(Semaphore::new(limits.blob_streams_max)),
             limits: Arc::clone(&limits),
+            did: about::service_did(&base_url),
+            public_url: self.public_url,
+            directory: Arc::default(),
         });
         let public = async {
             let metrics = Arc::clone(&self.metrics);

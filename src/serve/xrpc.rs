@@ -1,17 +1,15 @@
-//! The XRPC methods of `com.atproto.sync` that a backup can answer, the health check, and two pages.
+//! The public listener: which method a request asks for, and what all methods share.
 //!
 //! Reads are open to all and `Authorization` is not looked at: tools send their PDS's token along. Names and
 //! texts of errors are those that clients compare. A caller's identifiers are parsed before anything is
 //! looked up, and nothing is ever fetched upstream for a caller.
 //!
-//! Sources: <https://atproto.com/specs/xrpc>, the lexicons `com.atproto.sync.*`.
+//! Source: <https://atproto.com/specs/xrpc>.
 
 #![allow(clippy::disallowed_methods, reason = "shell: blocking reads and timers")]
 
 use std::sync::Arc;
 
-use atrium_api::com::atproto::sync;
-use atrium_api::types::string as lexicon;
 use hyper::body::{Body as _, Incoming};
 use hyper::header;
 use hyper::{Method, Request, Response, StatusCode};
@@ -20,21 +18,21 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::blob::{self, BlobArchive};
+use super::coding;
+use super::directory::Directory;
 use super::export;
 use super::health::Health;
 use super::limits::ServeLimits;
 use super::listener::Answer;
-use super::lookup::{self, Failure, Listed};
+use super::lookup::Failure;
+use super::methods;
 use super::params::Params;
 use super::response::{self, Body, XrpcError};
 use crate::metrics::Metrics;
 use crate::metrics::labels::{Endpoint, HttpMethod};
 use crate::mirror::Store;
 use crate::mirror::reader::Mirror;
-use crate::types::{Cid, Did, Nsid, Rev};
-
-/// What crawlers are told: there is nothing to index.
-const ROBOTS: &str = "User-agent: *\nDisallow: /\n";
+use crate::types::Nsid;
 
 /// The public listener's answers.
 pub(super) struct Xrpc {
@@ -43,6 +41,10 @@ pub(super) struct Xrpc {
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Arc<Health>,
     pub(super) limits: Arc<ServeLimits>,
+    /// The DID of this server.
+    pub(super) did: String,
+    pub(super) public_url: Option<String>,
+    pub(super) directory: Arc<Directory>,
     pub(super) lookups: Arc<Semaphore>,
     pub(super) exports: Arc<Semaphore>,
     pub(super) blob_streams: Arc<Semaphore>,
@@ -51,11 +53,12 @@ pub(super) struct Xrpc {
 impl Answer for Xrpc {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let started = Instant::now();
-        let endpoint = endpoint(request.uri().path());
+        let endpoint = methods::endpoint(request.uri().path());
         let answered = self
             .route(endpoint, &request)
             .await
             .unwrap_or_else(|error| error.response());
+        let answered = coding::apply(request.headers(), answered);
         let response = response::finish(answered, request.method() == Method::HEAD);
         let method = match *request.method() {
             Method::GET => HttpMethod::Get,
@@ -70,25 +73,6 @@ impl Answer for Xrpc {
 
     fn refusal(&self) -> Response<Body> {
         response::finish(XrpcError::Busy.response(), false)
-    }
-}
-
-fn endpoint(path: &str) -> Endpoint {
-    let Some(method) = path.strip_prefix("/xrpc/") else {
-        return match path {
-            "/" | "/robots.txt" => Endpoint::Page,
-            _ => Endpoint::Other,
-        };
-    };
-    match method {
-        sync::get_repo::NSID => Endpoint::GetRepo,
-        sync::get_blob::NSID => Endpoint::GetBlob,
-        sync::get_latest_commit::NSID => Endpoint::GetLatestCommit,
-        sync::get_repo_status::NSID => Endpoint::GetRepoStatus,
-        sync::list_repos::NSID => Endpoint::ListRepos,
-        sync::list_blobs::NSID => Endpoint::ListBlobs,
-        "_health" => Endpoint::Health,
-        _ => Endpoint::UnknownMethod,
     }
 }
 
@@ -129,65 +113,22 @@ impl Xrpc {
             Endpoint::GetRepoStatus => self.get_repo_status(&params()?).await,
             Endpoint::ListRepos => self.list_repos(&params()?).await,
             Endpoint::ListBlobs => self.list_blobs(&params()?).await,
+            Endpoint::GetRecordProof => export::get_record(self, &params()?, request.headers()).await,
+            Endpoint::GetBlocks => export::get_blocks(self, &params()?, request.headers()).await,
+            Endpoint::ListHosts => self.list_hosts(&params()?).await,
+            Endpoint::GetHostStatus => self.get_host_status(&params()?).await,
+            Endpoint::DescribeRepo => self.describe_repo(&params()?).await,
+            Endpoint::GetRecord => self.get_record(&params()?).await,
+            Endpoint::ListRecords => self.list_records(&params()?).await,
+            Endpoint::ListMissingBlobs => self.list_missing_blobs(&params()?).await,
+            Endpoint::DescribeServer => Ok(self.describe_server()),
+            Endpoint::ResolveHandle => self.resolve_handle(&params()?).await,
             Endpoint::Health => Ok(self.health().await),
-            Endpoint::Page => Ok(page(uri.path())),
+            Endpoint::Page => Ok(self.page(uri.path())),
             Endpoint::UnknownMethod | Endpoint::Other => {
                 Ok(response::text(StatusCode::NOT_FOUND, "Not found\n"))
             }
         }
-    }
-
-    async fn get_latest_commit(&self, params: &Params) -> Result<Response<Body>, XrpcError> {
-        let did = params.did()?;
-        let head = self
-            .look_up(move |mirror| Ok(lookup::served(mirror, &did)?.head))
-            .await?;
-        let (cid, rev) = (lexicon_cid(&head.commit.to_string()), lexicon_rev(head.rev));
-        Ok(response::json(&sync::get_latest_commit::OutputData { cid, rev }))
-    }
-
-    async fn get_repo_status(&self, params: &Params) -> Result<Response<Body>, XrpcError> {
-        let did = params.did()?;
-        let wanted = did.clone();
-        let (row, head) = self.look_up(move |mirror| lookup::known(mirror, &wanted)).await?;
-        let active = row.upstream.is_active();
-        Ok(response::json(&sync::get_repo_status::OutputData {
-            active,
-            did: lexicon_did(&did),
-            rev: active.then(|| lexicon_rev(head.rev)),
-            status: row.upstream.wire_name().map(str::to_owned),
-        }))
-    }
-
-    async fn list_repos(&self, params: &Params) -> Result<Response<Body>, XrpcError> {
-        let (limit, cursor) = (params.limit()?, params.cursor::<Did>()?);
-        let (page, more) = self
-            .look_up(move |mirror| lookup::accounts_page(mirror, cursor, limit))
-            .await?;
-        let cursor = page.last().filter(|_| more).map(|last| last.did.to_string());
-        let repo = |listed: &Listed| sync::list_repos::RepoData {
-            active: Some(listed.status.is_active()),
-            did: lexicon_did(&listed.did),
-            head: lexicon_cid(&listed.head.commit.to_string()),
-            rev: lexicon_rev(listed.head.rev),
-            status: listed.status.wire_name().map(str::to_owned),
-        };
-        let repos = page.iter().map(|listed| repo(listed).into()).collect();
-        Ok(response::json(&sync::list_repos::OutputData { cursor, repos }))
-    }
-
-    async fn list_blobs(&self, params: &Params) -> Result<Response<Body>, XrpcError> {
-        let (did, since) = (params.did()?, params.since()?);
-        let (limit, cursor) = (params.limit()?, params.cursor::<Cid>()?);
-        let (page, more) = self
-            .look_up(move |mirror| {
-                let account = lookup::served(mirror, &did)?;
-                lookup::blobs_page(mirror, account.account_number, since, cursor, limit)
-            })
-            .await?;
-        let cursor = page.last().filter(|_| more).cloned();
-        let cids = page.iter().map(|text| lexicon_cid(text)).collect();
-        Ok(response::json(&sync::list_blobs::OutputData { cids, cursor }))
     }
 
     /// As the PDS: the version, and an error when the stores cannot be read.
@@ -253,43 +194,6 @@ impl Xrpc {
             Ok(Err(_)) | Err(_) => Err(XrpcError::Busy),
         }
     }
-}
-
-/// The pages that are not XRPC.
-fn page(path: &str) -> Response<Body> {
-    if path == "/robots.txt" {
-        return response::text(StatusCode::OK, ROBOTS);
-    }
-    response::text(
-        StatusCode::OK,
-        format!(
-            "Firekeep {}\n\n\
-             This is a backup of AT Protocol repositories and their blobs. It follows its PDSes and gives back\n\
-             what they published: records and blobs, not passwords, preferences or messages.\n\n\
-             \x20 /xrpc/com.atproto.sync.listRepos\n\
-             \x20 /xrpc/com.atproto.sync.getRepoStatus?did=…\n\
-             \x20 /xrpc/com.atproto.sync.getLatestCommit?did=…\n\
-             \x20 /xrpc/com.atproto.sync.getRepo?did=…\n\
-             \x20 /xrpc/com.atproto.sync.listBlobs?did=…\n\
-             \x20 /xrpc/com.atproto.sync.getBlob?did=…&cid=…\n\
-             \x20 /xrpc/_health\n\n\
-             https://atproto.com\n",
-            env!("CARGO_PKG_VERSION")
-        ),
-    )
-}
-
-/// Our types are at least as strict as the lexicon's, so that none of these can fail.
-fn lexicon_did(did: &Did) -> lexicon::Did {
-    lexicon::Did::new(did.to_string()).expect("a DID of ours is one of the lexicon's")
-}
-
-fn lexicon_cid(text: &str) -> lexicon::Cid {
-    text.parse().expect("a CID of ours is one of the lexicon's")
-}
-
-fn lexicon_rev(rev: Rev) -> lexicon::Tid {
-    lexicon::Tid::new(rev.to_string()).expect("a rev of ours is a TID of the lexicon's")
 }
 
 #[cfg(test)]

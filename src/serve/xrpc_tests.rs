@@ -8,6 +8,7 @@ use crate::mirror::rows::{AccountStatus, BlobState};
 use crate::mirror::{Batch, Family, keyspace, store};
 use crate::serve::fixture::{Account, Answer, Server, ask, path, record, rev};
 use crate::serve::{NoBlobArchive, Readiness};
+use crate::types::{Cid, Did};
 
 const METHODS: [&str; 4] = ["getRepo", "getLatestCommit", "listBlobs", "getBlob"];
 
@@ -388,7 +389,7 @@ async fn parameters_are_checked_before_anything_is_looked_up() {
         );
         assert_eq!(answer.json()["message"], message, "{method}?{query}");
     }
-    let many = "a=1&".repeat(40);
+    let many = "a=1&".repeat(crate::serve::params::PARAMS_MAX + 1);
     assert_eq!(server.get(&sync_path("listRepos", &many)).await.error().0, 400);
     assert_eq!(
         server
@@ -406,7 +407,7 @@ async fn methods_that_are_not_served_say_so() {
     for (method, path, status, name) in [
         (
             "GET",
-            "/xrpc/com.atproto.server.describeServer",
+            "/xrpc/com.atproto.server.getSession",
             501,
             "MethodNotImplemented",
         ),

@@ -376,6 +376,7 @@ fn read(net: &Network, did: &Did, now: Timestamp) -> Option<StoredIdentity> {
     Some(StoredIdentity {
         key: Some(document.key.clone()),
         host: Some(document.host.to_string()),
+        handle: None,
         read_at: now,
     })
 }

@@ -124,6 +124,7 @@ impl Doc {
         StoredIdentity {
             key: Some(self.key.to_did_key()),
             host: Some(self.host.clone()),
+            handle: None,
             read_at: NOW,
         }
     }

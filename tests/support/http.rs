@@ -56,6 +56,14 @@ pub fn head(base: &str, path: &str) -> std::io::Result<Answer> {
     request("HEAD", base, path)
 }
 
+/// A request without a body; header lines each end with CRLF.
+///
+/// # Errors
+/// When nothing answers.
+pub fn ask(method: &str, base: &str, path: &str, headers: &str) -> std::io::Result<Answer> {
+    send(method, base, path, headers, "")
+}
+
 /// POST of JSON, with an `Authorization` header.
 ///
 /// # Errors

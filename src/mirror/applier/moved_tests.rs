@@ -38,6 +38,7 @@ fn document(account: &SimAccount, host: &str, age: Duration) -> StoredIdentity {
     StoredIdentity {
         key: Some(account.key().to_did_key()),
         host: Some(host.to_owned()),
+        handle: None,
         read_at: NOW.minus(age),
     }
 }

@@ -140,6 +140,7 @@ impl World {
         StoredIdentity {
             key: Some(account.key().to_did_key()),
             host: Some(self.host.to_string()),
+            handle: None,
             read_at: NOW,
         }
     }

@@ -29,7 +29,8 @@ fn encode_frame_head(out: &mut Vec<u8>, cid: Cid, block_bytes: usize) {
 }
 
 /// Bytes that a block of this length takes in a CAR.
-pub(super) const fn frame_bytes(block_bytes: usize) -> u64 {
+#[must_use]
+pub const fn frame_bytes(block_bytes: usize) -> u64 {
     let section = (CID_BYTES + block_bytes) as u64;
     let varint = (64 - section.leading_zeros()).div_ceil(7) as u64;
     varint + section
