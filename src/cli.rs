@@ -6,11 +6,13 @@ use clap::{Args, Parser, Subcommand};
 
 mod archive_args;
 mod recall;
+mod restore;
 
 pub use self::archive_args::{
     BucketCommand, DrillArgs, ForgetArgs, PlaceArgs, ProbeArgs, PruneArgs, VerifyArgs,
 };
 pub use recall::{AtArgs, CatArgs, ExportArgs, ExportFormat, HistoryArgs, JudgeArgs, LsArgs, SourceArgs};
+pub use restore::{CurveArg, KeyCommand, PlcArgs, PlcCommand, RestoreAccountArgs, RestoreCommand};
 
 /// Real-time backup of AT Protocol PDSes: every commit verified, every blob kept, all of it readable without us.
 #[derive(Debug, Parser)]
@@ -119,6 +121,18 @@ Examples:
 The repository is proven before the file appears: its records build the tree that its commit signs. Exit code 3:
 something is missing, and named; 4: what the archive holds does not prove; 10: it holds no backup of that moment.")]
     Export(Box<ExportArgs>),
+
+    /// Bring an account back at a new PDS, from a backup and a rotation key
+    #[command(subcommand)]
+    Restore(RestoreCommand),
+
+    /// Make or look at a rotation key. It stays on this machine
+    #[command(subcommand)]
+    Key(KeyCommand),
+
+    /// The log of a did:plc: every change of an identity, verified
+    #[command(subcommand)]
+    Plc(PlcCommand),
 
     /// Prove an archive from itself alone: every name, block, tree, signature and blob
     #[command(after_help = "\

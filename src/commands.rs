@@ -4,7 +4,9 @@
 pub mod bucket;
 pub mod drill;
 pub mod forget;
+pub mod keys;
 pub mod prune;
+pub mod restore;
 pub mod verify;
 
 pub mod recall;

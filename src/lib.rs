@@ -27,6 +27,7 @@
 //! | [`mirror`] | rows, the applier that owns them, and what fetches for it |
 //! | [`metrics`] | every metric, declared once |
 //! | [`archive`] | objects in a folder or a bucket, and what they give back |
+//! | [`restore`] | an account at a new PDS, from a backup and a rotation key |
 //! | [`serve`] | XRPC, health, and the daemon's own commands |
 //! | [`config`], [`cli`], [`daemon`], [`commands`] | settings, the command line, every task, and what asks a daemon |
 //!
@@ -67,6 +68,7 @@ pub mod mirror;
 #[cfg(feature = "daemon")]
 pub mod metrics;
 pub mod archive;
+pub mod restore;
 #[cfg(feature = "daemon")]
 pub mod serve;
 #[cfg(feature = "daemon")]

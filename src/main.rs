@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use firekeep::cli::{BucketCommand, Cli, Command, ConfigCommand, RunArgs};
+use firekeep::cli::{
+    BucketCommand, Cli, Command, ConfigCommand, KeyCommand, PlcCommand, RestoreCommand, RunArgs,
+};
 use firekeep::commands::{self, recall};
 use firekeep::config::{Config, ConfigError, Layers, LogFormat};
 use firekeep::daemon::{self, DaemonError, exit};
@@ -77,6 +79,15 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
             // Where stdout has the repository, it has nothing else.
             answer.print(json && args.output.as_deref() != Some("-"))
         }
+        Command::Restore(RestoreCommand::Account(args)) => {
+            let config = load(file, &args.settings())?.0;
+            block_on(commands::restore::account(&config, &args, json))
+        }
+        Command::Key(command) => match command {
+            KeyCommand::Generate { curve, output } => commands::keys::generate(curve, &output, json),
+            KeyCommand::Show { file } => commands::keys::show(&file, json),
+        },
+        Command::Plc(command) => plc(file, command, json),
         Command::Health(args) => {
             let config = load(file, &args.settings())?.0;
             block_on(commands::health(&config))
@@ -111,6 +122,15 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
             print("the configuration is valid\n")
         }
     }
+}
+
+fn plc(file: Option<PathBuf>, command: PlcCommand, json: bool) -> Result<u8, DaemonError> {
+    let (args, whole) = match command {
+        PlcCommand::Log(args) => (args, true),
+        PlcCommand::Verify(args) => (args, false),
+    };
+    let config = load(file, &args.settings())?.0;
+    block_on(commands::keys::plc_log(&config, &args.did, whole, json))
 }
 
 fn print_config(file: Option<PathBuf>, args: &RunArgs) -> Result<u8, DaemonError> {

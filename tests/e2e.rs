@@ -48,6 +48,8 @@ mod old_pds;
 mod outages;
 #[path = "e2e/recall.rs"]
 mod recall;
+#[path = "e2e/restore.rs"]
+mod restore;
 #[path = "e2e/rollback.rs"]
 mod rollback;
 #[path = "e2e/store_faults.rs"]

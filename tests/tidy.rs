@@ -57,7 +57,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     (
         "pure_files_are_pure",
         "src/repo/signing_key.rs",
-        "aws-lc-rs signs P-256 only with a source of randomness; nothing but tests and simulated hosts sign",
+        "aws-lc-rs signs P-256 only with a source of randomness",
     ),
     (
         "pure_files_use_no_shell_files",

@@ -31,6 +31,7 @@ use super::snapshot_file::SnapshotDecoder;
 use super::timeline::{Fault, Hides, Timeline, TimelineBuilder};
 use crate::types::{Cid, Did, RepoPath, Timestamp};
 
+mod sizes;
 mod whole;
 
 /// Largest segment or delta that is read, in bytes, as it is stored.

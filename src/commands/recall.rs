@@ -7,6 +7,7 @@
 
 mod ask;
 mod export;
+mod moment;
 mod output;
 mod record_files;
 mod versions;
@@ -30,6 +31,7 @@ use crate::repo::signing_key::SigningKey;
 use crate::types::{Cid, Did, RepoPath, Timestamp};
 
 pub use export::export;
+pub(super) use moment::moment;
 
 /// Older moments that are tried when one cannot be put together.
 const OLDER_TRIES: usize = 16;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Uri};
@@ -31,8 +31,10 @@ use super::request::{FetchError, Limits, Stage};
 use super::text::printable;
 
 mod errors;
+mod send;
 
 use errors::client_error;
+pub use send::{Payload, Sent};
 
 /// Longest JSON error body that is read.
 const ERROR_BODY_BYTES_MAX: u64 = 16 * 1024;
@@ -49,7 +51,7 @@ const SHOWN_CHARS_MAX: usize = 200;
 pub struct Upstream(Arc<Inner>);
 
 struct Inner {
-    client: Client<HttpsConnector<Connector>, Empty<Bytes>>,
+    client: Client<HttpsConnector<Connector>, Payload>,
     connector: Connector,
     tls: Arc<rustls::ClientConfig>,
     clock: Clock,
@@ -168,7 +170,8 @@ impl Upstream {
         let mut target = Target::parse(url)?;
         let mut redirects_left = limits.redirects_max;
         loop {
-            let answer = self.ask_once(&method, &target, limits, deadline).await?;
+            let sent = Sent::bare(method.clone());
+            let answer = self.ask_once(sent, &target, limits, deadline).await?;
             if !matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
                 return self.judge(answer).await;
             }
@@ -190,7 +193,7 @@ impl Upstream {
 
     async fn ask_once(
         &self,
-        method: &Method,
+        sent: Sent,
         target: &Target,
         limits: &Limits,
         deadline: Instant,
@@ -211,12 +214,13 @@ impl Upstream {
             tokio::time::sleep(wait).await;
         }
         let mut request = Request::builder()
-            .method(method.clone())
+            .method(sent.method)
             .uri(target.uri.clone())
             .header(header::USER_AGENT, USER_AGENT)
             .header(header::ACCEPT, HeaderValue::from_static("*/*"))
-            .body(Empty::new())
+            .body(sent.body)
             .expect("a parsed URI and fixed headers make a request");
+        request.headers_mut().extend(sent.headers);
         // Each hop of a redirect comes by here: the key goes to its own host alone, and never in the clear.
         let may_carry = target.https || inner.connector.policy().dev_mode();
         if let Some(key) = inner.pacing.bypass_key(&target.authority).filter(|_| may_carry) {

@@ -68,6 +68,16 @@ impl Limits {
             redirects_max: 0,
         }
     }
+
+    /// For sending a repository or a blob: the answer comes when all was sent.
+    #[must_use]
+    pub const fn upload() -> Self {
+        Self {
+            first_byte: Duration::from_secs(4 * 3600),
+            total: Duration::from_secs(4 * 3600),
+            ..Self::json(1 << 20)
+        }
+    }
 }
 
 /// In which part of a request time ran out.

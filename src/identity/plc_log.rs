@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use self::operation::{Kind, Operation};
+pub use self::operation::{operation_cid, signed_bytes};
 use crate::repo::signing_key::SigningKey;
 use crate::types::{Cid, Did, DidMethod, Timestamp};
 

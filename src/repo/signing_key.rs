@@ -17,6 +17,7 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, ParsedPublicKey,
 };
 use secp256k1::{Message, ecdsa};
+use zeroize::Zeroizing;
 
 use crate::types::cid::sha256;
 
@@ -265,14 +266,23 @@ fn decode_base58(text: &str) -> Result<Vec<u8>, KeyError> {
     }
 }
 
-/// A secret key, for tests, simulated hosts and tokens between services.
+/// A secret key, for restores, tests and simulated hosts. Its memory is overwritten when it goes.
 ///
 /// K-256 signatures are deterministic (RFC 6979); P-256 signatures are not, for AWS-LC draws its own nonce.
 pub struct SecretKey(Secret);
 
 enum Secret {
     K256(secp256k1::SecretKey),
+    /// AWS-LC overwrites its own.
     P256(EcdsaKeyPair),
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        if let Self::K256(key) = self {
+            key.non_secure_erase();
+        }
+    }
 }
 
 impl SecretKey {
@@ -341,10 +351,10 @@ fn negate_p256(s: &mut [u8; 32]) {
 }
 
 /// The `ECPrivateKey` of RFC 5915 for a P-256 scalar, without its public half.
-fn p256_private_key_der(scalar: &[u8; 32]) -> Vec<u8> {
+fn p256_private_key_der(scalar: &[u8; 32]) -> Zeroizing<Vec<u8>> {
     const BEFORE: [u8; 7] = [0x30, 0x31, 0x02, 0x01, 0x01, 0x04, 0x20];
     const CURVE: [u8; 12] = [
         0xa0, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07,
     ];
-    [&BEFORE[..], scalar, &CURVE].concat()
+    Zeroizing::new([&BEFORE[..], scalar, &CURVE].concat())
 }

@@ -74,6 +74,12 @@ impl Emitted {
         self.events.last().map_or(0, |event| event.seq)
     }
 
+    /// What was told of an account, in order: the types of its events.
+    pub fn of_account(&self, did: &str) -> Vec<&str> {
+        let own = self.events.iter().filter(|event| event.did == did);
+        own.map(|event| event.kind.as_str()).collect()
+    }
+
     /// How many commits have numbers above this one.
     pub fn commits_after(&self, seq: u64) -> u64 {
         let commits = self.events.iter().filter(|event| event.kind == "append");

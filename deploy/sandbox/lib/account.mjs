@@ -1,8 +1,8 @@
-// account create|delete|deactivate|activate|takedown|untakedown|rename|move|rotate|take-key|lax|unlax|export|import: one account
+// account create|delete|deactivate|activate|takedown|untakedown|rename|move|rotate|take-key|add-key|identity|adopt|lax|unlax|export|import: one account
 // (or one blob or record of it), for a test.
 import fs from 'node:fs'
 import { accountsFile, basic, bearer, changeJson, Complaint, findAccount, findPds, options, readJson, run, sandbox, say, xrpc } from './common.mjs'
-import { importRepository, move, rotate, takeKey } from './identity.mjs'
+import { addKey, identity, importRepository, move, rotate, takeKey } from './identity.mjs'
 import { lax, unlax } from './lax.mjs'
 import { Account } from './records.mjs'
 
@@ -13,6 +13,7 @@ run(async () => {
     password: { type: 'string' },
     pds: { type: 'string' },
     to: { type: 'string' },
+    key: { type: 'string' },
     file: { type: 'string' },
     announce: { type: 'boolean' },
     'directory-only': { type: 'boolean' },
@@ -60,6 +61,12 @@ run(async () => {
     },
     rename: () =>
       xrpc(pds.url, 'com.atproto.admin.updateAccountHandle', { body: { did: found.did, handle: needed(values, 'to') + pds.handle_domain }, auth: admin }),
+    'add-key': () => addKey(known, found, pds, needed(values, 'key')),
+    identity: async () => process.stdout.write(JSON.stringify(await identity(known, found.did), null, 2) + '\n'),
+    adopt: () => {
+      const moved = { did: found.did, handle: needed(values, 'handle'), password: needed(values, 'password'), pds: findPds(known, needed(values, 'to')).name }
+      return changeJson(file, [], (list) => list.map((a) => (a === list.findLast((b) => b.did === found.did) ? moved : a)))
+    },
     'take-key': () => takeKey(found, pds),
     lax: async () => process.stdout.write(JSON.stringify(await lax(known, found, pds), null, 2) + '\n'),
     unlax: () => unlax(known, found, pds),

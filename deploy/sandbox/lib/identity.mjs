@@ -89,6 +89,29 @@ export async function rotate(known, account, pds, { announce, directoryOnly }) {
   return key.did()
 }
 
+/**
+ * Puts a rotation key of the user's above all others, another below them, and a service and a method that are no PDS's
+ * into the account's document. Nobody but the directory is told.
+ */
+export async function addKey(known, account, pds, key) {
+  const spare = (await Secp256k1Keypair.create()).did()
+  const signed = await operation(known, pds, account.did, (before) => ({
+    rotationKeys: [key, ...before.rotationKeys, spare],
+    verificationMethods: { ...before.verificationMethods, atproto_label: spare },
+    services: { ...before.services, atproto_labeler: { type: 'AtprotoLabeler', endpoint: 'https://labeler.test' } },
+    alsoKnownAs: [...before.alsoKnownAs, 'https://me.test'],
+  }))
+  await send(known, account.did, signed)
+}
+
+/** What the directory says of an account now, as the reference library reads and verifies its log. */
+export async function identity(known, did) {
+  const client = new plc.Client(known.plc.url)
+  const log = await client.getAuditableLog(did)
+  await plc.validateOperationLog(did, log.filter((entry) => !entry.nullified).map((entry) => entry.operation))
+  return { data: await client.getDocumentData(did), operations: log.length }
+}
+
 /** Has the PDS sign with the key that the directory was told already. */
 export function takeKey(account, pds) {
   const file = keyFile(pds, account.did)

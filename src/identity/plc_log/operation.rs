@@ -92,6 +92,26 @@ impl Operation {
     }
 }
 
+/// The bytes of an operation that its signature covers.
+///
+/// # Errors
+/// When it holds a number that is no integer.
+pub fn signed_bytes(operation: &Map<String, Value>) -> Result<Vec<u8>, PlcFault> {
+    let mut out = Vec::new();
+    encode_map(&mut out, operation, |key| key != "sig")?;
+    Ok(out)
+}
+
+/// The CID of a signed operation.
+///
+/// # Errors
+/// When it holds a number that is no integer.
+pub fn operation_cid(operation: &Map<String, Value>) -> Result<Cid, PlcFault> {
+    let mut out = Vec::new();
+    encode_map(&mut out, operation, |_| true)?;
+    Ok(Cid::of_block(&out))
+}
+
 fn text<'a>(json: &'a Map<String, Value>, key: &str) -> Result<&'a str, PlcFault> {
     json.get(key)
         .and_then(Value::as_str)

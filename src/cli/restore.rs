@@ -1,0 +1,180 @@
+//! The commands that bring accounts back, and what belongs to it: keys, and the log of an identity.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{ArchiveArgs, SettingArgs, given};
+
+/// `firekeep restore …`
+#[derive(Debug, Subcommand)]
+pub enum RestoreCommand {
+    /// One account, at a new PDS, with nothing of the old one
+    #[command(after_help = "\
+Examples:
+  firekeep restore account did:plc:… --from s3://my-bucket/firekeep --to https://new.example.com --dry-run
+  firekeep restore account did:plc:… --from file:///srv/archive --to https://new.example.com \\
+      --handle alice.new.example.com --email alice@example.com --rotation-key-file alice.key
+  firekeep restore account did:plc:… --from alice.car --blobs alice-blobs/ --to https://new.example.com …
+  firekeep restore account did:plc:… --from https://firekeep.example.com --to https://new.example.com …
+
+Prints a plan first, and asks. Stopped at any time, the same command goes on. The account is activated last.
+Exit code 3: restored, and blobs are missing. 4: the backup, or what the new PDS gives, does not prove. 10: no backup.")]
+    Account(Box<RestoreAccountArgs>),
+}
+
+/// `firekeep restore account`
+#[derive(Debug, Args)]
+pub struct RestoreAccountArgs {
+    /// The account
+    pub did: String,
+    /// The backup: an archive (file:///…, s3://…), a .car or .car.zst file, or a running Firekeep (https://…). Default:
+    /// the configured archive
+    #[arg(long, value_name = "SOURCE")]
+    pub from: Option<String>,
+    /// The new PDS
+    #[arg(long, value_name = "URL")]
+    pub to: String,
+    /// Of an archive: as of this time or rev. Default: the newest
+    #[arg(long, value_name = "TIME|REV")]
+    pub at: Option<String>,
+    /// To a .car file: the blobs, named by their CID, in a folder or a tar file
+    #[arg(long, value_name = "DIR|FILE.tar")]
+    pub blobs: Option<PathBuf>,
+    /// File with a rotation key of the account; hexadecimal or multikey. Without it, it is asked for
+    #[arg(long, value_name = "FILE")]
+    pub rotation_key_file: Option<PathBuf>,
+    /// File with the account's signing key, if it was saved: spares the temporary one
+    #[arg(long, value_name = "FILE")]
+    pub signing_key_file: Option<PathBuf>,
+    /// File with the password that the account gets, or got, at the new PDS. Without it, it is asked for
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// The handle at the new PDS. Default: the one it has
+    #[arg(long, value_name = "HANDLE")]
+    pub handle: Option<String>,
+    /// The e-mail address for the new PDS
+    #[arg(long, value_name = "ADDRESS")]
+    pub email: Option<String>,
+    /// File with an invite code
+    #[arg(long, value_name = "FILE")]
+    pub invite_code_file: Option<PathBuf>,
+    /// The answer to the new PDS's captcha
+    #[arg(long, value_name = "CODE")]
+    pub verification_code: Option<String>,
+    /// A rotation key to give up, such as the old PDS's; may be given several times. All others are kept
+    #[arg(long = "drop-rotation-key", value_name = "DID:KEY")]
+    pub drop_rotation_keys: Vec<String>,
+    /// A key, beside those of its identity, that may have signed the backup; may be given several times
+    #[arg(long = "key", value_name = "DID:KEY")]
+    pub keys: Vec<String>,
+    /// Where it is kept how far this came. Default: restore/DID.json in the data folder
+    #[arg(long, value_name = "FILE")]
+    pub ledger: Option<PathBuf>,
+    /// Replace what a deactivated account holds that is there already
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Only print the plan
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask whether to go on
+    #[arg(long)]
+    pub yes: bool,
+    /// The PLC directory
+    #[arg(long, value_name = "URL")]
+    pub plc_url: Option<String>,
+    /// Allow plain http, loopback and private addresses
+    #[arg(long)]
+    pub dev_mode: bool,
+    /// How the archive is reached
+    #[command(flatten)]
+    pub archive: ArchiveArgs,
+    /// Settings that other commands have too
+    #[command(flatten)]
+    pub common: SettingArgs,
+}
+
+impl RestoreAccountArgs {
+    /// The flags that were given: key and value.
+    #[must_use]
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        let mut settings = self.common.settings();
+        settings.extend(self.archive.settings());
+        settings.extend(given([("plc_url", &self.plc_url)]));
+        if self.dev_mode {
+            settings.push(("dev_mode", "true".to_owned()));
+        }
+        let from = self.from.iter();
+        let archive = from.filter(|from| from.starts_with("file://") || from.starts_with("s3://"));
+        settings.extend(archive.map(|url| ("archive", url.clone())));
+        settings
+    }
+}
+
+/// The curve of a new key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum CurveArg {
+    /// secp256k1
+    #[default]
+    K256,
+    /// NIST P-256
+    P256,
+}
+
+/// `firekeep key …`
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Make a new key, write it to a file that only you can read, and print its public half
+    #[command(after_help = "\
+Examples:
+  firekeep key generate -o alice.key
+
+Keep a copy where the PDS cannot lose it. It is of use once it stands among the account's rotation keys.")]
+    Generate {
+        /// Its curve
+        #[arg(long, value_enum, default_value_t = CurveArg::K256)]
+        curve: CurveArg,
+        /// The file to write; it must not be there yet
+        #[arg(long, short, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Print the public half of a key in a file
+    Show {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+/// `firekeep plc …`
+#[derive(Debug, Subcommand)]
+pub enum PlcCommand {
+    /// Every operation, verified, and what it made of the identity
+    Log(PlcArgs),
+    /// Whether the log verifies. Exit code 0, or 4 with the operation that does not
+    Verify(PlcArgs),
+}
+
+/// Whose log.
+#[derive(Debug, Args)]
+pub struct PlcArgs {
+    /// The account
+    pub did: String,
+    /// The PLC directory
+    #[arg(long, value_name = "URL")]
+    pub plc_url: Option<String>,
+    /// Allow plain http, loopback and private addresses
+    #[arg(long)]
+    pub dev_mode: bool,
+}
+
+impl PlcArgs {
+    /// The flags that were given: key and value.
+    #[must_use]
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        let mut settings = given([("plc_url", &self.plc_url)]);
+        if self.dev_mode {
+            settings.push(("dev_mode", "true".to_owned()));
+        }
+        settings
+    }
+}
