@@ -135,6 +135,9 @@ pub struct AccountRow {
     /// The CAR of a repository that does not rebuild to its signed root, or is behind ours, as the host sent it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_car: Option<KeptCar>,
+    /// When it is archived, or one was last: the time of that task.
+    #[serde(default, with = "codec::option", skip_serializing_if = "Option::is_none")]
+    pub car_at: Option<Timestamp>,
     /// How much of it is erased, and not taken again ([`super::erased`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erased: Option<super::erased::ErasedMark>,
@@ -183,6 +186,7 @@ impl AccountRow {
             deletes: None,
             deletion_confirmed_at: None,
             kept_car: None,
+            car_at: None,
             erased: None,
         }
     }

@@ -50,10 +50,8 @@ impl Applier {
                 drop_car(group, car.number);
                 again = true;
             }
-            (Some(car), before) => {
-                drop_kept(group, before.as_ref());
-                row.kept_car = Some(car);
-                group.stage.put_task(group.now, &Task::ArchiveCar(did.clone()));
+            (Some(car), _) => {
+                Self::keep_car(group, did, &mut row, car);
                 for blob in blobs {
                     Self::want_blob(group, did, row.did_number, blob)?;
                 }

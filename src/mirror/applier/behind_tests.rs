@@ -267,3 +267,57 @@ fn what_was_fetched_before_ours_went_on_replaces_nothing() {
         world.due(&account)
     );
 }
+
+#[test]
+fn the_archive_gets_what_is_kept_at_a_bounded_pace_and_the_newest_in_the_end() {
+    let mut world = World::new();
+    let (mut theirs, ours) = world.went_back();
+    let tasks = |world: &World| {
+        let due = Mirror::new(&*world.store)
+            .due_tasks(u64::MAX - 1, 1000)
+            .expect("reads");
+        let wanted = Task::ArchiveCar(ours.did().clone());
+        let due = due.into_iter().filter(|due| due.task == wanted);
+        due.map(|due| (due.due_ms - NOW.millis()) / SECOND)
+            .collect::<Vec<_>>()
+    };
+    let archived = |world: &mut World, number: u64, at: u64| {
+        world.apply(Input::CarArchived {
+            did: ours.did().clone(),
+            number,
+            task: keyspace::encode_task(NOW.millis() + at * SECOND, &Task::ArchiveCar(ours.did().clone())),
+        });
+    };
+    assert_eq!(tasks(&world), [0], "the first at once");
+    let first = world.kept(&ours).number;
+    // One that waits leaves its task to the newer one; what is put meanwhile does not take it along.
+    world.behind_commit(&mut theirs, "c", 10 * SECOND);
+    world.fetch(&theirs);
+    assert_eq!(tasks(&world), [0]);
+    archived(&mut world, first, 0);
+    assert_eq!(tasks(&world).len(), 1, "the newer one is still to come");
+    assert!(!world.kept(&ours).archived);
+    let newer = world.kept(&ours).number;
+    let at = tasks(&world)[0];
+    archived(&mut world, newer, at);
+    assert_eq!(tasks(&world), [0u64; 0]);
+    assert!(world.kept(&ours).archived);
+
+    // A large one waits: a KiB a second, and a day at most.
+    let mut last = at;
+    for (megabytes, wait) in [(1u64, 1024), (4096, 24 * 3600)] {
+        world.behind_commit(&mut theirs, &format!("m{megabytes}"), 20 * SECOND + megabytes);
+        let Input::Fetched(mut fetched) = world.load(&theirs) else {
+            panic!("a fetch")
+        };
+        let FetchedContent::Behind { car: Some(car), .. } = &mut fetched.content else {
+            panic!("not behind")
+        };
+        car.bytes = megabytes << 20;
+        let number = car.number;
+        world.apply(Input::Fetched(fetched));
+        assert_eq!(tasks(&world), [last + wait]);
+        last += wait;
+        archived(&mut world, number, last);
+    }
+}

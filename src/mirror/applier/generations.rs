@@ -89,6 +89,7 @@ impl Applier {
             }
             if let Some(car) = &mut row.kept_car {
                 car.archived = false;
+                row.car_at = Some(group.now);
                 group.stage.put_task(group.now, &Task::ArchiveCar(did.clone()));
             }
             let mut archived = Vec::new();

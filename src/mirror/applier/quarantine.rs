@@ -21,6 +21,10 @@ use crate::verify::LaxRepo;
 /// twice as long each time that brings nothing new.
 const REFETCH_FIRST: Duration = Duration::from_secs(60);
 const REFETCH_LONGEST: Duration = Duration::from_secs(6 * 3600);
+/// Of an account's kept CARs so many bytes a second go into the archive, on average, for each of them stays there; but
+/// one a day in any case.
+const ARCHIVED_BYTES_PER_SECOND: u64 = 1 << 10;
+const ARCHIVE_LATEST: Duration = Duration::from_secs(24 * 3600);
 /// What says that the repository may be another one, such as a `#sync`, waits this long only.
 const REFETCH_SOON: Duration = Duration::from_secs(60);
 
@@ -115,10 +119,7 @@ impl Applier {
             tried_at: Some(group.now),
             next_try: None,
         };
-        if let Some(before) = row.kept_car.replace(kept.car) {
-            drop_car(group, before.number);
-        }
-        group.stage.put_task(group.now, &Task::ArchiveCar(did.clone()));
+        Self::keep_car(group, did, &mut row, kept.car);
         for blob in &kept.blobs {
             Self::want_blob(group, did, row.did_number, blob)?;
         }
@@ -133,6 +134,24 @@ impl Applier {
             fault: kept.fault,
         });
         self.after_fetch(group, did, row, rev)
+    }
+
+    /// A CAR takes the place of the one that was kept, and is to be archived: the first at once, later ones at a
+    /// bounded pace, for each stays in the archive.
+    pub(super) fn keep_car(group: &mut Group<'_>, did: &Did, row: &mut AccountRow, car: KeptCar) {
+        let pace = archive_pace(car.bytes);
+        let before = row.kept_car.replace(car);
+        let due = match (&before, row.car_at) {
+            // One that waits for its task gives that to the newer one.
+            (Some(before), Some(last)) if !before.archived => last,
+            (_, Some(last)) => last.plus(pace).max(group.now),
+            (_, None) => group.now,
+        };
+        if let Some(before) = before {
+            drop_car(group, before.number);
+        }
+        row.car_at = Some(due);
+        group.stage.put_task(due, &Task::ArchiveCar(did.clone()));
     }
 
     /// The host gives nothing better than what is kept.
@@ -307,15 +326,22 @@ impl Applier {
         let Some(mut row) = self.account(group, did)? else {
             return Ok(());
         };
-        // Another one may have come meanwhile, which has a task of its own.
-        if let Some(car) = row.kept_car.as_mut().filter(|car| car.number == number) {
+        let Some(car) = row.kept_car.as_mut() else {
+            return Ok(());
+        };
+        if car.number == number {
             car.archived = true;
             if row.sync == SyncState::Live {
                 row.kept_car = None;
                 drop_car(group, number);
             }
-            group.stage.put_account(did, row);
+        } else if !car.archived && !car.damaged {
+            // Another one came while that one was put, and its task may have been this one.
+            let due = group.now.plus(archive_pace(car.bytes));
+            row.car_at = Some(due);
+            group.stage.put_task(due, &Task::ArchiveCar(did.clone()));
         }
+        group.stage.put_account(did, row);
         Ok(())
     }
 
@@ -362,6 +388,11 @@ impl Applier {
         group.stage.put_account(did, row);
         Ok(())
     }
+}
+
+/// How long the archive waits between two CARs of an account.
+fn archive_pace(bytes: u64) -> Duration {
+    Duration::from_secs(bytes / ARCHIVED_BYTES_PER_SECOND).min(ARCHIVE_LATEST)
 }
 
 /// Removes a kept CAR that no row names any more.

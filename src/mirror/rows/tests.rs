@@ -86,6 +86,7 @@ fn account(status: AccountStatus, sync: SyncState) -> AccountRow {
         }),
         deletion_confirmed_at: Some(at(21)),
         kept_car: None,
+        car_at: None,
         erased: None,
     }
 }
@@ -158,6 +159,7 @@ fn accounts_round_trip() {
         next_try: None,
     };
     let mut lax = account(AccountStatus::Active, quarantined);
+    lax.car_at = Some(at(33));
     round_trip(&lax);
     lax.kept_car = Some(KeptCar {
         number: 27,
