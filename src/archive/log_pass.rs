@@ -13,6 +13,7 @@ use std::os::unix::fs::FileExt as _;
 
 use futures_util::StreamExt as _;
 
+use super::boundary::Boundary;
 use super::log_file::{Change, Entry, LogFile, Origin};
 use super::names::{self, ObjectName, SegmentName};
 use super::reader::{ArchiveReader, ReadError};
@@ -109,7 +110,12 @@ impl ArchiveReader {
                 _ => {}
             }
         }
-        let of_log = super::boundary::listed(segments, boundaries).segments;
+        let of_log = super::boundary::listed(segments, boundaries);
+        let begins = match of_log.boundary {
+            Some(name) => self.log_begins(&name).await?,
+            None => None,
+        };
+        let of_log = of_log.segments;
         let chosen = range.choose(&of_log.into_iter().collect());
         let file = tempfile::tempfile_in(&self.temp_dir).map_err(|error| self.temporary(error))?;
         let copy = file.try_clone().map_err(|error| self.temporary(error))?;
@@ -126,6 +132,9 @@ impl ArchiveReader {
             },
             prev: None,
         };
+        if let Some(boundary) = &begins {
+            pass.log.begin(boundary);
+        }
         let count = chosen.len() as u64;
         let mut files = self.log_files(chosen.iter().map(SegmentName::to_string).collect());
         for name in chosen {
@@ -258,6 +267,32 @@ fn journalled(change: &Change, file: &LogFile, swap: bool) -> JournalEntry {
 }
 
 impl LogPass {
+    /// What the removed segments told, as the boundary keeps it: standings, and how far each account was led.
+    fn begin(&mut self, boundary: &Boundary) {
+        for (did, entry) in &boundary.standings {
+            if let Entry::Account {
+                host,
+                status,
+                received,
+                ..
+            } = entry
+            {
+                let told = self.accounts.entry(did.clone()).or_default();
+                told.host = Some(host.clone());
+                told.status = Some((*received, status.clone()));
+            }
+        }
+        for (did, rev) in &boundary.led_to {
+            self.reaches(did, *rev);
+        }
+    }
+
+    /// Something of the archive leads an account as far as this rev.
+    pub fn reaches(&mut self, did: &Did, rev: Rev) {
+        let told = self.accounts.entry(did.clone()).or_default();
+        told.newest = told.newest.max(Some(rev));
+    }
+
     /// An account's changes behind its newest snapshot, in order.
     ///
     /// # Errors

@@ -79,7 +79,8 @@ pub fn host_state(
 
 fn account_state(row: &AccountRow, withheld: Vec<Cid>) -> AccountState {
     // What waits here is not in the archive: whoever goes on from there has to ask the host.
-    let waits = row.parked > 0 || row.awaiting_identity || row.fetch_again || row.damaged;
+    let waits =
+        row.parked > 0 || row.awaiting_identity || row.fetch_again || row.damaged || row.unlogged.is_some();
     AccountState {
         status: row.upstream.clone(),
         sync: match &row.sync {

@@ -97,8 +97,8 @@ pub const KEYS: [Key; 42] = [
     key(
         "prune_interval",
         Kind::Text,
-        "1d",
-        "How often what is no longer needed, by the keep.* keys, goes from the archive.",
+        "off",
+        "How often what is no longer needed, by the keep.* keys, goes from the archive; off: nothing goes by itself.",
     ),
     key(
         "scrub_interval",

@@ -57,7 +57,7 @@ pub struct Config {
     /// How often the archive is looked at.
     pub archive_check_interval: Duration,
     /// How often retention is applied.
-    pub prune_interval: Duration,
+    pub prune_interval: Option<Duration>,
     /// How often the archive and the mirror are read to their ends.
     pub scrub_interval: Duration,
     /// How often accounts are restored for a trial.
@@ -168,7 +168,10 @@ impl Config {
             snapshot_interval: duration(layers, "snapshot_interval", "1h", SNAPSHOT_INTERVAL)?,
             audit_interval: duration(layers, "audit_interval", "1d", AUDIT_INTERVAL)?,
             archive_check_interval: duration(layers, "archive_check_interval", "1h", ARCHIVE_CHECK_INTERVAL)?,
-            prune_interval: duration(layers, "prune_interval", "1d", PRUNE_INTERVAL)?,
+            prune_interval: match layers.text("prune_interval").as_deref() {
+                None | Some("off") => None,
+                Some(_) => Some(duration(layers, "prune_interval", "1d", PRUNE_INTERVAL)?),
+            },
             scrub_interval: duration(layers, "scrub_interval", "30d", PROOF_INTERVAL)?,
             drill_interval: duration(layers, "drill_interval", "1d", PROOF_INTERVAL)?,
             blob_bytes_max: size(layers, "blob_bytes_max", "300MiB", BLOB_BYTES)?,

@@ -94,6 +94,7 @@ pub(super) struct Sources {
     log: LogPass,
     states: BTreeMap<HostName, HostState>,
     pins: BTreeMap<Did, Vec<PinState>>,
+    followed: BTreeSet<HostName>,
 }
 
 /// What came of it.
@@ -131,6 +132,14 @@ impl Sources {
             (Some((state, known)), Some((at, _))) if *at <= state.time => known.status.clone(),
             (_, Some((_, status))) => status.clone(),
             (Some((_, known)), None) => known.status.clone(),
+            // Nobody is asked who could say that it is shown.
+            (None, None)
+                if self
+                    .host_of(did)
+                    .is_some_and(|host| !self.followed.is_empty() && !self.followed.contains(&host)) =>
+            {
+                AccountStatus::Other("unknown".to_owned())
+            }
             (None, None) => UNTOLD,
         }
     }
@@ -157,8 +166,21 @@ pub async fn fill_if_empty(
     (resolver, clock, temp_dir): (&Resolver, &Clock, &Path),
     take_over: bool,
 ) -> Result<bool, DaemonError> {
-    // Where it cannot be reached, the mirror is filled from the hosts.
-    let Some(opened) = opened else { return Ok(false) };
+    let Some(opened) = opened else {
+        // What is half filled must not follow: its log numbers and cursors stand in the archive.
+        if store
+            .get(Family::Meta, META_COLD_START)
+            .map_err(super::start::store_error)?
+            .is_some()
+        {
+            return Err(DaemonError::failed(
+                "this mirror is half filled from its archive, which cannot be reached now; start again when it can"
+                    .to_owned(),
+            ));
+        }
+        // Where it cannot be reached, the mirror is filled from the hosts.
+        return Ok(false);
+    };
     let failed = |error: FillError| DaemonError::failed(format!("cannot fill the mirror: {error}"));
     let id = opened.id.to_string();
     let begun = store
@@ -313,7 +335,12 @@ impl ColdStart {
         let snapshots = self.reader.newest_snapshots().await?;
         let newest = snapshots.iter().map(|(did, (name, _))| (did.clone(), name.rev));
         let newest: BTreeMap<Did, Rev> = newest.collect();
-        let log = self.reader.pass_log(range, &newest, seen).await?;
+        let mut log = self.reader.pass_log(range, &newest, seen).await?;
+        for (did, rev) in self.reader.newest_deltas().await? {
+            if newest.get(&did).is_some_and(|known| rev > *known) {
+                log.reaches(&did, rev);
+            }
+        }
         for fault in &log.faults {
             tracing::error!("the archive's log: {fault}");
         }
@@ -334,6 +361,7 @@ impl ColdStart {
             log,
             states,
             pins: service.map(|service| service.pins).unwrap_or_default(),
+            followed: self.hosts.keys().cloned().collect(),
         })
     }
 

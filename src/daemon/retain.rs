@@ -29,6 +29,8 @@ use crate::mirror::handle::ApplierHandle;
 const FIRST: Duration = Duration::from_secs(600);
 /// After a run that failed.
 const RETRY: Duration = Duration::from_secs(3600);
+/// Where nothing goes by itself: how often what was erased is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_secs(24 * 3600);
 /// Between two looks whether the archive is open.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -47,7 +49,7 @@ pub struct Retain {
     /// What stays.
     keep: Keep,
     /// How often it is applied.
-    interval: Duration,
+    interval: Option<Duration>,
     /// The clock.
     clock: Clock,
     /// Counts.
@@ -82,7 +84,8 @@ impl Retain {
 
     /// Prunes by the clock, until it is cancelled.
     pub async fn run(self: Arc<Self>) {
-        let mut wait = self.interval.min(FIRST);
+        let interval = self.interval.unwrap_or(LOOK_AGAIN);
+        let mut wait = interval.min(FIRST);
         loop {
             tokio::select! {
                 biased;
@@ -90,14 +93,14 @@ impl Retain {
                 () = tokio::time::sleep(wait + self.clock.jitter(wait / 10)) => {}
             }
             let Some(care) = self.caretaker() else {
-                wait = LOOK.max(self.interval / 10).min(RETRY);
+                wait = LOOK.max(interval / 10).min(RETRY);
                 continue;
             };
-            let (_, error) = self.prune(&care).await;
-            wait = match error {
-                None => self.interval,
-                Some(_) => self.interval.min(RETRY),
+            let done = match self.interval {
+                Some(_) => self.prune(&care).await.1.is_none(),
+                None => self.look_again(&care).await.is_ok(),
             };
+            wait = if done { interval } else { interval.min(RETRY) };
         }
     }
 
@@ -118,6 +121,14 @@ impl Retain {
         })
     }
 
+    /// Looks for what was erased, a day later.
+    async fn look_again(&self, care: &Caretaker) -> Result<(), PruneError> {
+        let (_, open) = care.look_again(self.cancel.clone()).await?;
+        let open = i64::try_from(open).unwrap_or(i64::MAX);
+        self.metrics.erasures_open.set(open);
+        Ok(())
+    }
+
     async fn prune(&self, care: &Caretaker) -> (Pruned, Option<String>) {
         let mut memory = self.one.lock().await;
         let (pruned, mut error) = care.prune(&mut memory, self.cancel.clone()).await;
@@ -130,14 +141,9 @@ impl Retain {
         for did in &pruned.unproven {
             tracing::error!(%did, "a snapshot of this account in the archive does not prove; run `firekeep verify`");
         }
-        if error.is_none() {
-            match care.look_again(self.cancel.clone()).await {
-                Ok((_, open)) => self
-                    .metrics
-                    .erasures_open
-                    .set(i64::try_from(open).unwrap_or(i64::MAX)),
-                Err(failed) => error = Some(failed),
-            }
+        // What was erased is looked for again whatever became of that.
+        if let Err(failed) = self.look_again(care).await {
+            error = error.or(Some(failed));
         }
         match &error {
             None => {

@@ -117,6 +117,12 @@ impl Restore<'_> {
     /// When a step cannot be done. What was done stays; the same call goes on from there.
     pub async fn run(&self, ledger: &mut Ledger) -> Result<Report, RestoreError> {
         match self.pds.standing().await? {
+            Standing::Absent if ledger.state().has(Step::Account) => {
+                return Err(RestoreError::failed(
+                    "the ledger says that this account was made at the new PDS, and the PDS does not know it: it lost \
+                     it, or was rebuilt. To restore it anew, remove the ledger or name another one with --ledger",
+                ));
+            }
             Standing::Absent => {
                 let key = self.prove(ledger).await?;
                 self.create(&key).await?;

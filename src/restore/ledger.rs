@@ -60,7 +60,7 @@ pub struct Kept {
 /// What the file says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
-    /// [`FORMAT`].
+    /// Which version of the format it has.
     pub format: u32,
     /// The account.
     pub did: String,

@@ -343,7 +343,7 @@ fn away(table: &mut Table<'_>, accounts: u64) {
     assert_eq!(status.0["archive"]["open"], false, "{status:?}");
     let trouble = status.0["archive"]["trouble"].as_str().unwrap_or_default();
     assert!(
-        trouble.contains("cannot reach") || trouble.contains("127.0.0.1"),
+        trouble.contains("s3.endpoint") && trouble.contains("refused"),
         "{status:?}"
     );
     assert!(

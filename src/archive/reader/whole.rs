@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 
 use super::{ArchiveReader, ReadError};
+use crate::archive::boundary::{BOUNDARY_BYTES_MAX, Boundary};
 use crate::archive::bucket::{BucketError, BucketErrorKind, ObjectBody};
 use crate::archive::names::{
-    self, BlobName, DidFolder, HostFolder, HostStateName, ObjectName, ServiceName, SnapshotName,
+    self, BlobName, BoundaryName, DidFolder, HostFolder, HostStateName, ObjectName, ServiceName, SnapshotName,
 };
 use crate::archive::state_file::{HostState, STATE_BYTES_MAX, ServiceState};
-use crate::types::{Did, Digest, HostName};
+use crate::types::{Did, Digest, HostName, Rev};
 
 /// States that are tried, newest first, before there is none.
 const STATES_TRIED_MAX: usize = 8;
@@ -28,6 +29,44 @@ impl ArchiveReader {
             let did = name.did.did().clone();
             if newest.get(&did).is_none_or(|(known, _)| known.rev < name.rev) {
                 newest.insert(did, (name, size));
+            }
+        })
+        .await?;
+        Ok(newest)
+    }
+
+    /// Where the log begins, if that can be read.
+    ///
+    /// # Errors
+    /// When the store does not answer, or refuses.
+    pub(in crate::archive) async fn log_begins(
+        &self,
+        name: &BoundaryName,
+    ) -> Result<Option<Boundary>, ReadError> {
+        let object = name.to_string();
+        let Some(bytes) = self.object(&object, BOUNDARY_BYTES_MAX).await? else {
+            // A newer one took its place.
+            return Err(ReadError::Vanished(object));
+        };
+        match bytes.and_then(|bytes| Boundary::decode(&bytes, name)) {
+            Ok(boundary) => Ok(Some(boundary)),
+            Err(detail) => {
+                tracing::error!("{object}: {detail}");
+                Ok(None)
+            }
+        }
+    }
+
+    /// How far the deltas of each account lead.
+    ///
+    /// # Errors
+    /// When the store does not answer, or refuses.
+    pub async fn newest_deltas(&self) -> Result<BTreeMap<Did, Rev>, ReadError> {
+        let mut newest: BTreeMap<Did, Rev> = BTreeMap::new();
+        self.each_listed(names::REPOS, |text, _| {
+            if let Ok(ObjectName::Delta(name)) = text.parse() {
+                let known = newest.entry(name.did().did().clone()).or_insert(name.to());
+                *known = (*known).max(name.to());
             }
         })
         .await?;

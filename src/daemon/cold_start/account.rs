@@ -245,7 +245,28 @@ impl ColdStart {
             }
         };
         let why = match first {
-            Ok((repo, mentions)) => return Ok(Tried::Proven(Box::new(repo), mentions, None)),
+            Ok((repo, mentions)) => {
+                let newest = sources.log.accounts.get(did).and_then(|told| told.newest);
+                let rev = repo.repo.rev();
+                if newest.is_none_or(|newest| newest <= rev) {
+                    return Ok(Tried::Proven(Box::new(repo), mentions, None));
+                }
+                // Deltas lead on from there, and the segments that told the same are gone.
+                let why = "deltas lead on from its newest snapshot".to_owned();
+                let further = self.try_older(did, current, keys.earlier.clone(), why).await?;
+                return Ok(match further {
+                    Tried::Proven(newer, mentions, _) if newer.repo.rev() > rev => {
+                        self.unload(repo.account_number)?;
+                        Tried::Proven(newer, mentions, None)
+                    }
+                    other => {
+                        if let Tried::Proven(other, ..) = other {
+                            self.unload(other.account_number)?;
+                        }
+                        Tried::Proven(Box::new(repo), mentions, None)
+                    }
+                });
+            }
             Err(why) => why,
         };
         // Whether it is the object or the store is told by asking for something that must be there.

@@ -174,6 +174,48 @@ fn held(store: &Arc<dyn Store>, churn: &Churn) -> (Option<Rev>, BTreeMap<String,
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_only_a_delta_tells_since_the_newest_snapshot_is_there_too() {
+    // Segments go once deltas hold what they told.
+    let scene = Scene::new(36).await;
+    scene.archive.delta(&scene.churn, 80..95).await;
+    for name in scene.objects(".car.zst").await {
+        if name.starts_with("v1/log/") {
+            std::fs::remove_file(scene.archive.path(&name)).expect("there");
+        }
+    }
+    let store = memory();
+    let filled = scene.fill(&store).await;
+    assert_eq!(
+        (filled.accounts, filled.lacking.len()),
+        (1, 0),
+        "{:?}",
+        filled.lacking
+    );
+    let last = scene.churn.last();
+    assert_eq!(
+        held(&store, &scene.churn),
+        (Some(last.rev), last.records.clone(), SyncState::Live)
+    );
+
+    // Where the delta is damaged, what it would tell is known to be lacking.
+    let delta = scene
+        .objects(".delta.car.zst")
+        .await
+        .into_iter()
+        .max()
+        .expect("one");
+    scene.flip(&delta);
+    let store = memory();
+    let filled = scene.fill(&store).await;
+    assert_eq!(filled.lacking.len(), 1, "{filled:?}");
+    let (rev, _, sync) = held(&store, &scene.churn);
+    assert!(
+        rev < Some(last.rev) && matches!(sync, SyncState::Wanted { .. }),
+        "{rev:?} {sync:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_empty_mirror_gets_what_the_account_held_and_asks_for_nothing() {
     let scene = Scene::new(31).await;
     let store = memory();

@@ -371,6 +371,10 @@ impl Applier {
                 // The host that an account leaves says no more than this.
                 Self::ask_identity(group, did, &row);
             }
+            if status != AccountStatus::Deleted {
+                // A later deletion has a time of grace of its own.
+                row.deletion_confirmed_at = None;
+            }
             row.upstream = status;
             Self::log_status(group, did, &row);
             if returns {

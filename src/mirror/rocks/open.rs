@@ -32,7 +32,7 @@ pub(super) fn open(data_dir: &Path, options: &RocksOptions) -> Result<Engine, St
     fs::create_dir_all(&path).map_err(|error| classify_io(&path, &error))?;
     let there = families_there(&path)?;
     if there.is_empty() {
-        refuse_leftovers(&path)?;
+        clear_leftovers(&path)?;
     }
     let mut engine = Builder::new(path, options).open(&there, Access::Write)?;
     let format = engine.check_format(&there)?;
@@ -124,14 +124,20 @@ fn foreign_family(path: &Path, name: &str) -> StoreError {
     }
 }
 
-/// Data files without the file that names them: making a new database there would hide a lost one.
-fn refuse_leftovers(path: &Path) -> Result<(), StoreError> {
+/// Data files without the file that names them: making a new database there would hide a lost one. An empty log
+/// goes: a process that is killed while it makes the first database leaves one, and nothing was written yet.
+fn clear_leftovers(path: &Path) -> Result<(), StoreError> {
     let entries = fs::read_dir(path).map_err(|error| classify_io(path, &error))?;
     for entry in entries {
-        let name = entry.map_err(|error| classify_io(path, &error))?.file_name();
+        let entry = entry.map_err(|error| classify_io(path, &error))?;
+        let name = entry.file_name();
         let extension = Path::new(&name)
             .extension()
             .and_then(|extension| extension.to_str());
+        if extension == Some("log") && entry.metadata().is_ok_and(|file| file.len() == 0) {
+            fs::remove_file(entry.path()).map_err(|error| classify_io(path, &error))?;
+            continue;
+        }
         if matches!(extension, Some("sst" | "blob" | "log")) {
             return Err(StoreError::Corrupt {
                 path: path.to_owned(),

@@ -596,3 +596,21 @@ fn erased_keys_are_off_the_disk_after_a_restart() {
     let _store = open(folder.path()).unwrap();
     assert_eq!(keys.map(|key| is_on_disk(folder.path(), key)), [false, true]);
 }
+
+#[test]
+fn a_first_start_that_was_killed_leaves_nothing_that_stops_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let mirror = folder.path().join("mirror");
+    fs::create_dir_all(&mirror).unwrap();
+    fs::write(mirror.join("000004.log"), b"").unwrap();
+    drop(open(folder.path()).unwrap());
+
+    // One that holds something may be all that is left of a mirror.
+    let other = tempfile::tempdir().unwrap();
+    let mirror = other.path().join("mirror");
+    fs::create_dir_all(&mirror).unwrap();
+    fs::write(mirror.join("000004.log"), b"something").unwrap();
+    let refused = open(other.path()).map(drop);
+    assert!(matches!(refused, Err(StoreError::Corrupt { .. })), "{refused:?}");
+    assert_eq!(fs::read(mirror.join("000004.log")).unwrap(), b"something");
+}
