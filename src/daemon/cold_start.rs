@@ -26,6 +26,7 @@ use futures_util::{StreamExt as _, stream};
 use self::account::{Prepared, UNTOLD, is_passing};
 pub use self::heal::heal;
 use self::progress::Shown;
+use self::rows::{host_row, row_of_log};
 use super::archive_link::{NotAdopted, Opened, instance};
 use super::{DaemonError, exit};
 use crate::archive::bucket::Bucket;
@@ -39,20 +40,17 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::identity::resolver::Resolver;
 use crate::mirror::applier::Applier;
-use crate::mirror::applier::restored::LISTED_AFTER;
 use crate::mirror::handle::Stopped;
 use crate::mirror::input::{Input, Refilled};
 use crate::mirror::keyspace::{META_COLD_START, NO_NUMBER};
 use crate::mirror::numbers::Numbers;
 use crate::mirror::reader::Mirror;
-use crate::mirror::rows::{HostRow, Listing, LogRow, SweepMark};
+use crate::mirror::rows::LogRow;
 use crate::mirror::store::{Family, Store, StoreError};
-use crate::types::{AccountStatus, Did, HostName, Rev, Timestamp};
+use crate::types::{AccountStatus, Did, HostName, Rev};
 
 /// Accounts that are put together at once.
 const AT_ONCE: usize = 4;
-/// Blobs are asked for again only some time after a start.
-const SWEEP_AFTER: Duration = Duration::from_secs(600);
 /// Accounts that are named one by one because something of them could not be had.
 const NAMED_MAX: usize = 100;
 /// Between two tries while the archive does not answer.
@@ -427,38 +425,6 @@ impl ColdStart {
             alarms: alarms.into_iter().collect(),
             told: Vec::new(),
         })
-    }
-}
-
-/// A host as the archive knows it. It is listed again soon, for what no event told.
-fn host_row(state: &HostState, url: &str, now: Timestamp) -> HostRow {
-    let listed = state.listed.filter(|_| state.cursor.is_some());
-    HostRow {
-        epoch: state.epoch,
-        cursor: state.cursor,
-        highest_seq: state.highest_seq,
-        listing: match listed {
-            Some(at) => Listing::Finished { at },
-            None => Listing::Unfinished { cursor: None },
-        },
-        last_event: state.last_event,
-        ring: state.ring.clone(),
-        rolled_back_at: state.rolled_back_at,
-        next_listing: Some(now.plus(LISTED_AFTER)),
-        sweep: Some(SweepMark {
-            next: now.plus(SWEEP_AFTER),
-            ..SweepMark::new(now)
-        }),
-        ..HostRow::new(url)
-    }
-}
-
-/// A host of which only the log speaks: all its accounts are compared.
-fn row_of_log(seq: Option<u64>, url: &str) -> HostRow {
-    HostRow {
-        cursor: seq,
-        highest_seq: seq.unwrap_or(0),
-        ..HostRow::new(url)
     }
 }
 

@@ -117,12 +117,7 @@ impl Restore<'_> {
     /// When a step cannot be done. What was done stays; the same call goes on from there.
     pub async fn run(&self, ledger: &mut Ledger) -> Result<Report, RestoreError> {
         match self.pds.standing().await? {
-            Standing::Absent if ledger.state().has(Step::Account) => {
-                return Err(RestoreError::failed(
-                    "the ledger says that this account was made at the new PDS, and the PDS does not know it: it lost \
-                     it, or was rebuilt. To restore it anew, remove the ledger or name another one with --ledger",
-                ));
-            }
+            Standing::Absent if ledger.state().has(Step::Account) => return Err(RestoreError::account_gone()),
             Standing::Absent => {
                 let key = self.prove(ledger).await?;
                 self.create(&key).await?;
@@ -133,11 +128,7 @@ impl Restore<'_> {
                 ledger.done(Step::Active, self.now())?
             }
             Standing::Deactivated => {}
-            Standing::Active | Standing::Other(_) => {
-                return Err(RestoreError::failed(
-                    "the account changed at the new PDS since the plan was made",
-                ));
-            }
+            Standing::Active | Standing::Other(_) => return Err(RestoreError::account_changed()),
         }
         ledger.done(Step::Account, self.now())?;
         if !ledger.state().has(Step::Active) {

@@ -49,4 +49,17 @@ impl RestoreError {
     pub fn failed(text: impl ToString) -> Self {
         Self::Failed(text.to_string())
     }
+
+    /// Somebody else has done something meanwhile.
+    fn account_changed() -> Self {
+        Self::failed("the account changed at the new PDS since the plan was made")
+    }
+
+    /// A restore was begun, and what it began with is no longer there.
+    fn account_gone() -> Self {
+        Self::failed(
+            "the ledger says that this account was made at the new PDS, and the PDS does not know it: it lost it, or was \
+             rebuilt. To restore it anew, remove the ledger or name another one with --ledger",
+        )
+    }
 }

@@ -2,16 +2,21 @@
 //! What an account out of the archive becomes in the mirror: records under a number of their own, and blobs.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::{ColdStart, FillError};
+use crate::archive::state_file::HostState;
+use crate::mirror::applier::restored::LISTED_AFTER;
 use crate::mirror::erased::ErasedRow;
 use crate::mirror::input::BlobMention;
 use crate::mirror::keyspace::{self, NO_NUMBER};
 use crate::mirror::reader::Mirror;
-use crate::mirror::rows::{BlobRow, BlobState, JournalEntry, RecordValue};
+use crate::mirror::rows::{BlobRow, BlobState, HostRow, JournalEntry, Listing, RecordValue, SweepMark};
 use crate::mirror::store::{Batch, Family, StoreError};
 use crate::types::{Cid, Did, Digest, Rev, Timestamp};
 
+/// Blobs are asked for again only some time after a start.
+const SWEEP_AFTER: Duration = Duration::from_secs(600);
 /// Rows are written in batches of this many bytes.
 pub(super) const BATCH_BYTES: usize = 1 << 20;
 
@@ -122,5 +127,37 @@ impl<'c> RowWriter<'c> {
     pub(super) fn finish(mut self) -> Result<(), StoreError> {
         self.flush(0);
         self.failed.map_or(Ok(()), Err)
+    }
+}
+
+/// A host as the archive knows it. It is listed again soon, for what no event told.
+pub(super) fn host_row(state: &HostState, url: &str, now: Timestamp) -> HostRow {
+    let listed = state.listed.filter(|_| state.cursor.is_some());
+    HostRow {
+        epoch: state.epoch,
+        cursor: state.cursor,
+        highest_seq: state.highest_seq,
+        listing: match listed {
+            Some(at) => Listing::Finished { at },
+            None => Listing::Unfinished { cursor: None },
+        },
+        last_event: state.last_event,
+        ring: state.ring.clone(),
+        rolled_back_at: state.rolled_back_at,
+        next_listing: Some(now.plus(LISTED_AFTER)),
+        sweep: Some(SweepMark {
+            next: now.plus(SWEEP_AFTER),
+            ..SweepMark::new(now)
+        }),
+        ..HostRow::new(url)
+    }
+}
+
+/// A host of which only the log speaks: all its accounts are compared.
+pub(super) fn row_of_log(seq: Option<u64>, url: &str) -> HostRow {
+    HostRow {
+        cursor: seq,
+        highest_seq: seq.unwrap_or(0),
+        ..HostRow::new(url)
     }
 }

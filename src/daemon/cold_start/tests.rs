@@ -10,6 +10,7 @@ use crate::daemon::drill::{self, Options, Report};
 use crate::mirror::applier::ApplierLimits;
 use crate::mirror::memory::MemoryStore;
 use crate::mirror::rows::{BlobState, SyncState};
+use crate::types::Timestamp;
 
 /// An archive of one account, with its identity and all its blobs; the last changes stand in the log alone.
 struct Scene {
