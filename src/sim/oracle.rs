@@ -223,7 +223,9 @@ impl Oracle {
             SyncState::Quarantined { next_try, .. } => kept >= Some(rev) || next_try.is_some(),
             _ => false,
         };
-        let flagged = unfollowed || quarantined || !row.upstream.is_active();
+        // Its host says that it does not know it: there is an alarm, and it is compared when it is there again.
+        let away = row.away_since.is_some();
+        let flagged = unfollowed || quarantined || away || !row.upstream.is_active();
         if applied || flagged || row.host != pds.name {
             return Ok(());
         }
