@@ -51,11 +51,13 @@ impl RestoreError {
     }
 
     /// Somebody else has done something meanwhile.
+    #[cfg(feature = "daemon")]
     fn account_changed() -> Self {
         Self::failed("the account changed at the new PDS since the plan was made")
     }
 
     /// A restore was begun, and what it began with is no longer there.
+    #[cfg(feature = "daemon")]
     fn account_gone() -> Self {
         Self::failed(
             "the ledger says that this account was made at the new PDS, and the PDS does not know it: it lost it, or was \

@@ -218,14 +218,12 @@ impl Oracle {
         };
         let applied = row.head.as_ref().is_some_and(|head| head.rev >= rev);
         let unfollowed = matches!(row.sync, SyncState::Wanted { .. } | SyncState::Moved { .. });
-        let kept = row.kept_car.as_ref().map(|car| car.rev).max(row.min_rev);
-        let quarantined = match row.sync {
-            SyncState::Quarantined { next_try, .. } => kept >= Some(rev) || next_try.is_some(),
-            _ => false,
-        };
-        // Its host says that it does not know it: there is an alarm, and it is compared when it is there again.
-        let away = row.away_since.is_some();
-        let flagged = unfollowed || quarantined || away || !row.upstream.is_active();
+        let kept = row.kept_car.as_ref().map(|car| car.rev).max(row.min_rev) >= Some(rev);
+        let quarantined =
+            matches!(row.sync, SyncState::Quarantined { next_try, .. } if kept || next_try.is_some());
+        // What its host does not know has an alarm, and is compared when it is there again.
+        let away = row.away_since.is_some() || !row.upstream.is_active();
+        let flagged = unfollowed || quarantined || away;
         if applied || flagged || row.host != pds.name {
             return Ok(());
         }
