@@ -53,6 +53,8 @@ pub struct Caretaker {
     pub clock: Clock,
     /// Where temporary files are made.
     pub temp_dir: PathBuf,
+    /// The applier's thread, where it is this one's own: dropped last, after the handles that keep it going.
+    pub(super) _last: Option<Arc<Joined>>,
 }
 
 /// What a person wants gone.
@@ -97,6 +99,15 @@ impl Forget {
     }
 }
 
+/// A thread that has to end before the process does: it closes the mirror.
+pub(super) struct Joined(Option<std::thread::JoinHandle<Result<(), crate::mirror::StoreError>>>);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        drop(self.0.take().map(std::thread::JoinHandle::join));
+    }
+}
+
 impl Caretaker {
     /// Opens mirror and archive where no daemon runs: the mirror's lock sees to that.
     ///
@@ -138,7 +149,7 @@ impl Caretaker {
         let limits = ApplierLimits::default();
         let applier = Applier::open(Arc::clone(&store), Arc::new(numbers), limits);
         let applier = applier.map_err(|error| failed(&error))?;
-        let (applier, _thread) =
+        let (applier, thread) =
             handle::start(applier, clock.clone(), |_, _| {}).map_err(|error| failed(&error))?;
         Ok(Self {
             side: MirrorSide {
@@ -151,6 +162,7 @@ impl Caretaker {
             keep: config.keep,
             clock,
             temp_dir,
+            _last: Some(Arc::new(Joined(Some(thread)))),
         })
     }
 

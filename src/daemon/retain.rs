@@ -118,6 +118,7 @@ impl Retain {
             keep: self.keep,
             clock: self.clock.clone(),
             temp_dir: self.temp_dir.clone(),
+            _last: None,
         })
     }
 
