@@ -389,10 +389,12 @@ fn show(found: &Found, handle: &str, report: &Report, as_json: bool) -> Result<(
         print(&format!("{value:#}\n"))?;
         return Ok(());
     }
-    let mut text = format!(
-        "{did} is active at {to} as {handle}: {} records read back and equal to the backup, {blobs} of {of} blobs\n",
-        report.records
-    );
+    let records = match report.records {
+        Some(records) => format!("{records} records read back and equal to the backup"),
+        None if withheld > 0 => "its records were not compared, for the backup withholds some".to_owned(),
+        None => "its records were compared by an earlier run, and not by this one".to_owned(),
+    };
+    let mut text = format!("{did} is active at {to} as {handle}: {records}, {blobs} of {of} blobs\n");
     for (cid, why) in report.missing.iter().take(100) {
         text.push_str(&format!("missing: blob {cid}: {why}\n"));
     }

@@ -24,7 +24,17 @@ pub struct NoJson(&'static str);
 /// # Errors
 /// When it has none.
 pub fn record_to_json(bytes: &[u8]) -> Result<Value, NoJson> {
-    let mut reader = Reader { rest: bytes };
+    let mut all = usize::MAX;
+    record_to_json_within(bytes, &mut all)
+}
+
+/// The JSON form of a record of no more values than `left`, from which those that it has are taken: a value that is
+/// one byte of a record can be many hundreds in memory.
+///
+/// # Errors
+/// When it has none, or has more values; then what is left is not what it was.
+pub fn record_to_json_within(bytes: &[u8], left: &mut usize) -> Result<Value, NoJson> {
+    let mut reader = Reader { rest: bytes, left };
     let value = reader.item(JSON_DEPTH_MAX)?;
     if reader.rest.is_empty() {
         Ok(value)
@@ -45,12 +55,14 @@ fn single(key: &str, value: String) -> Value {
 
 const ENDED: NoJson = NoJson("it ends in the middle of an item");
 
-struct Reader<'a> {
+struct Reader<'a, 'l> {
     rest: &'a [u8],
+    left: &'l mut usize,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> Reader<'a, '_> {
     fn item(&mut self, depth: usize) -> Result<Value, NoJson> {
+        *self.left = self.left.checked_sub(1).ok_or(NoJson("it has too many values"))?;
         let Some(depth) = depth.checked_sub(1) else {
             return Err(NoJson("it is nested too deeply"));
         };

@@ -83,8 +83,9 @@ pub struct Restore<'a> {
 /// How it went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// Records that were read back from the new PDS and are those of the backup.
-    pub records: u64,
+    /// Records that this run read back from the new PDS, and that are those of the backup; none: it compared nothing,
+    /// for an earlier run did, or the backup withholds some.
+    pub records: Option<u64>,
     /// Blobs that it has, of those that the records refer to.
     pub blobs: (u64, u64),
     /// Blobs that it does not have, and why.
@@ -468,9 +469,8 @@ impl Restore<'_> {
             let file = BufReader::new(file);
             Some(read_car(file, &self.pds.url, self.did, &keys, self.temp_dir)?)
         };
-        if let Some(given) = &given
-            && !ledger.state().has(Step::Compared)
-        {
+        let compared = given.is_some() && !ledger.state().has(Step::Compared);
+        if let Some(given) = given.as_ref().filter(|_| compared) {
             let differs = |path: &str| given.records.get(path) != self.backup.records.get(path);
             let both = self.backup.records.keys().chain(given.records.keys());
             let different = both.map(|path| &**path).filter(|path| differs(path));
@@ -484,7 +484,7 @@ impl Restore<'_> {
             }
         }
         Ok(Report {
-            records: self.backup.facts.records - self.backup.facts.withheld,
+            records: compared.then_some(self.backup.facts.records),
             blobs: (status.imported_blobs, status.expected_blobs),
             missing: ledger.state().blobs_missing.clone(),
             rev: given.map_or_else(String::new, |given| given.rev.to_string()),

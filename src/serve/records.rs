@@ -19,12 +19,16 @@ use super::xrpc::Xrpc;
 use crate::mirror::StoreError;
 use crate::mirror::reader::{Direction, Mirror};
 use crate::mirror::rows::AccountRow;
-use crate::repo::json::record_to_json;
+use crate::repo::json::record_to_json_within;
 use crate::repo::signing_key::SigningKey;
 use crate::types::{Cid, Did, RepoPath};
 
 /// A page of records ends early when its records have this many bytes.
 const PAGE_BYTES_MAX: usize = 4 << 20;
+/// Values of one record that is shown as JSON: a value of one byte takes some hundred in memory.
+const RECORD_VALUES_MAX: usize = 20_000;
+/// A page ends behind the record that makes it more values than these.
+const PAGE_VALUES_MAX: usize = 40_000;
 /// Collections of one account that are named.
 const COLLECTIONS_MAX: usize = 10_000;
 /// The handle of an account without one that is known.
@@ -45,6 +49,7 @@ struct RecordsPage {
     records: Vec<RecordData>,
     left_out: u64,
     bytes: usize,
+    values: usize,
     last: Option<String>,
     more: bool,
     damaged: Option<Cid>,
@@ -63,7 +68,8 @@ impl Xrpc {
                 if !record.cid.matches(&record.bytes) {
                     return Err(damaged(&uri));
                 }
-                let value = record_to_json(&record.bytes).map_err(|_| XrpcError::NoJson)?;
+                let mut left = RECORD_VALUES_MAX;
+                let value = record_to_json_within(&record.bytes, &mut left).map_err(|_| XrpcError::NoJson)?;
                 let cid = record.cid.to_string();
                 Ok(RecordData { uri, cid, value })
             })
@@ -198,7 +204,8 @@ impl Xrpc {
 impl RecordsPage {
     fn add(&mut self, did: &Did, path: &[u8], cid: Cid, bytes: &[u8], limit: usize) -> ControlFlow<()> {
         let taken = self.records.len() + usize::try_from(self.left_out).unwrap_or(usize::MAX);
-        if taken >= limit || (taken > 0 && self.bytes + bytes.len() > PAGE_BYTES_MAX) {
+        let full = self.bytes + bytes.len() > PAGE_BYTES_MAX || self.values > PAGE_VALUES_MAX;
+        if taken >= limit || (taken > 0 && full) {
             self.more = true;
             return ControlFlow::Break(());
         }
@@ -209,7 +216,10 @@ impl RecordsPage {
         self.bytes += bytes.len();
         let path = String::from_utf8_lossy(path);
         self.last = path.split_once('/').map(|(_, rkey)| rkey.to_owned());
-        match record_to_json(bytes) {
+        let mut left = RECORD_VALUES_MAX;
+        let json = record_to_json_within(bytes, &mut left);
+        self.values += RECORD_VALUES_MAX - left;
+        match json {
             Ok(value) => self.records.push(RecordData {
                 uri: format!("at://{did}/{path}"),
                 cid: cid.to_string(),

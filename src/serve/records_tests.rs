@@ -162,6 +162,41 @@ async fn a_page_of_large_records_ends_early_and_goes_on() {
 }
 
 #[tokio::test]
+async fn records_that_are_dear_as_json_are_left_out_and_few_of_them_make_a_page() {
+    // Arrays of byte strings of one byte each: what takes least in a record and most in memory.
+    let dear = |values: u16| {
+        let [high, low] = values.to_be_bytes();
+        [&[0x99, high, low][..], &vec![0x40; usize::from(values)]].concat()
+    };
+    let store = MemoryStore::new();
+    let account = (0..5).fold(Account::new("dear", 1), |account, number| {
+        account.record(&format!("d{number}"), 1, &dear(15_000))
+    });
+    let account = account.record("huge", 1, &dear(60_000));
+    account.save(&store);
+    let server = Server::start(&store).await;
+    let of = |rest: &str| format!("repo={}&collection={THING}{rest}", account.did);
+    let huge = server.get(&query("repo.getRecord", &of("&rkey=huge"))).await;
+    assert_eq!(huge.error(), (400, "InvalidRequest".to_owned()));
+    let one = server.get(&query("repo.getRecord", &of("&rkey=d1"))).await;
+    assert_eq!(one.status, 200);
+    let (mut seen, mut cursor, mut pages) = (0, String::new(), 0);
+    loop {
+        let answer = server
+            .get(&query("repo.listRecords", &of(&format!("&limit=100{cursor}"))))
+            .await;
+        let page = answer.json();
+        seen += page["records"].as_array().expect("a list").len();
+        pages += 1;
+        match page["cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert!(seen == 5 && pages >= 2, "{seen} in {pages}");
+}
+
+#[tokio::test]
 async fn records_that_json_cannot_say_are_named_and_damaged_ones_are_an_error() {
     let store = MemoryStore::new();
     // Tag 43 means nothing in the data model.

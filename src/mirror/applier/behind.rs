@@ -13,7 +13,7 @@ use super::super::rows::{AccountRow, KeptCar, SyncState};
 use super::super::store::StoreError;
 use super::quarantine::drop_car;
 use super::{Applier, Group, Note};
-use crate::types::{Did, Rev};
+use crate::types::{Did, Rev, Timestamp};
 
 /// What a host that is behind says is fetched no oftener than this,
 const REFETCH_FIRST: Duration = Duration::from_secs(30);
@@ -32,7 +32,9 @@ impl Applier {
     ) -> Result<(), StoreError> {
         let Some(ours) = row.head.as_ref().map(|head| head.rev) else {
             // Nothing of ours is older than it: it is fetched as any other.
-            drop_kept(group, car.as_ref());
+            if let Some(car) = car {
+                drop_car(group, car.number);
+            }
             Self::retry_fetch(group, did, row, group.now.plus(REFETCH_FIRST));
             return Ok(());
         };
@@ -132,7 +134,9 @@ impl Applier {
 
     /// Sees to it that there is a task, no sooner than the pace allows.
     pub(super) fn fetch_behind_later(group: &mut Group<'_>, did: &Did, row: &mut AccountRow) {
-        let bytes = row.kept_car.as_ref().map_or(0, |car| car.bytes);
+        // What is too large to be kept is about as large as ours.
+        let kept = row.kept_car.as_ref().map_or(0, |car| car.bytes);
+        let bytes = kept.max(row.record_bytes);
         let wait = REFETCH_FIRST.max(Duration::from_secs(bytes / REFETCH_BYTES_PER_SECOND));
         if let SyncState::Diverged {
             tried_at, next_try, ..
@@ -145,22 +149,17 @@ impl Applier {
         }
     }
 
-    /// A fetch of an account whose host is behind failed, or came to nothing.
-    pub(super) fn retry_behind(group: &mut Group<'_>, did: &Did, mut row: AccountRow) {
+    /// A fetch of an account whose host is behind failed, or came to nothing: it is tried again, not before `at`.
+    pub(super) fn retry_behind(group: &mut Group<'_>, did: &Did, mut row: AccountRow, at: Timestamp) {
         if let SyncState::Diverged {
             tried_at, next_try, ..
         } = &mut row.sync
         {
-            (*tried_at, *next_try) = (Some(group.now), None);
+            let due = at.max(group.now.plus(REFETCH_FIRST));
+            (*tried_at, *next_try) = (Some(group.now), Some(due));
+            group.stage.put_task(due, &Task::FetchRepo(did.clone()));
         }
-        Self::fetch_behind_later(group, did, &mut row);
         group.stage.put_account(did, row);
-    }
-}
-
-fn drop_kept(group: &mut Group<'_>, car: Option<&KeptCar>) {
-    if let Some(car) = car {
-        drop_car(group, car.number);
     }
 }
 

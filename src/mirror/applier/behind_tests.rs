@@ -156,9 +156,7 @@ fn an_event_that_was_kept_already_or_comes_while_all_is_well_has_nothing_fetched
     let seq = well.seq();
     let old = account.commit(seq, &[write("b", "x")], NOW.plus_ms(SECOND));
     well.frame(old.clone());
-    let mut again = old;
-    again.extend_from_slice(&[]);
-    well.frame(again);
+    well.frame(old);
     assert_eq!(well.due(&account), [0u64; 0]);
     assert_eq!(well.row_of(&account).sync, SyncState::Live);
 }
@@ -206,8 +204,14 @@ fn a_fetch_that_fails_is_tried_again_and_what_comes_too_large_is_said() {
         task,
         retry_at: NOW.plus(MINUTE),
     });
-    assert_eq!(world.due(&ours), [30 * SECOND]);
+    assert_eq!(
+        world.due(&ours),
+        [60 * SECOND],
+        "as its host asked, or as the pace is"
+    );
     assert!(matches!(world.row_of(&ours).sync, SyncState::Diverged { .. }));
+    world.behind_commit(&mut theirs, "d", 11 * SECOND);
+    assert_eq!(world.due(&ours), [60 * SECOND], "no event makes it sooner");
 
     let kept = world.kept(&ours);
     let Input::Fetched(mut fetched) = world.load(&theirs) else {

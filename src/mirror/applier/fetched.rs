@@ -53,7 +53,7 @@ impl Applier {
             if matches!(row.sync, SyncState::Quarantined { .. }) {
                 Self::retry_quarantined(group, &did, row, group.now);
             } else if matches!(row.sync, SyncState::Diverged { .. }) {
-                Self::retry_behind(group, &did, row);
+                Self::retry_behind(group, &did, row, group.now);
             } else if wanted.is_some() {
                 group.stage.put_task(group.now, &Task::FetchRepo(did));
             }
@@ -166,7 +166,7 @@ impl Applier {
             // Ours went on while it was fetched.
             drop_generation(group, number);
             match row.sync {
-                SyncState::Diverged { .. } => Self::retry_behind(group, did, row),
+                SyncState::Diverged { .. } => Self::retry_behind(group, did, row, group.now),
                 _ => Self::retry_fetch(group, did, row, group.now.plus(TOO_OLD_RETRY)),
             }
             return Ok(());
@@ -341,7 +341,7 @@ impl Applier {
             if matches!(row.sync, SyncState::Quarantined { .. }) {
                 Self::retry_quarantined(group, did, row, retry_at);
             } else if matches!(row.sync, SyncState::Diverged { .. }) {
-                Self::retry_behind(group, did, row);
+                Self::retry_behind(group, did, row, retry_at);
             } else {
                 Self::retry_fetch(group, did, row, retry_at);
             }

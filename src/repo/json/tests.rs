@@ -86,3 +86,15 @@ fn what_json_cannot_say_is_refused() {
         assert!(refused.contains(what), "{bytes:x?}: {refused}");
     }
 }
+
+#[test]
+fn a_record_of_too_many_values_is_refused_and_what_it_took_is_counted() {
+    // Three byte strings in an array, each of one byte: four values.
+    let record = [0x83, 0x40, 0x40, 0x40];
+    let mut left = 4;
+    assert!(record_to_json_within(&record, &mut left).is_ok());
+    assert_eq!(left, 0);
+    let mut left = 3;
+    let refused = record_to_json_within(&record, &mut left).expect_err("one too many");
+    assert!(refused.to_string().contains("too many values"), "{refused}");
+}
