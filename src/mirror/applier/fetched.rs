@@ -225,24 +225,8 @@ impl Applier {
             drop_generation(group, row.account_number);
         }
         row.diverged_before_fetch = false;
-        row.account_number = number;
-        row.head = Some(Head {
-            rev: repo.rev(),
-            commit: repo.cid(),
-            commit_block: repo.block().to_vec(),
-            data: repo.data(),
-        });
-        row.head_signed_by = match repo.signed_by() {
-            KeyStanding::Current => HeadSigner::Current,
-            KeyStanding::Earlier(logged) => HeadSigner::Earlier {
-                key: logged.key().to_did_key(),
-            },
-        };
-        (row.records, row.record_bytes) = (repo.records(), repo.record_bytes());
+        stand_at(row, number, repo, group.now);
         row.sync = SyncState::Live;
-        row.min_rev = None;
-        row.verified_at = Some(group.now);
-        row.damaged = false;
         if logged == Logged::NeedsSnapshot {
             // Not before its snapshot stands there is it in the archive: no waiting for the interval.
             row.snapshot = None;
@@ -471,6 +455,27 @@ fn is_behind_its_stream(row: &AccountRow, rev: Rev) -> bool {
         return false;
     };
     row.min_rev.is_some_and(|least| rev < least) && tries < TOO_OLD_TRIES
+}
+
+/// The row stands at a proven repository, loaded under this number.
+pub(super) fn stand_at(row: &mut AccountRow, number: u64, repo: &VerifiedRepo, now: Timestamp) {
+    row.account_number = number;
+    row.head = Some(Head {
+        rev: repo.rev(),
+        commit: repo.cid(),
+        commit_block: repo.block().to_vec(),
+        data: repo.data(),
+    });
+    row.head_signed_by = match repo.signed_by() {
+        KeyStanding::Current => HeadSigner::Current,
+        KeyStanding::Earlier(logged) => HeadSigner::Earlier {
+            key: logged.key().to_did_key(),
+        },
+    };
+    (row.records, row.record_bytes) = (repo.records(), repo.record_bytes());
+    row.verified_at = Some(now);
+    row.damaged = false;
+    row.min_rev = None;
 }
 
 /// Removes every row of a generation that nothing points at.

@@ -13,14 +13,11 @@ use super::super::keyspace::{
     self, META_ARCHIVE_ID, META_COLD_START, META_LOG, META_NEXT_LOG, NO_NUMBER, Task,
 };
 use super::super::reader::Mirror;
-use super::super::rows::{
-    AccountRow, BlobState, DesyncReason, Head, HeadSigner, OutboxEntry, Row as _, SyncState,
-};
+use super::super::rows::{AccountRow, BlobState, DesyncReason, OutboxEntry, Row as _, SyncState};
 use super::super::store::{Family, StoreError};
-use super::fetched::drop_generation;
+use super::fetched::{drop_generation, stand_at};
 use super::{Applier, Group};
 use crate::types::Rev;
-use crate::verify::KeyStanding;
 
 /// Entries of the outbox that are read at once.
 const PAGE: usize = 1024;
@@ -118,23 +115,7 @@ impl Applier {
         if !pinned {
             drop_generation(group, row.account_number);
         }
-        row.account_number = account_number;
-        row.head = Some(Head {
-            rev: repo.rev(),
-            commit: repo.cid(),
-            commit_block: repo.block().to_vec(),
-            data: repo.data(),
-        });
-        row.head_signed_by = match repo.signed_by() {
-            KeyStanding::Current => HeadSigner::Current,
-            KeyStanding::Earlier(logged) => HeadSigner::Earlier {
-                key: logged.key().to_did_key(),
-            },
-        };
-        (row.records, row.record_bytes) = (repo.records(), repo.record_bytes());
-        row.verified_at = Some(group.now);
-        row.damaged = false;
-        row.min_rev = None;
+        stand_at(row, account_number, &repo, group.now);
         row.snapshot = snapshot;
         // All of it came from there.
         row.shipped = Some(repo.rev());

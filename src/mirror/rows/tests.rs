@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::types::cid::sha256;
+use crate::types::{Did, HostName, Timestamp};
 
 fn at(micros: u64) -> Timestamp {
     Timestamp::from_micros(micros)
