@@ -117,14 +117,16 @@ fn check_kept_beside(sandbox: &Sandbox, running: &mut Running, did: &str) {
     assert!(car.windows(13).any(|bytes| bytes == b"on an old rev"));
 }
 
-/// Waits for an alarm on the host and on each account, and no others.
+/// Waits for an alarm on the host and on each account, and no others but of deletions.
 fn wait_alarms(running: &Running, dids: &[String]) {
     let of = |kind: &str, subject: &str| (kind.to_owned(), subject.to_owned());
     let mut wanted: Vec<_> = dids.iter().map(|did| of("rollback", did)).collect();
     wanted.push(of("sequence_reset", ""));
     wanted.sort();
     wait_for("the alarms", || {
+        // Heavy traffic deletes as much as it makes, which is told as well.
         let mut found = running.alarms();
+        found.retain(|(kind, _)| kind != "mass_delete");
         found.sort();
         if found == wanted { Ok(()) } else { Err(found) }
     });

@@ -137,9 +137,10 @@ fn mended(running: &Running, setup: &Firekeep, dids: &[String], url: &str) -> Pa
         if now == before { Ok(()) } else { Err("it is not") }
     });
     // A blob that is gone: fetched again, and archived again.
-    let folder = setup.archive().join("v1/blocks").join(&dids[1]);
-    let mut blobs = std::fs::read_dir(&folder).expect("blobs");
-    let blob = blobs.next().expect("one").expect("an entry").path();
+    // One that a record refers to: nothing misses another.
+    let listed = running.get(&format!("/xrpc/com.atproto.sync.listBlobs?did={}", dids[1]));
+    let cid = listed.json()["cids"][0].as_str().expect("a blob").to_owned();
+    let blob = setup.archive().join("v1/blocks").join(&dids[1]).join(cid);
     std::fs::remove_file(&blob).expect("removes");
     crate::support::wait_for("the blob is there again", || {
         if blob.exists() { Ok(()) } else { Err("it is not") }

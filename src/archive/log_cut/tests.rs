@@ -568,3 +568,30 @@ fn what_does_not_fit_into_the_queue_is_told_by_a_snapshot_and_never_claimed() {
     assert_eq!(archived(&world), (true, None));
     world.check_equal(&account);
 }
+
+#[test]
+fn a_snapshot_over_a_gap_is_where_the_log_goes_on() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    snapshot(&mut world, &account);
+    let mut shipped = Shipped::default();
+    shipped.drain(&mut world);
+    world.set_spool(1);
+    for key in ["b", "c", "d"] {
+        world.commit(&mut account, &[write(key, "text")]);
+    }
+    let gap = account.rev();
+    shipped.drain(&mut world);
+    // It is snapshotted before anything else comes.
+    snapshot(&mut world, &account);
+    world.set_spool(u64::MAX);
+    world.commit(&mut account, &[write("e", "behind the gap")]);
+    shipped.drain(&mut world);
+    let entries: Vec<&Entry> = shipped.entries().map(|(_, entry)| entry).collect();
+    let [.., Entry::Loaded { rev, .. }, Entry::Commit(last)] = &*entries else {
+        panic!("{entries:?}");
+    };
+    assert_eq!((*rev, last.since), (gap, gap));
+    let row = world.row(account.did()).expect("known");
+    assert!(row.is_archived() && row.unlogged.is_none());
+}

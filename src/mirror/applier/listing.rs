@@ -218,7 +218,7 @@ impl Applier {
             None | Some(AccountStatus::Deleted) => {
                 row.deletion_confirmed_at = row.deletion_confirmed_at.or(Some(group.now));
             }
-            Some(_) => row.deletion_confirmed_at = None,
+            Some(_) => {}
         }
         let active = status.as_ref().is_some_and(AccountStatus::is_active);
         if active && head.is_some() && row.kept_head() == head {

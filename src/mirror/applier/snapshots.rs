@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::super::input::SnapshotStored;
 use super::super::keyspace::{self, Task};
 use super::super::reader::Mirror;
-use super::super::rows::{AccountRow, BlobState, DesyncReason, SnapshotMark};
+use super::super::rows::{AccountRow, BlobState, DesyncReason, OutboxEntry, SnapshotMark};
 use super::super::store::{Family, StoreError};
 use super::{Applier, Group};
 use crate::types::{Did, Digest};
@@ -51,7 +51,18 @@ impl Applier {
                 at: group.now,
                 bytes: stored.bytes,
             });
-            row.unlogged = row.unlogged.filter(|gap| gap.rev > stored.rev);
+            if let Some(gap) = row.unlogged.take_if(|gap| gap.rev <= stored.rev)
+                && !gap.told
+            {
+                // What comes next builds on this snapshot, and the log does not lead to it.
+                group.stage.put_outbox(OutboxEntry::Loaded {
+                    did: stored.did.clone(),
+                    host: row.host.clone(),
+                    rev: stored.rev,
+                    commit: stored.commit,
+                    received: group.now,
+                });
+            }
             let behind = |rev| {
                 let mut key = keyspace::encode_journal(row.did_number, rev).to_vec();
                 key.push(0);
