@@ -98,7 +98,7 @@ pub struct AccountRow {
     /// When it is archived, or one was last: the time of that task.
     #[serde(default, with = "codec::option", skip_serializing_if = "Option::is_none")]
     pub car_at: Option<Timestamp>,
-    /// How much of it is erased, and not taken again ([`super::status::erased`]).
+    /// How much of it is erased, and not taken again ([`crate::mirror::erased`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erased: Option<super::super::erased::ErasedMark>,
 }
