@@ -118,9 +118,12 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
         Command::Config(ConfigCommand::Example) => print(&firekeep::config::keys::example()),
         Command::Config(ConfigCommand::Print(args)) => print_config(file, &args),
         Command::Config(ConfigCommand::Check(args)) => {
-            load(file, &args.settings())?;
-            print("the configuration is valid\n")
+            let config = load(file, &args.run.settings())?.0;
+            block_on(commands::check::check(&config, args.offline, json))
         }
+        Command::Init(args) => commands::setup::init(&args),
+        Command::Completions { shell } => commands::setup::completions(shell),
+        Command::Man { folder } => commands::setup::man(&folder),
     }
 }
 
