@@ -2,7 +2,7 @@
 # ~/.cache/firekeep or $FIREKEEP_CACHE.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-full sim mutants fuzz fmt deny clean-cache
+.PHONY: help run build test test-full sim mutants fuzz deb fmt deny clean-cache
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 } /^#   / { sub(/^#   /, ""); print "                      " $$0 }' Makefile
@@ -33,6 +33,9 @@ mutants: ## Puts known bugs in, one at a time: the test named for each must fail
 fuzz: ## libFuzzer on what reads bytes of strangers
 #   T=60                        seconds for each target    FUZZ="frame car"   only these
 	@T='$(T)' exec scripts/fuzz $(FUZZ)
+
+deb: ## A Debian package for this machine's architecture, with service, manual pages and completions
+	@exec scripts/deb
 
 fmt: ## Format the source
 	@cargo fmt

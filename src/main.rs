@@ -115,15 +115,21 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
             let config = load(file, &args.settings())?.0;
             block_on(commands::bucket::probe(&config, json))
         }
-        Command::Config(ConfigCommand::Example) => print(&firekeep::config::keys::example()),
-        Command::Config(ConfigCommand::Print(args)) => print_config(file, &args),
-        Command::Config(ConfigCommand::Check(args)) => {
-            let config = load(file, &args.run.settings())?.0;
-            block_on(commands::check::check(&config, args.offline, json))
-        }
+        Command::Config(command) => configuration(file, command, json),
         Command::Init(args) => commands::setup::init(&args),
         Command::Completions { shell } => commands::setup::completions(shell),
         Command::Man { folder } => commands::setup::man(&folder),
+    }
+}
+
+fn configuration(file: Option<PathBuf>, command: ConfigCommand, json: bool) -> Result<u8, DaemonError> {
+    match command {
+        ConfigCommand::Example => print(&firekeep::config::keys::example()),
+        ConfigCommand::Print(args) => print_config(file, &args),
+        ConfigCommand::Check(args) => {
+            let config = load(file, &args.run.settings())?.0;
+            block_on(commands::check::check(&config, args.offline, json))
+        }
     }
 }
 

@@ -315,7 +315,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_said_and_writes_nothing() {
-        let cases: [(&str, &str, fn(&mut InitArgs)); 5] = [
+        /// What is wrong, what is told, and how to make it so.
+        type Case = (&'static str, &'static str, fn(&mut InitArgs));
+        let cases: [Case; 5] = [
             ("no name", "PDS_HOSTNAME", |args| {
                 std::fs::write(args.from_pds_env.as_ref().expect("set"), "PDS_PORT=3000\n").expect("writes");
             }),
