@@ -172,11 +172,10 @@ impl LoadAccount {
         let (head, block) = &self.commit;
         let mut car = encode_header(&[*head]);
         encode_block(&mut car, head, block);
-        for (cid, bytes) in nodes
-            .iter()
-            .map(|(cid, bytes)| (cid, bytes))
-            .chain(record.iter().map(|(cid, bytes)| (cid, bytes)))
-        {
+        for (cid, bytes) in &nodes {
+            encode_block(&mut car, cid, bytes);
+        }
+        if let Some((cid, bytes)) = &record {
             encode_block(&mut car, cid, bytes);
         }
         encode_commit_frame(&CommitFrame {
