@@ -132,6 +132,8 @@ impl HostRow {
             gone: Vec::new(),
             withheld: Vec::new(),
             sweep: None,
+            scope: Scope::All,
+            added: false,
         }
     }
 }
