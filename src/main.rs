@@ -88,6 +88,7 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
             KeyCommand::Show { file } => commands::keys::show(&file, json),
         },
         Command::Plc(command) => plc(file, command, json),
+        Command::AdminPassword { output } => commands::keys::admin_password(&output),
         Command::Health(args) => {
             let config = load(file, &args.settings())?.0;
             block_on(commands::health(&config))

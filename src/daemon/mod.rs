@@ -15,8 +15,10 @@ pub mod cold_start;
 pub mod control;
 pub mod drill;
 pub mod follow;
+pub mod hosts;
 pub mod inspect;
 pub mod observe;
+pub mod offers;
 pub mod probe;
 pub mod proof;
 pub mod progress;
@@ -183,6 +185,15 @@ impl Running {
                 done.map_err(|error| DaemonError::failed(error.to_string()))
             });
         }
+
+        if let Some(late) = daemon.late.take() {
+            followers.spawn(hosts::follow_late(late, stop_reading.clone()));
+        }
+        let (control, cancel) = (Arc::clone(&daemon.control), stop_work.clone());
+        tasks.spawn(async move {
+            control.remove_when_due(cancel).await;
+            Ok(())
+        });
 
         let (resolver, cancel) = (daemon.resolver.clone(), stop_work.clone());
         tasks.spawn(async move {

@@ -127,9 +127,8 @@ impl Xrpc {
             XrpcError::Own("NoHost", format!("The DID document of {did} names no PDS that can be followed"))
         })?;
         let host = endpoint.host().clone();
-        let wanted = host.clone();
-        let followed = self.look_up(move |mirror| Ok(mirror.host(&wanted)?)).await?;
-        if followed.is_none_or(|row| row.url.is_empty()) {
+        let followed = self.ask_daemon("followed", &[("host", host.as_str())]).await?;
+        if followed["followed"] != true {
             if self.sign_ups != SignUps::Open && *who != Who::Admin {
                 let text = format!("{host} is not followed here, and only accounts of PDSes that are can be signed up");
                 return Err(XrpcError::Own("HostNotFollowed", text));

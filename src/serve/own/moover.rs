@@ -17,7 +17,7 @@ use crate::serve::xrpc::Xrpc;
 
 impl Xrpc {
     pub(super) async fn moover_describe_server(&self) -> Result<Response<Body>, XrpcError> {
-        let status = self.ask_daemon("status").await?;
+        let status = self.ask_daemon("status", &[]).await?;
         let (stored, _) = stored_blobs(&status);
         let mut described = json!({
             "totalRepos": status["accounts"]["held"],

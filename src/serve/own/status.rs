@@ -54,8 +54,10 @@ impl Blobs {
 
 impl Xrpc {
     /// A question of the daemon's, which must know it.
-    pub(super) async fn ask_daemon(&self, name: &str) -> Result<Value, XrpcError> {
-        let asked = self.control.ask(name, BTreeMap::new()).ok_or(XrpcError::Internal)?;
+    pub(super) async fn ask_daemon(&self, name: &str, values: &[(&str, &str)]) -> Result<Value, XrpcError> {
+        let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let asked = self.control.ask(name, values.iter().map(pair).collect());
+        let asked = asked.ok_or(XrpcError::Internal)?;
         asked.await.map_err(|error| {
             tracing::error!(%error, "cannot tell where the backup stands");
             XrpcError::Internal
@@ -63,8 +65,8 @@ impl Xrpc {
     }
 
     pub(super) async fn describe_backup(&self) -> Result<Response<Body>, XrpcError> {
-        let status = self.ask_daemon("status").await?;
-        let about = self.ask_daemon("about").await?;
+        let status = self.ask_daemon("status", &[]).await?;
+        let about = self.ask_daemon("about", &[]).await?;
         let (stored, _) = stored_blobs(&status);
         Ok(response::json(&json!({
             "did": self.did,
@@ -201,7 +203,7 @@ fn missing_json(did: &Did, cid: Cid, path: &str, row: Option<&BlobRow>) -> Value
     blob["state"] = row.state.label().into();
     blob["since"] = row.first_seen.to_string().into();
     if let BlobState::Missing { reason, .. } = &row.state {
-        blob["reason"] = reason.label().into();
+        blob["reason"] = json!(reason);
     }
     blob
 }
