@@ -59,7 +59,10 @@ pub fn admin_password(path: &Path) -> Result<u8, DaemonError> {
         eprint!("The admin's password (it is shown as you type): ");
     }
     let mut line = Zeroizing::new(String::new());
-    let read = std::io::stdin().lock().take(PASSWORD_BYTES_MAX as u64 + 2).read_line(&mut line);
+    let read = std::io::stdin()
+        .lock()
+        .take(PASSWORD_BYTES_MAX as u64 + 2)
+        .read_line(&mut line);
     read.map_err(|error| failed(format!("cannot read the password: {error}")))?;
     let hash = AdminPassword::hash(line.trim_end_matches(['\r', '\n']), salt);
     let hash = hash.map_err(|why| DaemonError {

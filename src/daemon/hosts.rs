@@ -210,7 +210,9 @@ impl Follower {
         }
         if !known {
             if self.lock_added().len() >= ADDED_MAX {
-                return Err(format!("{ADDED_MAX} hosts were added already, and no more are followed"));
+                return Err(format!(
+                    "{ADDED_MAX} hosts were added already, and no more are followed"
+                ));
             }
             let describe = format!("{url}/xrpc/com.atproto.server.describeServer");
             let limits = Limits {
@@ -218,7 +220,9 @@ impl Follower {
                 first_byte: PROBE_TIMEOUT,
                 ..Limits::json(256 << 10)
             };
-            let answer = self.upstream.get_json_within::<DescribeServer>(&describe, &limits);
+            let answer = self
+                .upstream
+                .get_json_within::<DescribeServer>(&describe, &limits);
             answer
                 .await
                 .map_err(|error| format!("{host} does not answer as a PDS: {error}"))?;
@@ -244,7 +248,9 @@ impl Follower {
                 None => format!("{host} is not followed"),
             });
         };
-        let row = Mirror::new(&*self.store).host(host).map_err(|error| error.to_string())?;
+        let row = Mirror::new(&*self.store)
+            .host(host)
+            .map_err(|error| error.to_string())?;
         if let Some(row) = row {
             self.ask(host, &row.url, row.scope, false).await?;
         }

@@ -23,7 +23,8 @@ type Query = BTreeMap<String, String>;
 
 fn value<T: std::str::FromStr>(query: &Query, name: &str) -> Result<T, String> {
     let text = query.get(name).map(String::as_str).unwrap_or_default();
-    text.parse().map_err(|_| format!("{name} is not as it must be: {text:?}"))
+    text.parse()
+        .map_err(|_| format!("{name} is not as it must be: {text:?}"))
 }
 
 impl DaemonControl {

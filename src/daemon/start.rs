@@ -191,7 +191,10 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         counts: Arc::default(),
         kept_car_bytes_max: KEPT_CAR_BYTES_MAX,
     };
-    let configured = config.hosts.iter().map(|host| (host.name.clone(), host.url.clone()));
+    let configured = config
+        .hosts
+        .iter()
+        .map(|host| (host.name.clone(), host.url.clone()));
     let followed = Arc::new(Hosts::new(configured.collect()));
     let (follower, late) = Follower::new(
         Arc::clone(&followed),

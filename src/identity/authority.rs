@@ -33,18 +33,16 @@ pub enum Weak {
 ///
 /// # Errors
 /// Why it is not known to be.
-pub fn owners_alone(
-    log: &PlcLog,
-    key: &str,
-    others: &BTreeSet<String>,
-    now: Timestamp,
-) -> Result<(), Weak> {
+pub fn owners_alone(log: &PlcLog, key: &str, others: &BTreeSet<String>, now: Timestamp) -> Result<(), Weak> {
     let current = log.current().ok_or(Weak::NotThere)?;
     stands(current, key, others)?;
     // Back to the first operation since which nothing was different.
     let mut since = None;
     for entry in log.entries().iter().rev().filter(|entry| !entry.nullified) {
-        let held = entry.state.as_ref().is_some_and(|state| stands(state, key, others).is_ok());
+        let held = entry
+            .state
+            .as_ref()
+            .is_some_and(|state| stands(state, key, others).is_ok());
         if !held {
             break;
         }
@@ -173,12 +171,21 @@ mod tests {
         let none = BTreeSet::new();
         let log = log(&[(0, &[OWNER, HOST], HOST)]);
         assert_eq!(owners_alone(&log, &key(OWNER), &none, at(100)), Ok(()));
-        assert_eq!(owners_alone(&log, &key(HOST), &none, at(100)), Err(Weak::NotAbove));
+        assert_eq!(
+            owners_alone(&log, &key(HOST), &none, at(100)),
+            Err(Weak::NotAbove)
+        );
         let only = super::tests::log(&[(0, &[OWNER], OWNER)]);
-        assert_eq!(owners_alone(&only, &key(OWNER), &none, at(100)), Err(Weak::NotAbove));
+        assert_eq!(
+            owners_alone(&only, &key(OWNER), &none, at(100)),
+            Err(Weak::NotAbove)
+        );
         // A host that puts a second key of its own above, on every account.
         let both = super::tests::log(&[(0, &[9, HOST], HOST)]);
-        assert_eq!(owners_alone(&both, &key(9), &others(), at(100)), Err(Weak::Shared));
+        assert_eq!(
+            owners_alone(&both, &key(9), &others(), at(100)),
+            Err(Weak::Shared)
+        );
         // Below the host's.
         let below = super::tests::log(&[(0, &[HOST, OWNER], HOST)]);
         assert_eq!(

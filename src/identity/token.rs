@@ -218,7 +218,8 @@ fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
 }
 
 fn read<T: DeserializeOwned>(part: &str) -> Result<T, TokenError> {
-    serde_json::from_slice(&decode(part)?).map_err(|_| TokenError::Malformed("a claim is missing or malformed"))
+    serde_json::from_slice(&decode(part)?)
+        .map_err(|_| TokenError::Malformed("a claim is missing or malformed"))
 }
 
 /// The tokens that were used, until they expire: none counts twice.

@@ -92,10 +92,22 @@ fn a_key_of_the_other_curve_and_a_high_s_do_not_count() {
 fn each_claim_is_checked() {
     for (name, value, want) in [
         ("aud", json!("did:web:backup.test#repo_backup"), Ok(())),
-        ("aud", json!("did:web:backup.test#other"), Err(TokenError::Audience)),
-        ("aud", json!("did:web:backup.test.evil"), Err(TokenError::Audience)),
+        (
+            "aud",
+            json!("did:web:backup.test#other"),
+            Err(TokenError::Audience),
+        ),
+        (
+            "aud",
+            json!("did:web:backup.test.evil"),
+            Err(TokenError::Audience),
+        ),
         ("aud", json!("did:web:pds.test"), Err(TokenError::Audience)),
-        ("lxm", json!("dev.firekeep.backup.signUp"), Err(TokenError::Method)),
+        (
+            "lxm",
+            json!("dev.firekeep.backup.signUp"),
+            Err(TokenError::Method),
+        ),
         ("lxm", json!("*"), Err(TokenError::Method)),
         ("lxm", Value::Null, Err(TokenError::Method)),
         ("exp", json!(1_700_000_001), Ok(())),
@@ -142,7 +154,11 @@ fn what_is_no_such_token_is_not_read() {
         let read = of(good.clone(), &changed);
         assert!(matches!(read, Err(TokenError::Malformed(_))), "{name} {value}");
     }
-    for iss in ["alice.test", "did:plc:ewvi7nxzyoun6zhxrhs64oiz#atproto_labeler", ""] {
+    for iss in [
+        "alice.test",
+        "did:plc:ewvi7nxzyoun6zhxrhs64oiz#atproto_labeler",
+        "",
+    ] {
         let mut changed = claims();
         changed["iss"] = iss.into();
         assert_eq!(of(good.clone(), &changed), Err(TokenError::Issuer), "{iss}");
@@ -158,7 +174,10 @@ fn what_is_no_such_token_is_not_read() {
         &text[..text.len() - 2],
         &"x".repeat(TOKEN_BYTES_MAX + 1),
     ] {
-        assert!(matches!(Token::parse(bad), Err(TokenError::Malformed(_))), "{bad}");
+        assert!(
+            matches!(Token::parse(bad), Err(TokenError::Malformed(_))),
+            "{bad}"
+        );
     }
 }
 
@@ -193,7 +212,10 @@ fn no_token_counts_twice() {
     let later = NOW.plus(Duration::from_secs(59));
     assert_eq!(used.admit(&one, later), Err(TokenError::Replayed));
     let gone = NOW.plus(Duration::from_secs(60));
-    assert_eq!(check(&one).and(one.check(SERVICE, METHOD, gone)), Err(TokenError::Expired));
+    assert_eq!(
+        check(&one).and(one.check(SERVICE, METHOD, gone)),
+        Err(TokenError::Expired)
+    );
     assert_eq!(used.admit(&with("jti", json!("two")), gone), Ok(()));
     assert_eq!(used.len(), 1);
 }

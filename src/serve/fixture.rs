@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::admin::{Control, Controlled};
 use super::who::Looked;
 use super::{
-    AdminPassword, BlobArchive, Health, History, Identities, Readiness, ServeLimits, Service, SignUps, Trust, bind,
+    AdminPassword, BlobArchive, Health, History, Identities, Readiness, ServeLimits, Service, SignUps, Trust,
+    bind,
 };
 use crate::archive::bucket::Bucket;
 use crate::clock::Clock;
@@ -75,7 +76,10 @@ impl Control for EchoControl {
         if name == "fail" || *self.failing.lock().expect("no panic") == Some("any") {
             return Some(Box::pin(std::future::ready(Err("as asked".to_owned()))));
         }
-        let values: Vec<String> = query.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let values: Vec<String> = query
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
         let told = format!("{name} {}", values.join(" "));
         self.told.lock().expect("no panic").push(told);
         let did = query.get("did").cloned().unwrap_or_default();
@@ -122,7 +126,13 @@ impl Directory {
 impl Identities for Arc<Directory> {
     fn identity<'a>(&'a self, did: &'a Did, refresh: bool) -> Looked<'a, Arc<Identity>> {
         self.looks.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        let fresh = self.fresh.lock().expect("no panic").get(did).filter(|_| refresh).cloned();
+        let fresh = self
+            .fresh
+            .lock()
+            .expect("no panic")
+            .get(did)
+            .filter(|_| refresh)
+            .cloned();
         let known = self.identities.lock().expect("no panic").get(did).cloned();
         Box::pin(std::future::ready(fresh.or(known).ok_or(ResolveError::NotFound)))
     }

@@ -13,12 +13,12 @@ use crate::metrics::labels::Label as _;
 use crate::mirror::memory::MemoryStore;
 use crate::mirror::rows::{AccountStatus, BlobFailure, BlobState, HostRow, Row as _};
 use crate::mirror::{Batch, Family, Store as _, keyspace};
+use crate::repo::signing_key::{Curve, SecretKey};
 use crate::restore::token::service_token;
 use crate::serve::fixture::{Account, Answer, Directory, Server, admin_header, post, record, rev};
-use crate::sim::account::post as post_record;
 use crate::serve::params::AtIdentifier;
+use crate::sim::account::post as post_record;
 use crate::types::{Cid, Did, HostName, Nsid, RecordKey, RepoPath, Rev, Timestamp};
-use crate::repo::signing_key::{Curve, SecretKey};
 
 /// All lexicon files, by NSID.
 struct Lexicons(BTreeMap<String, Value>);
@@ -136,12 +136,26 @@ fn the_table_takes_and_says_what_the_lexicons_say() {
     for method in METHODS {
         let nsid = method.nsid();
         let main = lexicons.main(nsid);
-        let kind = if method.input.is_some() { "procedure" } else { "query" };
+        let kind = if method.input.is_some() {
+            "procedure"
+        } else {
+            "query"
+        };
         assert_eq!(main["type"], kind, "{nsid}");
         let fields = |of: &Value| -> BTreeSet<String> {
-            of["properties"].as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect()
+            of["properties"]
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(name, _)| name.clone())
+                .collect()
         };
-        let input: BTreeSet<String> = method.input.into_iter().flatten().map(|name| (*name).to_owned()).collect();
+        let input: BTreeSet<String> = method
+            .input
+            .into_iter()
+            .flatten()
+            .map(|name| (*name).to_owned())
+            .collect();
         assert_eq!(fields(&main["input"]["schema"]), input, "{nsid}");
         if method.is_own() {
             assert!(main["description"].is_string(), "{nsid}");
@@ -219,7 +233,11 @@ fn query(method: &Method, account: &Account, changed: Option<(&str, Option<&str>
         let value = match changed {
             Some((name, value)) if name == param => value.map(str::to_owned),
             // Pages begin at the beginning, and any version of a record will do.
-            _ if ["cursor", "rev"].contains(&param) || (param == "cid" && method.params.contains(&"rkey")) => None,
+            _ if ["cursor", "rev"].contains(&param)
+                || (param == "cid" && method.params.contains(&"rkey")) =>
+            {
+                None
+            }
             _ => Some(valid(param, account)),
         };
         pairs.extend(value.map(|value| format!("{param}={value}")));
@@ -242,17 +260,35 @@ async fn ask(
     let headers = match method.access {
         Access::Open => String::new(),
         Access::Account => {
-            let unique = u64::from_be_bytes(crate::types::cid::sha256(format!("{method:?}{changed:?}").as_bytes())[..8].try_into().expect("8"));
+            let unique = u64::from_be_bytes(
+                crate::types::cid::sha256(format!("{method:?}{changed:?}").as_bytes())[..8]
+                    .try_into()
+                    .expect("8"),
+            );
             let service = "did:web:backup.example.com";
-            let token = service_token(&key(), &account.did, service, method.nsid(), server.clock.now(), unique);
+            let token = service_token(
+                &key(),
+                &account.did,
+                service,
+                method.nsid(),
+                server.clock.now(),
+                unique,
+            );
             format!("authorization: Bearer {}\r\n", *token)
         }
         Access::Owner | Access::Admin => admin_header(),
     };
     let Some(fields) = method.input else {
-        let changed = changed.map(|(name, value)| (name, value.map(|value| value.as_str().expect("a text").to_owned())));
+        let changed = changed.map(|(name, value)| {
+            (
+                name,
+                value.map(|value| value.as_str().expect("a text").to_owned()),
+            )
+        });
         let changed = changed.as_ref().map(|(name, value)| (*name, value.as_deref()));
-        return server.ask("GET", &query(method, account, changed), &headers).await;
+        return server
+            .ask("GET", &query(method, account, changed), &headers)
+            .await;
     };
     let mut input = serde_json::Map::new();
     for name in fields {
@@ -276,7 +312,11 @@ async fn world() -> (MemoryStore, Server, Account, TestArchive) {
     let store = MemoryStore::new();
     let mut churn = Churn::new(1).run(45);
     let later = churn.last().received.plus(std::time::Duration::from_secs(1));
-    churn.write(&[("com.example.thing/one".to_owned(), Some(post_record("one")))], later, later);
+    churn.write(
+        &[("com.example.thing/one".to_owned(), Some(post_record("one")))],
+        later,
+        later,
+    );
     let archive = TestArchive::of(&churn).await;
     let mut account = Account::new("alice", 1)
         .handle("alice.test")
@@ -318,6 +358,8 @@ async fn answers_are_what_the_lexicons_say() {
     let (_store, server, account, _archive) = world().await;
     for method in METHODS {
         let nsid = method.nsid();
+        // Some may be asked for now and then only.
+        server.clock.advance(std::time::Duration::from_secs(600));
         let answer = ask(&server, method, &account, None).await;
         assert_eq!(
             answer.status,
@@ -371,7 +413,11 @@ async fn every_parameter_is_read_and_every_required_one_is_required() {
             for field in fields.iter().copied() {
                 for bad in [serde_json::json!(["a"]), serde_json::json!(7)] {
                     let answer = ask(&server, method, &account, Some((field, Some(bad)))).await;
-                    assert_eq!(answer.error(), (400, "InvalidRequest".to_owned()), "{nsid} {field}");
+                    assert_eq!(
+                        answer.error(),
+                        (400, "InvalidRequest".to_owned()),
+                        "{nsid} {field}"
+                    );
                     let message = answer.json()["message"].as_str().expect("a text").to_owned();
                     assert!(message.contains(field), "{nsid} {field}: {message}");
                 }
@@ -419,7 +465,11 @@ async fn every_parameter_is_read_and_every_required_one_is_required() {
             }
         }
         let later = format!("{}&aParameterOfALaterLexicon=1", query(method, &account, None));
-        let headers = if method.access == Access::Open { String::new() } else { admin_header() };
+        let headers = if method.access == Access::Open {
+            String::new()
+        } else {
+            admin_header()
+        };
         assert_eq!(server.ask("GET", &later, &headers).await.status, 200, "{nsid}");
     }
 }

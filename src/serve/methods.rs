@@ -36,7 +36,12 @@ pub(super) enum Access {
 
 /// Errors of every method that is not for everybody.
 #[cfg(test)]
-pub(super) const ACCESS_ERRORS: [&str; 4] = ["AuthMissing", "InvalidToken", "AuthenticationRequired", "Forbidden"];
+pub(super) const ACCESS_ERRORS: [&str; 4] = [
+    "AuthMissing",
+    "InvalidToken",
+    "AuthenticationRequired",
+    "Forbidden",
+];
 
 /// One method.
 #[derive(Debug)]
@@ -81,7 +86,11 @@ impl Method {
     }
 
     /// A query that is not for everybody.
-    const fn history(endpoint: Endpoint, params: &'static [&'static str], errors: &'static [&'static str]) -> Self {
+    const fn history(
+        endpoint: Endpoint,
+        params: &'static [&'static str],
+        errors: &'static [&'static str],
+    ) -> Self {
         Self {
             access: Access::Owner,
             ..Self::new(endpoint, params, errors)
@@ -186,7 +195,11 @@ pub(super) const METHODS: &[Method] = &[
     Method::new(Endpoint::BackupGetAccountStatus, &["did"], &["RepoNotFound"]),
     Method::new(Endpoint::BackupListHosts, &["limit", "cursor"], &[]),
     Method::new(Endpoint::BackupGetHostStatus, &["hostname"], &["HostNotFound"]),
-    Method::new(Endpoint::BackupListMissingBlobs, &["did", "limit", "cursor"], STANDING),
+    Method::new(
+        Endpoint::BackupListMissingBlobs,
+        &["did", "limit", "cursor"],
+        STANDING,
+    ),
     Method::history(
         Endpoint::BackupListSnapshots,
         &["did", "limit", "cursor"],
@@ -200,7 +213,12 @@ pub(super) const METHODS: &[Method] = &[
     Method::history(
         Endpoint::BackupGetRepoAt,
         &["did", "time", "rev"],
-        &["RepoNotFound", "AccountErased", "MomentNotFound", "MomentUnavailable"],
+        &[
+            "RepoNotFound",
+            "AccountErased",
+            "MomentNotFound",
+            "MomentUnavailable",
+        ],
     ),
     Method::history(
         Endpoint::BackupGetRecordAt,
@@ -217,7 +235,13 @@ pub(super) const METHODS: &[Method] = &[
     Method::procedure(
         Endpoint::BackupSignUp,
         &["did"],
-        &["SignUpClosed", "AccountErased", "NoHost", "HostNotFollowed", "NotDone"],
+        &[
+            "SignUpClosed",
+            "AccountErased",
+            "NoHost",
+            "HostNotFollowed",
+            "NotDone",
+        ],
         Access::Account,
     ),
     Method::procedure(
@@ -232,15 +256,30 @@ pub(super) const METHODS: &[Method] = &[
         &["RepoNotFound", "NotDone"],
         Access::Account,
     ),
-    Method::procedure(Endpoint::BackupFollowHost, &["url", "follow"], &["NotDone"], Access::Admin),
+    Method::procedure(
+        Endpoint::BackupFollowHost,
+        &["url", "follow"],
+        &["NotDone"],
+        Access::Admin,
+    ),
     Method::procedure(
         Endpoint::BackupUnfollowHost,
         &["hostname"],
         &["HostNotFound", "NotDone"],
         Access::Admin,
     ),
-    Method::procedure(Endpoint::BackupPin, &["did"], &["RepoNotFound", "NotDone"], Access::Admin),
-    Method::procedure(Endpoint::BackupUnpin, &["did"], &["RepoNotFound", "NotDone"], Access::Admin),
+    Method::procedure(
+        Endpoint::BackupPin,
+        &["did"],
+        &["RepoNotFound", "NotDone"],
+        Access::Admin,
+    ),
+    Method::procedure(
+        Endpoint::BackupUnpin,
+        &["did"],
+        &["RepoNotFound", "NotDone"],
+        Access::Admin,
+    ),
     Method::procedure(
         Endpoint::BackupVerify,
         &["did"],
@@ -252,7 +291,14 @@ pub(super) const METHODS: &[Method] = &[
     Method::procedure(
         Endpoint::MooverSignUp,
         &[],
-        &["AlreadyRegistered", "SignUpClosed", "AccountErased", "NoHost", "HostNotFollowed", "NotDone"],
+        &[
+            "AlreadyRegistered",
+            "SignUpClosed",
+            "AccountErased",
+            "NoHost",
+            "HostNotFollowed",
+            "NotDone",
+        ],
         Access::Account,
     ),
     Method::procedure(
@@ -261,7 +307,12 @@ pub(super) const METHODS: &[Method] = &[
         &["RepoNotFound", "TooManyRequests", "NotDone"],
         Access::Account,
     ),
-    Method::procedure(Endpoint::MooverRemoveRepo, &[], &["RepoNotFound", "NotDone"], Access::Account),
+    Method::procedure(
+        Endpoint::MooverRemoveRepo,
+        &[],
+        &["RepoNotFound", "NotDone"],
+        Access::Account,
+    ),
 ];
 
 /// The method of an endpoint.

@@ -207,7 +207,10 @@ impl XrpcError {
     pub(super) const fn hides(&self) -> bool {
         matches!(
             self,
-            Self::RepoNotFound(_) | Self::RepoTakendown(_) | Self::RepoSuspended(_) | Self::RepoDeactivated(_)
+            Self::RepoNotFound(_)
+                | Self::RepoTakendown(_)
+                | Self::RepoSuspended(_)
+                | Self::RepoDeactivated(_)
         )
     }
 

@@ -124,7 +124,7 @@ pub(super) struct Gate {
     wrong: Mutex<Vec<Instant>>,
     others: Mutex<HashMap<HostName, (Instant, Arc<Sample>)>>,
     /// When accounts asked for something that costs.
-    asked: Mutex<HashMap<Did, Instant>>,
+    asked: Mutex<HashMap<Did, Timestamp>>,
 }
 
 impl Gate {
@@ -158,14 +158,18 @@ impl Gate {
 
     /// Whether an account's last request of this kind is long enough ago.
     pub(super) fn may_ask_again(&self, did: &Did, pause: Duration) -> bool {
-        let mut asked = lock(&self.asked);
-        if asked.get(did).is_some_and(|at| at.elapsed() < pause) {
+        let (mut asked, now) = (lock(&self.asked), self.clock.now());
+        if asked.get(did).is_some_and(|at| now.since(*at) < pause) {
             return false;
         }
         if asked.len() >= ASKED_MAX {
-            asked.retain(|_, at| at.elapsed() < pause);
+            asked.retain(|_, at| now.since(*at) < pause);
         }
-        asked.len() < ASKED_MAX && asked.insert(did.clone(), Instant::now()).is_none_or(|_| true)
+        let room = asked.len() < ASKED_MAX;
+        if room {
+            asked.insert(did.clone(), now);
+        }
+        room
     }
 }
 
@@ -376,7 +380,9 @@ impl Xrpc {
         drop(place);
         if !right {
             lock(&self.gate.wrong).push(Instant::now());
-            return Err(XrpcError::Password("the name must be admin, and the password the admin's"));
+            return Err(XrpcError::Password(
+                "the name must be admin, and the password the admin's",
+            ));
         }
         *lock(&self.gate.right) = Some(digest);
         Ok(Who::Admin)

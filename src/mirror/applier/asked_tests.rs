@@ -46,7 +46,9 @@ fn listed(world: &World, account: &SimAccount) -> Input {
 }
 
 fn fetches(world: &World, account: &SimAccount) -> usize {
-    let tasks = Mirror::new(&*world.store).due_tasks(u64::MAX - 1, 1000).expect("reads");
+    let tasks = Mirror::new(&*world.store)
+        .due_tasks(u64::MAX - 1, 1000)
+        .expect("reads");
     let wanted = Task::FetchRepo(account.did().clone());
     tasks.iter().filter(|due| due.task == wanted).count()
 }
@@ -94,14 +96,21 @@ fn an_account_that_is_signed_up_is_followed_and_no_other() {
         let row = world.row(account.did()).expect("a row");
         assert!(!row.unfollowed && matches!(row.sync, SyncState::Wanted { .. }));
         let owner = row.owner.expect("an owner");
-        assert_eq!((owner.signed_up, owner.pinned_key.as_deref()), (Some(NOW), Some("did:key:zOne")));
+        assert_eq!(
+            (owner.signed_up, owner.pinned_key.as_deref()),
+            (Some(NOW), Some("did:key:zOne"))
+        );
         assert_eq!(fetches(&world, &account), 1);
         for account in [&mut account, &mut other] {
             let seq = world.seq();
             let frame = account.commit(seq, &[write("b", "more")], NOW);
             world.frame(frame);
         }
-        assert_eq!(world.row(account.did()).expect("a row").parked, 1, "it waits for the fetch");
+        assert_eq!(
+            world.row(account.did()).expect("a row").parked,
+            1,
+            "it waits for the fetch"
+        );
         assert_eq!(world.row(other.did()), None);
         // Once more changes nothing, and takes no key away.
         sign_up(&mut world, &account, None);
@@ -118,7 +127,10 @@ fn a_host_that_is_followed_whole_again_has_all_of_its_accounts_fetched() {
     let page = listed(&world, &account);
     world.apply(page);
     scoped(&mut world, Scope::All);
-    let host = Mirror::new(&*world.store).host(&world.host).expect("reads").expect("a row");
+    let host = Mirror::new(&*world.store)
+        .host(&world.host)
+        .expect("reads")
+        .expect("a row");
     assert!(matches!(host.listing, Listing::Unfinished { cursor: None }));
     let page = listed(&world, &account);
     world.apply(page);
@@ -149,12 +161,24 @@ fn a_removal_is_noted_and_taken_back() {
     };
     let did = account.did().clone();
     for at in [Some(ASKED), None] {
-        ask(&mut world, Ask::Removal { did: did.clone(), due: at });
+        ask(
+            &mut world,
+            Ask::Removal {
+                did: did.clone(),
+                due: at,
+            },
+        );
         assert_eq!(due(&world), at);
     }
     assert_eq!(world.row(&did).expect("a row").owner, None);
     // Who signs up again takes it back too.
-    ask(&mut world, Ask::Removal { did, due: Some(ASKED) });
+    ask(
+        &mut world,
+        Ask::Removal {
+            did,
+            due: Some(ASKED),
+        },
+    );
     sign_up(&mut world, &account, None);
     assert_eq!(due(&world), None);
 }
@@ -185,9 +209,16 @@ fn pins_and_snapshots_are_as_asked() {
     // Of what is not known nothing is made.
     let stranger = SimAccount::new(9, NOW);
     for asked in [
-        Ask::Snapshot { did: stranger.did().clone() },
-        Ask::Pin { did: stranger.did().clone() },
-        Ask::Removal { did: stranger.did().clone(), due: Some(NOW) },
+        Ask::Snapshot {
+            did: stranger.did().clone(),
+        },
+        Ask::Pin {
+            did: stranger.did().clone(),
+        },
+        Ask::Removal {
+            did: stranger.did().clone(),
+            due: Some(NOW),
+        },
     ] {
         ask(&mut world, asked);
     }

@@ -70,8 +70,10 @@ impl Xrpc {
             Endpoint::BackupRequestSnapshot => self.request_snapshot(&subject(&who, named)?).await?,
             Endpoint::BackupRemoveAccount => {
                 let did = subject(&who, named)?;
-                let flag = |name| Ok::<_, XrpcError>(field::<bool>(input, name, "a boolean")?.unwrap_or(false));
-                self.remove_account(&who, &did, flag("cancel")?, flag("now")?).await?
+                let flag =
+                    |name| Ok::<_, XrpcError>(field::<bool>(input, name, "a boolean")?.unwrap_or(false));
+                self.remove_account(&who, &did, flag("cancel")?, flag("now")?)
+                    .await?
             }
             _ => return self.moover_ask(asked.endpoint, &who).await,
         };
@@ -118,19 +120,27 @@ impl Xrpc {
         }
         let wanted = did.clone();
         let row = self.look_up(move |mirror| Ok(mirror.account(&wanted)?)).await?;
-        if row.as_ref().is_some_and(|row| row.erased == Some(ErasedMark::Whole)) {
+        if row
+            .as_ref()
+            .is_some_and(|row| row.erased == Some(ErasedMark::Whole))
+        {
             let text = "This account was erased here, and is not taken again; ask the admin".to_owned();
             return Err(XrpcError::Own("AccountErased", text));
         }
         let identity = self.identity_now(&did).await?;
         let endpoint = identity.host.as_ref().ok_or_else(|| {
-            XrpcError::Own("NoHost", format!("The DID document of {did} names no PDS that can be followed"))
+            XrpcError::Own(
+                "NoHost",
+                format!("The DID document of {did} names no PDS that can be followed"),
+            )
         })?;
         let host = endpoint.host().clone();
         let followed = self.ask_daemon("followed", &[("host", host.as_str())]).await?;
         if followed["followed"] != true {
             if self.sign_ups != SignUps::Open && *who != Who::Admin {
-                let text = format!("{host} is not followed here, and only accounts of PDSes that are can be signed up");
+                let text = format!(
+                    "{host} is not followed here, and only accounts of PDSes that are can be signed up"
+                );
                 return Err(XrpcError::Own("HostNotFollowed", text));
             }
             let values = [("url", &*endpoint.origin()), ("scope", Scope::Listed.label())];
@@ -151,14 +161,18 @@ impl Xrpc {
 
     pub(super) async fn request_snapshot(&self, did: &Did) -> Result<Value, XrpcError> {
         let row = self.known_row(did).await?;
-        let head = row.head.as_ref().ok_or_else(|| XrpcError::RepoNotFound(did.clone()))?;
+        let head = row
+            .head
+            .as_ref()
+            .ok_or_else(|| XrpcError::RepoNotFound(did.clone()))?;
         let due = !row.is_snapshotted();
         if due {
             if !self.gate.may_ask_again(did, SNAPSHOT_PAUSE) {
                 let text = "A snapshot was asked for less than 5 minutes ago".to_owned();
                 return Err(XrpcError::OwnTooSoon("TooManyRequests", text));
             }
-            self.tell_daemon("snapshot-account", &[("did", did.as_str())]).await?;
+            self.tell_daemon("snapshot-account", &[("did", did.as_str())])
+                .await?;
         }
         Ok(json!({ "did": did.as_str(), "rev": head.rev.to_string(), "queued": due }))
     }
@@ -190,7 +204,10 @@ impl Xrpc {
             (false, Some(due)) => Some(due.to_string()),
             (true, None) => None,
             (cancel, _) => {
-                let values = [("did", did.as_str()), ("cancel", if cancel { "true" } else { "false" })];
+                let values = [
+                    ("did", did.as_str()),
+                    ("cancel", if cancel { "true" } else { "false" }),
+                ];
                 let told = self.tell_daemon("removal", &values).await?;
                 told["due"].as_str().map(str::to_owned)
             }
@@ -231,7 +248,9 @@ impl Xrpc {
             let mut told = json!({ "rev": head.rev.to_string() });
             let rows = mirror.rows(row.account_number);
             let proven = match head.commit.matches(&head.commit_block) {
-                true => export::prove(&rows, head.data).map(drop).map_err(|error| error.to_string()),
+                true => export::prove(&rows, head.data)
+                    .map(drop)
+                    .map_err(|error| error.to_string()),
                 false => Err("the stored commit block is not that of its CID".to_owned()),
             };
             told["ok"] = proven.is_ok().into();
@@ -258,7 +277,8 @@ fn field<T: Field>(input: &Map<String, Value>, name: &str, rule: &str) -> Result
 }
 
 fn required<T: Field>(input: &Map<String, Value>, name: &str, rule: &str) -> Result<T, XrpcError> {
-    field(input, name, rule)?.ok_or_else(|| XrpcError::Input(format!("Input must have the property \"{name}\"")))
+    field(input, name, rule)?
+        .ok_or_else(|| XrpcError::Input(format!("Input must have the property \"{name}\"")))
 }
 
 trait Field: Sized {

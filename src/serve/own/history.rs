@@ -93,7 +93,10 @@ impl Xrpc {
         let bucket = self.history.bucket.get().ok_or(XrpcError::Unavailable)?;
         let reader = ArchiveReader::of_bucket(bucket.clone(), &self.history.temp_dir).await;
         let reader = reader.map_err(|error| unread(did, error))?;
-        let line = reader.timeline(did, None).await.map_err(|error| unread(did, error))?;
+        let line = reader
+            .timeline(did, None)
+            .await
+            .map_err(|error| unread(did, error))?;
         Ok(Opened {
             reader,
             line,
@@ -114,7 +117,10 @@ impl Xrpc {
                 "time": moment.time.to_string(),
             })
         });
-        Ok(response::json(&with_cursor(json!({ "snapshots": list.collect::<Value>() }), next)))
+        Ok(response::json(&with_cursor(
+            json!({ "snapshots": list.collect::<Value>() }),
+            next,
+        )))
     }
 
     async fn list_revisions(&self, did: &Did, params: &Params) -> Result<Response<Body>, XrpcError> {
@@ -213,7 +219,10 @@ impl Xrpc {
         let signer = signer.as_deref().unwrap_or("unknown");
         headers.insert(HeaderName::from_static(SIGNER_HEADER), text(signer));
         if doubt {
-            headers.insert(HeaderName::from_static(DOUBT_HEADER), HeaderValue::from_static("true"));
+            headers.insert(
+                HeaderName::from_static(DOUBT_HEADER),
+                HeaderValue::from_static("true"),
+            );
         }
         if withheld > 0 {
             headers.insert(HeaderName::from_static(WITHHELD_HEADER), withheld.into());
@@ -224,7 +233,10 @@ impl Xrpc {
     /// The newest moment that the archive has, proven.
     pub(super) async fn prove_archive(&self, did: &Did) -> Result<Value, XrpcError> {
         let opened = self.open_history(did).await?;
-        let newest = opened.line.choose(At::Newest).map_err(|error| no_moment(did, &error))?;
+        let newest = opened
+            .line
+            .choose(At::Newest)
+            .map_err(|error| no_moment(did, &error))?;
         let rev = opened.line.moments[newest.index].rev;
         let rebuilt = opened.reader.rebuild(did, &opened.line, newest.index, &[]).await;
         let mut told = json!({ "ok": rebuilt.is_ok() && !opened.line.is_damaged(), "rev": rev.to_string() });
@@ -250,7 +262,10 @@ impl Xrpc {
             XrpcError::Internal
         })?;
         let bytes = bytes.ok_or_else(|| {
-            XrpcError::Own("RecordErased", format!("This record was erased from the archive: {uri}"))
+            XrpcError::Own(
+                "RecordErased",
+                format!("This record was erased from the archive: {uri}"),
+            )
         })?;
         let value = record_to_json(&bytes).map_err(|_| XrpcError::NoJson)?;
         let mut answer = response::json(&json!({
@@ -306,10 +321,7 @@ fn page<'a>(
         .rev()
         .filter(|moment| before.is_none_or(|before| moment.rev < before));
     let page: Vec<&Moment> = rest.by_ref().take(limit).collect();
-    let next = page
-        .last()
-        .map(|last| last.rev)
-        .filter(|_| rest.next().is_some());
+    let next = page.last().map(|last| last.rev).filter(|_| rest.next().is_some());
     (page, next)
 }
 

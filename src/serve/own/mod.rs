@@ -87,9 +87,7 @@ fn check_admin(who: &Who) -> Result<(), XrpcError> {
     match who {
         Who::Admin => Ok(()),
         Who::Nobody => Err(XrpcError::Unauthenticated("this is for the admin")),
-        Who::Account(..) | Who::Owner(..) => {
-            Err(XrpcError::Forbidden("This is for the admin".to_owned()))
-        }
+        Who::Account(..) | Who::Owner(..) => Err(XrpcError::Forbidden("This is for the admin".to_owned())),
     }
 }
 
@@ -101,7 +99,9 @@ fn subject(who: &Who, named: Option<Did>) -> Result<Did, XrpcError> {
             _ => Ok(own.clone()),
         },
         (Who::Admin, Some(named)) => Ok(named),
-        (Who::Admin, None) => Err(XrpcError::Input("Input must have the property \"did\"".to_owned())),
+        (Who::Admin, None) => Err(XrpcError::Input(
+            "Input must have the property \"did\"".to_owned(),
+        )),
         (Who::Nobody, _) => Err(XrpcError::Unauthenticated(
             "this is for the account itself, by a token of its PDS or of a rotation key, or for the admin",
         )),

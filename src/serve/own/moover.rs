@@ -67,7 +67,11 @@ impl Xrpc {
         Ok(response::json(&told))
     }
 
-    pub(super) async fn moover_ask(&self, endpoint: Endpoint, who: &Who) -> Result<Response<Body>, XrpcError> {
+    pub(super) async fn moover_ask(
+        &self,
+        endpoint: Endpoint,
+        who: &Who,
+    ) -> Result<Response<Body>, XrpcError> {
         let did = subject(who, None)?;
         match endpoint {
             Endpoint::MooverSignUp => {

@@ -191,7 +191,10 @@ impl Xrpc {
 /// Blobs that are held, and those that are not, of the daemon's status.
 pub(super) fn stored_blobs(status: &Value) -> (u64, u64) {
     let count = |name: &str| status["blobs"]["by_state"][name].as_u64().unwrap_or(0);
-    (count("held") + count("archived"), count("wanted") + count("missing"))
+    (
+        count("held") + count("archived"),
+        count("wanted") + count("missing"),
+    )
 }
 
 fn missing_json(did: &Did, cid: Cid, path: &str, row: Option<&BlobRow>) -> Value {
