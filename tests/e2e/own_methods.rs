@@ -26,7 +26,9 @@ struct Member {
 impl Member {
     /// `recovery`: a rotation key above the PDS's own.
     fn new(pds: &str, name: &str, recovery: Option<&str>) -> Self {
-        let handle = format!("{name}.test");
+        let described = http::get(pds, "/xrpc/com.atproto.server.describeServer").expect("answers");
+        let domain = described.json()["availableUserDomains"][0].clone();
+        let handle = format!("{name}{}", domain.as_str().expect("a domain"));
         let mut input = json!({
             "handle": handle, "email": format!("{name}@example.test"), "password": "a long password",
         });
@@ -139,7 +141,7 @@ fn admin_password(setup: &Firekeep, path: &str, password: &str) {
 #[test]
 fn accounts_ask_for_their_backup() {
     let began = Instant::now();
-    let sandbox = Sandbox::up("pds,pds2,plc");
+    let sandbox = Sandbox::up_as(&["--with", "pds,plc", "--pds", "2"]);
     let (one, two) = (sandbox.url_of(0), sandbox.url_of(1));
     let key = SecretKey::from_bytes(Curve::K256, &[77; 32]).expect("a scalar");
     let alice = Member::new(&one, "alice-own", Some(&key.public().to_did_key()));
