@@ -189,11 +189,7 @@ impl Running {
         if let Some(late) = daemon.late.take() {
             followers.spawn(hosts::follow_late(late, stop_reading.clone()));
         }
-        let (control, cancel) = (Arc::clone(&daemon.control), stop_work.clone());
-        tasks.spawn(async move {
-            control.remove_when_due(cancel).await;
-            Ok(())
-        });
+        tasks.spawn(Arc::clone(&daemon.control).remove_when_due(stop_work.clone()));
 
         let (resolver, cancel) = (daemon.resolver.clone(), stop_work.clone());
         tasks.spawn(async move {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::DaemonError;
 use super::care::Forget;
 use super::control::DaemonControl;
 use crate::mirror::input::{Ask, Input};
@@ -109,13 +110,16 @@ impl DaemonControl {
         Ok(told)
     }
 
-    /// Erases accounts whose removal was asked for, when the time of grace is over.
-    pub async fn remove_when_due(self: Arc<Self>, cancel: CancellationToken) {
+    /// Erases accounts whose removal was asked for, when the time of grace is over; until it is cancelled.
+    ///
+    /// # Errors
+    /// When the mirror cannot be read.
+    pub async fn remove_when_due(self: Arc<Self>, cancel: CancellationToken) -> Result<(), DaemonError> {
         let pause = LOOK.min(self.config.keep.deleted).max(Duration::from_secs(1));
         loop {
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => return,
+                () = cancel.cancelled() => return Ok(()),
                 () = tokio::time::sleep(pause) => {}
             }
             let now = self.clock.now();
@@ -123,10 +127,7 @@ impl DaemonControl {
             let due = tokio::task::spawn_blocking(move || due_removals(&Mirror::new(&*store), now)).await;
             let due = match due {
                 Ok(Ok(due)) => due,
-                Ok(Err(error)) => {
-                    tracing::error!(%error, "the mirror cannot be read");
-                    continue;
-                }
+                Ok(Err(error)) => return Err(DaemonError::failed(error.to_string())),
                 Err(panic) => std::panic::resume_unwind(panic.into_panic()),
             };
             for did in due {

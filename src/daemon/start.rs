@@ -181,32 +181,13 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
     };
     link.adopt_at_start(archive).await?;
     let (keeper, shipper) = (Arc::clone(&link.keeper), Arc::clone(&link.shipper));
-    let fetcher = Fetcher {
-        store: Arc::clone(&store),
-        numbers,
-        upstream: upstream.clone(),
-        resolver: resolver.clone(),
-        clock: clock.clone(),
-        spool_dir: temp_dir,
-        counts: Arc::default(),
-        kept_car_bytes_max: KEPT_CAR_BYTES_MAX,
-    };
-    let configured = config
-        .hosts
-        .iter()
-        .map(|host| (host.name.clone(), host.url.clone()));
-    let followed = Arc::new(Hosts::new(configured.collect()));
-    let (follower, late) = Follower::new(
-        Arc::clone(&followed),
-        config.dev_mode,
-        upstream.clone(),
-        (Arc::clone(&store), applier.clone()),
-        (Arc::clone(&metrics), clock.clone()),
-    );
+    let fetcher = fetcher(&store, numbers, (&upstream, &resolver, &clock), temp_dir);
+    let around = (&upstream, &metrics, &clock);
+    let (follower, late) = follower(&config, &store, &applier, around);
     let hosts = host_parts(&config, &follower)?;
     follower.take_up().map_err(store_error)?;
     let mut workshop = workshop(&config, &fetcher, &applier, (&keeper, &watch), &metrics);
-    workshop.urls = followed;
+    workshop.urls = Arc::clone(&follower.hosts);
     let workshop = Arc::new(workshop);
     let proof = proof(&config, &workshop, fetcher.spool_dir.clone());
     let control = Arc::new(DaemonControl {
@@ -471,6 +452,43 @@ fn start_applier(
         said.send_replace(Some(reason));
     });
     Ok((handle, thread.map_err(failed)?, result))
+}
+
+fn fetcher(
+    store: &Arc<dyn Store>,
+    numbers: Arc<Numbers>,
+    (upstream, resolver, clock): (&Upstream, &Resolver, &Clock),
+    spool_dir: PathBuf,
+) -> Fetcher {
+    Fetcher {
+        store: Arc::clone(store),
+        numbers,
+        upstream: upstream.clone(),
+        resolver: resolver.clone(),
+        clock: clock.clone(),
+        spool_dir,
+        counts: Arc::default(),
+        kept_car_bytes_max: KEPT_CAR_BYTES_MAX,
+    }
+}
+
+fn follower(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    applier: &ApplierHandle,
+    (upstream, metrics, clock): (&Upstream, &Arc<Metrics>, &Clock),
+) -> (Follower, mpsc::UnboundedReceiver<Late>) {
+    let configured = config
+        .hosts
+        .iter()
+        .map(|host| (host.name.clone(), host.url.clone()));
+    Follower::new(
+        Arc::new(Hosts::new(configured.collect())),
+        config.dev_mode,
+        upstream.clone(),
+        (Arc::clone(store), applier.clone()),
+        (Arc::clone(metrics), clock.clone()),
+    )
 }
 
 fn host_parts(config: &Config, follower: &Follower) -> Result<Vec<HostParts>, DaemonError> {

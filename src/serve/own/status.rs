@@ -95,7 +95,7 @@ impl Xrpc {
                     .account(&did)?
                     .ok_or_else(|| XrpcError::RepoNotFound(did.clone()))?;
                 if lookup::check_visible(&row.upstream, &did, &sight).is_ok() {
-                    return Ok(whole_status(mirror, &did, &row)?);
+                    return whole_status(mirror, &did, &row);
                 }
                 if row.upstream == AccountStatus::Deleted {
                     return Err(XrpcError::RepoNotFound(did).into());
