@@ -300,6 +300,7 @@ pub async fn follow_late(
             let cancel = ended.clone();
             let both = async {
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => ended.cancel(),
                     () = ended.cancelled() => {}
                 }

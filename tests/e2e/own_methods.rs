@@ -139,6 +139,7 @@ fn admin_password(setup: &Firekeep, path: &str, password: &str) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story on PDSes that are started once")]
 fn accounts_ask_for_their_backup() {
     let began = Instant::now();
     let sandbox = Sandbox::up_as(&["--with", "pds,plc", "--pds", "2"]);
