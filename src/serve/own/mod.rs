@@ -1,8 +1,8 @@
 #![allow(clippy::disallowed_methods, reason = "shell: answers requests")]
 //! `dev.firekeep.backup`: what only a backup can be asked. `lexicons/dev/firekeep/backup` says each method's shape.
 //!
-//! What stands now is open to all, as far as an account is: [`status`]. What was, is for its owner and the admin:
-//! [`history`]. What changes something is asked by POST: [`asks`].
+//! What stands now is open to all, as far as an account is: `status`. What was, is for its owner and the admin:
+//! `history`. What changes something is asked by POST: `asks`.
 
 mod asks;
 mod history;
