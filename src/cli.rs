@@ -183,6 +183,18 @@ again, or by itself when the daemon runs. Exit code 3: done, and the bucket keep
     #[command(subcommand)]
     Bucket(BucketCommand),
 
+    /// Make the hash of an admin password, for `admin_password_file`. The password is read from stdin
+    #[command(after_help = "\
+Examples:
+  firekeep admin-password --output admin.hash          asks for it; or: … < password.txt
+
+The admin's name is admin. With it every account is seen over XRPC, whatever its standing, and what was before.")]
+    AdminPassword {
+        /// The file to write; it must not be there yet
+        #[arg(long, short, value_name = "FILE")]
+        output: PathBuf,
+    },
+
     /// Show or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -365,6 +377,15 @@ pub struct RunArgs {
     /// How the public reaches that address
     #[arg(long, value_name = "URL")]
     pub public_url: Option<String>,
+    /// File with the hash of the admin's password for XRPC, as `firekeep admin-password` makes it
+    #[arg(long, value_name = "FILE")]
+    pub admin_password_file: Option<String>,
+    /// Which accounts of the PDSes: all, or listed (those that signed up)
+    #[arg(long, value_name = "all|listed")]
+    pub follow: Option<String>,
+    /// Who may sign up: off, hosts (accounts of these PDSes), or open (of any PDS)
+    #[arg(long, value_name = "off|hosts|open")]
+    pub sign_up: Option<String>,
     /// How often changes are shipped to the archive
     #[arg(long, value_name = "DURATION")]
     pub flush_interval: Option<String>,
@@ -457,6 +478,9 @@ impl RunArgs {
             ("plc_url", &self.plc_url),
             ("listen", &self.listen),
             ("public_url", &self.public_url),
+            ("admin_password_file", &self.admin_password_file),
+            ("follow", &self.follow),
+            ("sign_up", &self.sign_up),
             ("flush_interval", &self.flush_interval),
             ("snapshot_interval", &self.snapshot_interval),
             ("audit_interval", &self.audit_interval),

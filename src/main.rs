@@ -92,10 +92,8 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
             KeyCommand::Show { file } => commands::keys::show(&file, json),
         },
         Command::Plc(command) => plc(file, command, json),
-        Command::Health(args) => {
-            let config = load(file, &args.settings())?.0;
-            block_on(commands::health(&config))
-        }
+        Command::AdminPassword { output } => commands::keys::admin_password(&output),
+        Command::Health(args) => block_on(commands::health(&load(file, &args.settings())?.0)),
         Command::Verify(args) => {
             let config = load(file, &args.common.settings())?.0;
             block_on(commands::verify::verify(&config, &args, json))

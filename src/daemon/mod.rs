@@ -15,9 +15,11 @@ pub mod cold_start;
 pub mod control;
 pub mod drill;
 pub mod follow;
+pub mod hosts;
 pub mod inspect;
 pub mod manager;
 pub mod observe;
+pub mod offers;
 pub mod probe;
 pub mod proof;
 pub mod progress;
@@ -184,6 +186,11 @@ impl Running {
                 done.map_err(|error| DaemonError::failed(error.to_string()))
             });
         }
+
+        if let Some(late) = daemon.late.take() {
+            followers.spawn(hosts::follow_late(late, stop_reading.clone()));
+        }
+        tasks.spawn(Arc::clone(&daemon.control).remove_when_due(stop_work.clone()));
 
         let (resolver, cancel) = (daemon.resolver.clone(), stop_work.clone());
         tasks.spawn(async move {
