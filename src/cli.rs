@@ -56,12 +56,13 @@ Examples:
   firekeep snapshot --json")]
     Snapshot(SettingArgs),
 
-    /// What is held, and whether it is off this machine
+    /// Protected or not and why; off this machine, missing, restorable, disk, bill
     #[command(after_help = "\
 Examples:
   firekeep status
+  firekeep status --watch
   firekeep status --json | jq .accounts")]
-    Status(SettingArgs),
+    Status(StatusArgs),
 
     /// Every account: its standing at its host, and how well our copy follows
     #[command(after_help = "\
@@ -187,6 +188,17 @@ again, or by itself when the daemon runs. Exit code 3: done, and the bucket keep
 
     /// Ask the running daemon whether it is ready: for container health checks. Exit code 0 or 1
     Health(SettingArgs),
+}
+
+/// `firekeep status`
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Settings that other commands have too
+    #[command(flatten)]
+    pub common: SettingArgs,
+    /// Show it again every two seconds
+    #[arg(long)]
+    pub watch: bool,
 }
 
 /// `firekeep alarms`

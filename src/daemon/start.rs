@@ -13,9 +13,12 @@ use super::archive_watch::ArchiveWatch;
 use super::cold_start;
 use super::control::DaemonControl;
 use super::follow::{Follow, KeyCache};
+use super::history::History;
+use super::notify::Notify;
 use super::probe::probe_hosts;
 use super::proof::Proof;
 use super::states::States;
+use super::supervise::Supervisor;
 use super::upstream::upstream;
 use super::work::Workshop;
 use super::{DaemonError, exit, observe};
@@ -28,6 +31,7 @@ use crate::http::client::Upstream;
 use crate::identity::document::PdsEndpoint;
 use crate::identity::resolver::{Resolver, ResolverConfig};
 use crate::metrics::Metrics;
+use crate::metrics::labels::TaskLabel;
 use crate::mirror::applier::epochs::resume_cursor;
 use crate::mirror::applier::{Applier, ApplierLimits};
 use crate::mirror::blobs::BlobFetcher;
@@ -69,6 +73,8 @@ pub struct Daemon {
     pub proof: Arc<Proof>,
     /// Writes the states of hosts into the archive.
     pub states: Option<States>,
+    /// Tells people.
+    pub notify: Option<Notify>,
     /// The listeners.
     pub service: Option<(Service, TcpListener, TcpListener)>,
     /// What commands and the status need.
@@ -111,6 +117,7 @@ impl Daemon {
             shipper,
             states,
             proof,
+            notify,
             ..
         } = self;
         drop((
@@ -122,6 +129,7 @@ impl Daemon {
             shipper,
             states,
             proof,
+            notify,
         ));
         if let Some(thread) = thread {
             let joined = tokio::task::spawn_blocking(move || thread.join().is_ok());
@@ -193,7 +201,10 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
     };
     let workshop = Arc::new(workshop(&config, &fetcher, &applier, (&keeper, &watch), &metrics));
     let proof = proof(&config, &workshop, fetcher.spool_dir.clone());
+    let supervisor = Arc::new(Supervisor::new(Arc::clone(&metrics), Arc::clone(&health)));
     let control = Arc::new(DaemonControl {
+        supervisor,
+        history: Mutex::new(History::new(clock.now())),
         proof: Arc::new(proof),
         store: Arc::clone(&store),
         applier: applier.clone(),
@@ -213,6 +224,7 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
     Ok(Daemon {
         hosts,
         resolver,
+        notify: Some(notify(&control, upstream)),
         states: Some(states(&workshop, &control)),
         proof: Arc::clone(&control.proof),
         workshop,
@@ -235,6 +247,15 @@ fn service(control: &Arc<DaemonControl>, link: &ArchiveLink) -> Service {
         control: Arc::clone(control) as Arc<dyn serve::Control>,
         limits: ServeLimits::default(),
         public_url: control.config.public_url.clone(),
+        branding: serve::Branding::from_variables(|name| std::env::var(name).ok()),
+    }
+}
+
+fn notify(control: &Arc<DaemonControl>, upstream: Upstream) -> Notify {
+    Notify {
+        control: Arc::clone(control),
+        upstream,
+        applier_pulse: control.supervisor.probe(TaskLabel::Apply),
     }
 }
 

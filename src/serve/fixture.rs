@@ -299,6 +299,16 @@ impl Server {
         limits: ServeLimits,
         public_url: Option<&str>,
     ) -> Self {
+        Self::start_controlled(store, blobs, limits, public_url, EchoControl).await
+    }
+
+    pub(super) async fn start_controlled(
+        store: &MemoryStore,
+        blobs: impl BlobArchive,
+        limits: ServeLimits,
+        public_url: Option<&str>,
+        control: impl Control,
+    ) -> Self {
         let free = || bind("127.0.0.1:0".parse().expect("address"), "listen").expect("a free port");
         let (xrpc, admin) = (free(), free());
         let (metrics, health) = (Arc::new(Metrics::new()), Arc::new(Health::default()));
@@ -309,9 +319,10 @@ impl Server {
             blobs: Arc::new(blobs),
             metrics: Arc::clone(&metrics),
             health: Arc::clone(&health),
-            control: Arc::new(EchoControl),
+            control: Arc::new(control),
             limits,
             public_url: public_url.map(str::to_owned),
+            branding: super::Branding::default(),
         };
         let addresses = [&xrpc, &admin].map(|listener| listener.local_addr().expect("bound"));
         let task = tokio::spawn(service.run(xrpc, admin, shutdown.clone()));

@@ -8,6 +8,7 @@
 //! blob before its last); what is hidden upstream is hidden here; nothing is fetched for a caller.
 
 mod about;
+mod access;
 mod admin;
 #[cfg(test)]
 mod admin_tests;
@@ -25,6 +26,7 @@ pub mod limits;
 pub mod listener;
 mod lookup;
 mod methods;
+mod page;
 pub mod params;
 mod range;
 mod records;
@@ -38,5 +40,6 @@ pub use blob::{ArchivedBlob, BlobArchive, NoBlobArchive};
 pub use health::{Health, Readiness};
 pub use limits::ServeLimits;
 pub use listener::{BindError, bind};
+pub use page::Branding;
 pub use response::XrpcError;
 pub use service::Service;

@@ -13,6 +13,7 @@ use super::blob::BlobArchive;
 use super::health::Health;
 use super::limits::ServeLimits;
 use super::listener;
+use super::page::Branding;
 use super::xrpc::Xrpc;
 use crate::metrics::Metrics;
 use crate::mirror::Store;
@@ -33,6 +34,8 @@ pub struct Service {
     pub limits: ServeLimits,
     /// How the public reaches it, if it does.
     pub public_url: Option<String>,
+    /// The PDS's own looks.
+    pub branding: Branding,
 }
 
 impl Service {
@@ -45,7 +48,7 @@ impl Service {
         let admin_answers = Arc::new(Admin {
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),
-            control: self.control,
+            control: Arc::clone(&self.control),
         });
         let port = xrpc.local_addr().map_or(0, |address| address.port());
         let base_url = self.public_url.clone();
@@ -62,6 +65,9 @@ impl Service {
             did: about::service_did(&base_url),
             public_url: self.public_url,
             directory: Arc::default(),
+            control: self.control,
+            branding: self.branding,
+            base_url,
         });
         let public = async {
             let metrics = Arc::clone(&self.metrics);

@@ -17,6 +17,7 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use super::admin::Control;
 use super::blob::{self, BlobArchive};
 use super::coding;
 use super::directory::Directory;
@@ -26,6 +27,7 @@ use super::limits::ServeLimits;
 use super::listener::Answer;
 use super::lookup::Failure;
 use super::methods;
+use super::page::Branding;
 use super::params::Params;
 use super::response::{self, Body, XrpcError};
 use crate::metrics::Metrics;
@@ -45,6 +47,11 @@ pub(super) struct Xrpc {
     pub(super) did: String,
     pub(super) public_url: Option<String>,
     pub(super) directory: Arc<Directory>,
+    /// What the pages are made of.
+    pub(super) control: Arc<dyn Control>,
+    pub(super) branding: Branding,
+    /// The address of this server: `public_url`, or one of this machine.
+    pub(super) base_url: String,
     pub(super) lookups: Arc<Semaphore>,
     pub(super) exports: Arc<Semaphore>,
     pub(super) blob_streams: Arc<Semaphore>,
@@ -124,7 +131,7 @@ impl Xrpc {
             Endpoint::DescribeServer => Ok(self.describe_server()),
             Endpoint::ResolveHandle => self.resolve_handle(&params()?).await,
             Endpoint::Health => Ok(self.health().await),
-            Endpoint::Page => Ok(self.page(uri.path())),
+            Endpoint::Page => self.page(request).await,
             Endpoint::UnknownMethod | Endpoint::Other => {
                 Ok(response::text(StatusCode::NOT_FOUND, "Not found\n"))
             }
