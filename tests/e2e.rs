@@ -46,6 +46,8 @@ mod moments;
 mod old_pds;
 #[path = "e2e/outages.rs"]
 mod outages;
+#[path = "e2e/overview.rs"]
+mod overview;
 #[path = "e2e/recall.rs"]
 mod recall;
 #[path = "e2e/restore.rs"]
