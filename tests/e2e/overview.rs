@@ -104,6 +104,8 @@ fn an_admin_is_told() {
     sandbox.populate(3, 60, 6);
     let (told, url) = Receiver::start();
     let firekeep = Firekeep::new(&sandbox, "data")
+        // Commands read the environment too, and http is for tests.
+        .env("FIREKEEP_DEV_MODE", "true")
         .env("FIREKEEP_NOTIFY__WEBHOOK_URL", &format!("{url}/hook"))
         .env("FIREKEEP_NOTIFY__HEARTBEAT_URL", &format!("{url}/beat"));
     let mut running = firekeep.start();
