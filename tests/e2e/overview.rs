@@ -99,6 +99,7 @@ fn control(running: &Running, path: &str) -> Value {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one PDS for all of it")]
 fn an_admin_is_told() {
     let sandbox = Sandbox::up("pds,plc");
     sandbox.populate(3, 60, 6);
