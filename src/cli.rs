@@ -58,12 +58,13 @@ Examples:
   firekeep snapshot --json")]
     Snapshot(SettingArgs),
 
-    /// What is held, and whether it is off this machine
+    /// Protected or not and why; off this machine, missing, restorable, disk, bill
     #[command(after_help = "\
 Examples:
   firekeep status
+  firekeep status --watch
   firekeep status --json | jq .accounts")]
-    Status(SettingArgs),
+    Status(StatusArgs),
 
     /// Every account: its standing at its host, and how well our copy follows
     #[command(after_help = "\
@@ -230,6 +231,17 @@ Example:
         /// The folder; it is made if it is not there
         folder: PathBuf,
     },
+}
+
+/// `firekeep status`
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Settings that other commands have too
+    #[command(flatten)]
+    pub common: SettingArgs,
+    /// Show it again every two seconds
+    #[arg(long)]
+    pub watch: bool,
 }
 
 /// `firekeep alarms`

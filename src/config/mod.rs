@@ -7,6 +7,7 @@
 pub mod cost;
 pub mod keys;
 pub mod layers;
+mod notify;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::layers::{Layers, Origin, Setting};
+pub use self::notify::{Webhook, WebhookFormat};
 use crate::archive::retention::Keep;
 use crate::archive::settings::{ArchiveConfig, S3Input, SettingError};
 use crate::mirror::rows::Scope;
@@ -85,6 +87,10 @@ pub struct Config {
     pub records_gone_percent: u64,
     /// What stays in the archive, and how long.
     pub keep: Keep,
+    /// What is asked while all goes on.
+    pub heartbeat_url: Option<String>,
+    /// Where alarms are sent.
+    pub webhook: Option<Webhook>,
     /// Whether plain http, loopback and private addresses are allowed.
     pub dev_mode: bool,
     /// Log lines as text or JSON.
@@ -202,6 +208,8 @@ impl Config {
             accounts_gone_percent: percent(layers, "accounts_gone_percent", "10")?,
             records_gone_percent: percent(layers, "records_gone_percent", "50")?,
             keep: keep(layers)?,
+            heartbeat_url: notify::notify_url(layers, "notify.heartbeat_url", dev_mode)?,
+            webhook: notify::webhook(layers, dev_mode)?,
             dev_mode,
             log_format: log_format(layers)?,
             log_level: layers.text("log_level").unwrap_or_else(|| "info".to_owned()),

@@ -212,6 +212,15 @@ pub enum Input {
         /// For people.
         message: String,
     },
+    /// Something that concerns a host is not as it should be, and no event told of it.
+    HostAlarm {
+        /// The host.
+        host: HostName,
+        /// What it is about.
+        kind: AlarmKind,
+        /// For people.
+        message: String,
+    },
     /// What the mirror took for archived is damaged there, or gone: it is put there again.
     ArchiveLost {
         /// Whose.

@@ -342,6 +342,7 @@ impl Applier {
             Input::LogClaimed(log) => Self::on_log_claimed(group, &log),
             Input::SnapshotAll => self.on_snapshot_all(group),
             Input::OwnAlarm { kind, message } => Self::raise_own(group, kind, message),
+            Input::HostAlarm { host, kind, message } => Self::raise_at(group, &host, kind, message),
             Input::ArchiveLost { did, blob } => self.on_archive_lost(group, &did, blob),
             Input::Damaged {
                 did,

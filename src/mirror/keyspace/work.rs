@@ -198,6 +198,12 @@ pub enum AlarmKind {
     DrillFailed = 10,
     /// So much waits for the archive that no more is queued.
     SpoolFull = 11,
+    /// Nothing was heard of a host for long: it cannot be reached.
+    HostSilent = 20,
+    /// The archive has taken nothing for long.
+    ArchiveSilent = 21,
+    /// A part of Firekeep ended, or stands still.
+    TaskStalled = 22,
 }
 
 impl AlarmKind {
@@ -216,11 +222,14 @@ impl AlarmKind {
             Self::ArchiveDamaged => "archive_damaged",
             Self::DrillFailed => "drill_failed",
             Self::SpoolFull => "spool_full",
+            Self::HostSilent => "host_silent",
+            Self::ArchiveSilent => "archive_silent",
+            Self::TaskStalled => "task_stalled",
         }
     }
 
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::SequenceReset,
         Self::Rollback,
         Self::MassDelete,
@@ -232,6 +241,9 @@ impl AlarmKind {
         Self::ArchiveDamaged,
         Self::DrillFailed,
         Self::SpoolFull,
+        Self::HostSilent,
+        Self::ArchiveSilent,
+        Self::TaskStalled,
     ];
 
     fn from_code(code: u8) -> Option<Self> {
