@@ -213,6 +213,30 @@ pub fn time_of(rev: Rev, now: Timestamp) -> Option<Timestamp> {
     (time >= FIRST_TIME && time <= now.plus(FUTURE)).then_some(time.min(now))
 }
 
+/// A CAR that is kept as it came, by rev and digest of its commit.
+pub type KeptAsItCame = (Rev, Digest);
+
+/// Which CARs of a lax or restored host, kept as they came, may go: one that was what the host had at a moment of the
+/// window stays. That is over for one when a later one stands for longer than the window, or when the account has
+/// followed its host again for as long (`over`: the one that the mirror keeps, and since when it follows again).
+#[must_use]
+pub fn superseded(
+    all: &[KeptAsItCame],
+    over: (Option<KeptAsItCame>, Option<Timestamp>),
+    keep: &Keep,
+    now: Timestamp,
+) -> BTreeSet<KeptAsItCame> {
+    let start = now.minus(keep.window);
+    let (current, followed_again) = over;
+    let old = |rev: Rev| time_of(rev, now).is_some_and(|time| time <= start);
+    let follows = current.is_none() && followed_again.is_some_and(|since| since <= start);
+    let gone = all.iter().filter(|kept| {
+        let later = all.iter().any(|(rev, _)| *rev > kept.0 && old(*rev));
+        old(kept.0) && Some(**kept) != current && (follows || later)
+    });
+    gone.copied().collect()
+}
+
 /// Plans for one account.
 #[must_use]
 pub fn plan(holdings: &Holdings, keep: &Keep, now: Timestamp) -> Plan {
