@@ -77,6 +77,8 @@ pub struct Delta {
     pub to: Rev,
     /// Its length.
     pub bytes: u64,
+    /// Which rev it leads to from which, step by step; none: it was not read, and counts for what its name says.
+    pub steps: Option<Vec<(Rev, Rev)>>,
 }
 
 /// A blob in the archive.
@@ -284,6 +286,8 @@ struct Planner<'a> {
     kept: BTreeMap<Rev, BTreeSet<Kept>>,
     /// From here on every moment is kept.
     base: Option<Rev>,
+    /// Deltas that lead there from before.
+    led: BTreeSet<(Rev, Rev)>,
 }
 
 impl<'a> Planner<'a> {
@@ -304,6 +308,7 @@ impl<'a> Planner<'a> {
             usable: usable.collect(),
             kept: BTreeMap::new(),
             base: None,
+            led: BTreeSet::new(),
         }
     }
 
@@ -327,7 +332,9 @@ impl<'a> Planner<'a> {
         let deltas = holdings.deltas.into_iter().map(|what| Planned {
             fate: match self.base {
                 None => Fate::Keep(BTreeSet::from([Kept::NoSnapshot])),
-                Some(base) if what.to > base => Fate::Keep(BTreeSet::from([Kept::Window])),
+                Some(base) if what.to > base || self.led.contains(&(what.from, what.to)) => {
+                    Fate::Keep(BTreeSet::from([Kept::Window]))
+                }
                 Some(_) => Fate::Delete(Gone::NotNeeded),
             },
             what,
@@ -425,17 +432,67 @@ impl<'a> Planner<'a> {
         let Some((base, ..)) = base.copied() else { return };
         self.base = Some(base);
         self.keep(base, Kept::WindowBase);
-        let mut reach = base;
-        for (rev, ..) in usable.iter().filter(|(rev, ..)| *rev > base) {
-            for delta in deltas.iter().filter(|delta| delta.to > base) {
-                if delta.from <= reach {
-                    reach = reach.max(delta.to);
+        self.lead(base, deltas);
+    }
+
+    /// Every moment behind `base` that can be reached at all is reached from what is kept.
+    fn lead(&mut self, base: Rev, deltas: &[Delta]) {
+        let usable: BTreeSet<Rev> = self.usable.iter().map(|(rev, ..)| *rev).collect();
+        let mut steps: BTreeMap<Rev, Vec<(Rev, (Rev, Rev))>> = BTreeMap::new();
+        let mut unread: BTreeSet<(Rev, Rev)> = BTreeSet::new();
+        for delta in deltas {
+            let name = (delta.from, delta.to);
+            match &delta.steps {
+                Some(told) => {
+                    for (since, rev) in told.iter().filter(|(since, rev)| since < rev) {
+                        steps.entry(*rev).or_default().push((*since, name));
+                    }
                 }
+                None => drop(unread.insert(name)),
             }
-            if reach < *rev {
-                self.keep(*rev, Kept::NothingLeadsHere);
-                reach = *rev;
+        }
+        // What leads to a rev from what is reached. A delta that was not read leads on from any moment that it leads over,
+        // and to any.
+        let leads = |reached: &BTreeSet<Rev>, rev: Rev| {
+            let told = steps.get(&rev).into_iter().flatten();
+            let told = told.filter(|(since, _)| reached.contains(since)).copied();
+            let named = unread.iter().filter(|(from, to)| *from < rev && rev <= *to);
+            let named = named.filter_map(|name| Some((*reached.range(name.0..rev).next_back()?, *name)));
+            told.chain(named).next()
+        };
+        let ends = unread.iter().map(|(_, to)| to);
+        let revs: BTreeSet<Rev> = usable.iter().chain(steps.keys()).chain(ends).copied().collect();
+        // From all that there is: from where each moment can be reached, and by which delta.
+        let (mut all, mut from) = (BTreeSet::new(), BTreeMap::new());
+        for rev in &revs {
+            let step = leads(&all, *rev);
+            if let Some(step) = step {
+                from.insert(*rev, step);
             }
+            if step.is_some() || usable.contains(rev) {
+                all.insert(*rev);
+            }
+        }
+        let mut reached = BTreeSet::from([base]);
+        for rev in revs.iter().filter(|rev| **rev > base && all.contains(rev)) {
+            if leads(&reached, *rev).is_some() {
+                reached.insert(*rev);
+                continue;
+            }
+            // A snapshot of its own, or the one that leads here from before.
+            let mut at = *rev;
+            while !usable.contains(&at) && !reached.contains(&at) {
+                reached.insert(at);
+                let Some((before, delta)) = from.get(&at) else {
+                    break;
+                };
+                self.led.insert(*delta);
+                at = *before;
+            }
+            if usable.contains(&at) {
+                self.keep(at, Kept::NothingLeadsHere);
+            }
+            reached.insert(at);
         }
     }
 

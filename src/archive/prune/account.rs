@@ -116,6 +116,7 @@ impl Pruner<'_> {
             from: *from,
             to: *to,
             bytes: object.size,
+            steps: None,
         });
         listing.plain.deltas = deltas.collect();
         Ok(listing)
@@ -260,6 +261,10 @@ impl Pruner<'_> {
             if removable(&planned).is_empty() {
                 return Ok(Some(planned));
             }
+            if listing.plain.deltas.iter().any(|delta| delta.steps.is_none()) {
+                self.read_steps(listing, memory).await?;
+                continue;
+            }
             let leant_on = planned.snapshots.iter().find(|planned| match &planned.fate {
                 Fate::Keep(why) => {
                     planned.what.proof == Proof::Unknown
@@ -287,6 +292,23 @@ impl Pruner<'_> {
             };
         }
         Ok(None)
+    }
+
+    /// What each delta leads to is read, before anything goes because it leads there.
+    async fn read_steps(&self, listing: &mut Listing, memory: &mut Memory) -> Result<(), PruneError> {
+        for (at, (.., object)) in listing.deltas.iter().enumerate() {
+            let steps = match memory.steps.get(&object.name) {
+                Some(steps) => steps.clone(),
+                None => {
+                    let told = self.told_by(&object.name).await?.unwrap_or_default();
+                    let steps: Vec<_> = told.into_iter().map(|(since, rev, _)| (since, rev)).collect();
+                    memory.steps.insert(object.name.clone(), steps.clone());
+                    steps
+                }
+            };
+            listing.plain.deltas[at].steps = Some(steps);
+        }
+        Ok(())
     }
 
     /// Whether the snapshot of a rev rebuilds to its signed root, every byte read.

@@ -31,6 +31,8 @@ mod small;
 #[cfg(test)]
 mod loss_tests;
 #[cfg(test)]
+mod sim_tests;
+#[cfg(test)]
 mod tests;
 
 /// Facts that are remembered from one run to the next, at most of each kind.
@@ -154,6 +156,8 @@ pub struct Memory {
     proven: BTreeSet<String>,
     /// A kept object that refers to a blob which the head does not.
     referenced: BTreeMap<(Did, Digest), String>,
+    /// Which steps a delta leads.
+    steps: BTreeMap<String, Vec<(Rev, Rev)>>,
     /// Deleted accounts of which nothing is there any more.
     removed: BTreeSet<Did>,
 }
@@ -222,7 +226,8 @@ impl Pruner<'_> {
     /// See [`PruneError`].
     pub async fn run(&self, memory: &mut Memory, pruned: &mut Pruned) -> Result<(), PruneError> {
         self.check_right().await?;
-        if memory.proven.len() + memory.referenced.len() > MEMORY_MAX {
+        let steps: usize = memory.steps.values().map(Vec::len).sum();
+        if memory.proven.len() + memory.referenced.len() + memory.steps.len() + steps > MEMORY_MAX {
             *memory = Memory::default();
         }
         match self.log(memory, pruned).await {
