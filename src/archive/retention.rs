@@ -278,6 +278,9 @@ fn all(holdings: Holdings, fate: &Fate) -> Plan {
 /// The newest of each of the last so many periods stays, for this reason; and which period a time is in.
 type Rule = (u32, Kept, fn(Timestamp) -> i64);
 
+/// The rev that something leads on from, and the delta that does.
+type Step = (Rev, (Rev, Rev));
+
 struct Planner<'a> {
     keep: &'a Keep,
     now: Timestamp,
@@ -438,7 +441,7 @@ impl<'a> Planner<'a> {
     /// Every moment behind `base` that can be reached at all is reached from what is kept.
     fn lead(&mut self, base: Rev, deltas: &[Delta]) {
         let usable: BTreeSet<Rev> = self.usable.iter().map(|(rev, ..)| *rev).collect();
-        let mut steps: BTreeMap<Rev, Vec<(Rev, (Rev, Rev))>> = BTreeMap::new();
+        let mut steps: BTreeMap<Rev, Vec<Step>> = BTreeMap::new();
         let mut unread: BTreeSet<(Rev, Rev)> = BTreeSet::new();
         for delta in deltas {
             let name = (delta.from, delta.to);

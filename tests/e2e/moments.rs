@@ -99,6 +99,7 @@ fn command(firekeep: &Firekeep, arguments: &[&str]) -> String {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story, told three times")]
 fn random_moments() {
     let began = Instant::now();
     let seed = Chance::seed();

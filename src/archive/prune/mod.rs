@@ -152,11 +152,11 @@ pub struct Pruner<'a> {
 /// What was found out in earlier runs, so that it is not read again.
 #[derive(Debug, Default)]
 pub struct Memory {
-    /// Snapshots that were read and proven.
+    /// Snapshots that were read and proven in this run.
     proven: BTreeSet<String>,
     /// A kept object that refers to a blob which the head does not.
     referenced: BTreeMap<(Did, Digest), String>,
-    /// Which steps a delta leads.
+    /// Which steps a delta leads, as read in this run.
     steps: BTreeMap<String, Vec<(Rev, Rev)>>,
     /// Deleted accounts of which nothing is there any more.
     removed: BTreeSet<Did>,
@@ -226,8 +226,10 @@ impl Pruner<'_> {
     /// See [`PruneError`].
     pub async fn run(&self, memory: &mut Memory, pruned: &mut Pruned) -> Result<(), PruneError> {
         self.check_right().await?;
-        let steps: usize = memory.steps.values().map(Vec::len).sum();
-        if memory.proven.len() + memory.referenced.len() + memory.steps.len() + steps > MEMORY_MAX {
+        // What proved the last time may have rotted since.
+        memory.proven.clear();
+        memory.steps.clear();
+        if memory.referenced.len() + memory.removed.len() > MEMORY_MAX {
             *memory = Memory::default();
         }
         match self.log(memory, pruned).await {
