@@ -15,6 +15,7 @@ use super::rows::{
 use super::store::{Family, KeyRange, StoreError, View};
 
 mod collection;
+mod pinned;
 mod rows;
 
 pub use collection::Direction;
@@ -414,20 +415,6 @@ impl<'v> Mirror<'v> {
             usize::MAX,
             keyspace::decode_alarm,
         )
-    }
-
-    /// Whether something holds an account until a person has looked: a pin, or an alarm of its own or of its host.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub fn is_pinned(&self, did: &Did, row: &AccountRow) -> Result<bool, StoreError> {
-        let alarmed = self.alarms()?.into_iter().any(|(id, alarm)| {
-            // What concerns the whole host concerns each of its accounts.
-            let ours =
-                id.subject == did.as_str() || (id.subject.is_empty() && id.host.as_ref() == Some(&row.host));
-            ours && alarm.acknowledged.is_none()
-        });
-        Ok(alarmed || !row.pins.is_empty())
     }
 
     /// A row of `meta`.
