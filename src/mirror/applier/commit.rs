@@ -293,6 +293,7 @@ impl Applier {
             host: arrival.host.clone(),
             seq: arrival.seq,
             time: arrival.time,
+            received: arrival.received,
         });
         Ok(())
     }
