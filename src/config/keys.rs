@@ -115,7 +115,7 @@ pub const KEYS: [Key; 48] = [
     key(
         "prune_interval",
         Kind::Text,
-        "off",
+        "1d",
         "How often what is no longer needed, by the keep.* keys, goes from the archive; off: nothing goes by itself.",
     ),
     key(

@@ -195,10 +195,7 @@ impl Config {
             snapshot_interval: duration(layers, "snapshot_interval", "1h", SNAPSHOT_INTERVAL)?,
             audit_interval: duration(layers, "audit_interval", "1d", AUDIT_INTERVAL)?,
             archive_check_interval: duration(layers, "archive_check_interval", "1h", ARCHIVE_CHECK_INTERVAL)?,
-            prune_interval: match layers.text("prune_interval").as_deref() {
-                None | Some("off") => None,
-                Some(_) => Some(duration(layers, "prune_interval", "1d", PRUNE_INTERVAL)?),
-            },
+            prune_interval: prune_interval(layers)?,
             scrub_interval: duration(layers, "scrub_interval", "30d", PROOF_INTERVAL)?,
             drill_interval: duration(layers, "drill_interval", "1d", PROOF_INTERVAL)?,
             blob_bytes_max: size(layers, "blob_bytes_max", "300MiB", BLOB_BYTES)?,
@@ -382,6 +379,22 @@ fn duration(
         return Err(layers.error_for(key, &text, &remedy));
     }
     Ok(value)
+}
+
+/// `off`: nothing goes by itself.
+fn prune_interval(layers: &Layers) -> Result<Option<Duration>, ConfigError> {
+    let text = layers.text("prune_interval").unwrap_or_else(|| "1d".to_owned());
+    if text == "off" {
+        return Ok(None);
+    }
+    let (least, most) = PRUNE_INTERVAL;
+    let value = parse_duration(&text).filter(|value| (least..=most).contains(value));
+    value.map(Some).ok_or_else(|| {
+        let (least, most) = (show_duration(least), show_duration(most));
+        let remedy =
+            format!("must be from {least} to {most}, such as \"1d\"; \"off\" if nothing is to go by itself");
+        layers.error_for("prune_interval", &text, &remedy)
+    })
 }
 
 fn optional_duration(layers: &Layers, key: &'static str) -> Result<Option<Duration>, ConfigError> {

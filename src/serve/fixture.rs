@@ -261,6 +261,7 @@ impl Account {
             first_seen: Timestamp::default(),
             tries: 0,
             withheld_since: None,
+            needed_at: None,
         };
         self.blobs.push((cid, row, Vec::new()));
         self
