@@ -12,7 +12,7 @@ use super::super::store::StoreError;
 use super::events::Arrival;
 use super::{Applier, Group, Note};
 use crate::repo::record::scan_record;
-use crate::types::{Cid, Did, Digest, HostName, RepoPath};
+use crate::types::{Cid, Did, Digest, HostName, RepoPath, Rev};
 use crate::verify::{
     CommitProof, PutRecord, RejectReason, SignedCommit, VerifiedCommit, VerifiedLegacy, VerifiedOp,
     VerifiedSync,
@@ -204,9 +204,10 @@ impl Applier {
         changes: Vec<RowChange<'_>>,
     ) -> Result<(), StoreError> {
         let number = row.account_number;
-        let deleted = changes.iter().filter(|change| change.new.is_none()).count() as u64;
-        let before = row.records;
-        self.count_deletes(group, did, &mut row, deleted, before)?;
+        let deleted = changes.iter().filter(|change| change.new.is_none());
+        let deleted: Vec<Rev> = deleted.filter_map(|change| Some(change.old.as_ref()?.rev)).collect();
+        let added = changes.iter().filter(|change| change.old.is_none()).count() as u64;
+        self.count_deletes(group, did, &mut row, &deleted, added)?;
         let erased = Self::erased_of(group, did, &row)?;
         let mut noncanonical = 0;
         let mut released = Vec::new();
