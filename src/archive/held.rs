@@ -170,6 +170,7 @@ impl Held for MirrorSide {
             pinned: alarmed || !row.pins.is_empty(),
             deleted: row.deletion_confirmed_at.filter(|_| deleted),
             snapshot: row.snapshot.map(|mark| mark.rev),
+            head: row.head.map(|head| head.rev),
         }))
     }
 

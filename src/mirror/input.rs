@@ -344,6 +344,8 @@ pub struct Fetched {
     pub did: Did,
     /// The account number that the row had when the fetch began.
     pub from_number: u64,
+    /// How much of the account was erased when the fetch began ([`crate::mirror::erased::ErasedRow::count`]).
+    pub from_erased: usize,
     /// The identity that it was verified with.
     pub identity: StoredIdentity,
     /// What came.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::super::bucket::{Body, ListedObject, PutOptions};
 use super::super::content_type::ContentType;
-use super::super::erase::note::{Note, What};
+use super::super::erase::note::Note;
 use super::super::names::{self, BlobName, DidFolder, ErasedName, IdentityName, ObjectName, SnapshotName};
 use super::super::retention::{Delta, Fate, Gone, Holdings, Kept, Plan, Proof, Snapshot, plan};
 use super::super::scrub::content::check_snapshot;
@@ -255,16 +255,22 @@ impl Pruner<'_> {
             let since = known.deleted.map(|at| self.now.since(at));
             !known.pinned && since.is_some_and(|since| since >= self.keep.deleted)
         };
-        if !self.held.account(did.did())?.is_some_and(long_ago) {
+        let Some(known) = self.held.account(did.did())?.filter(|known| long_ago(*known)) else {
             return Ok(());
-        }
+        };
         let name = ErasedName { did: did.clone() };
         let mut note = self
             .note(did)
             .await?
             .unwrap_or_else(|| Note::new(did.did().clone()));
-        if note.erasures.iter().all(|erasure| erasure.what != What::Deleted) {
-            note.erasure(&What::Deleted, self.now, "retention").done = Some(self.now);
+        let held = self.list(&SnapshotName::prefix(did)).await?;
+        let held = held.iter().filter_map(|object| match object.name.parse() {
+            Ok(ObjectName::Snapshot(name)) => Some(name.rev),
+            Ok(ObjectName::Delta(name)) => Some(name.to()),
+            _ => None,
+        });
+        let through = held.chain(known.head).chain(known.snapshot).max();
+        if note.removed(through, self.now, "retention") {
             let options = PutOptions {
                 create_only: false,
                 ..PutOptions::create(ContentType::json())

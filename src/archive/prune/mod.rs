@@ -41,6 +41,8 @@ pub struct Known {
     pub deleted: Option<Timestamp>,
     /// The newest snapshot, which was proven before it was put.
     pub snapshot: Option<Rev>,
+    /// The newest commit that is held.
+    pub head: Option<Rev>,
 }
 
 /// What the mirror knows of a blob.

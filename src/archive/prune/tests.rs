@@ -443,6 +443,7 @@ async fn nothing_goes_of_what_is_pinned_unknown_or_leans_on_a_snapshot_that_does
         pinned: true,
         deleted: Some(Timestamp::default()),
         snapshot: None,
+        head: None,
     });
     case.prune().await.expect("prunes");
     assert_eq!(not_log(case.names().await), not_log(all.clone()), "pinned");

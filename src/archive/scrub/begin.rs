@@ -7,7 +7,6 @@ use super::read::Outcome;
 use super::report::Fault;
 use super::run::{Scrub, ScrubError};
 use crate::archive::boundary::{BOUNDARY_BYTES_MAX, Boundary, Cover, check_begin};
-use crate::archive::erase::note::Note;
 use crate::archive::log_chain::{Link, LogChain, SegmentHead};
 use crate::archive::log_file::Origin;
 use crate::archive::names::{BoundaryName, ObjectName, SegmentName};
@@ -94,7 +93,7 @@ impl Scrub<'_> {
                 deltas: held.deltas.clone(),
                 ..Cover::default()
             });
-            if self.erased.get(did).is_some_and(Note::is_gone) || cover.leads_to(*rev) {
+            if self.erased.get(did).is_some_and(|note| note.lets_go(*rev)) || cover.leads_to(*rev) {
                 continue;
             }
             let detail = format!(

@@ -118,8 +118,8 @@ impl Applier {
         window.deleted += deleted.iter().filter(|rev| Some(**rev) <= window.rev).count() as u64;
         let gone = window.deleted.max(window.records - after);
         let percent = self.limits.deleted_percent;
-        let mass = gone >= MASS_DELETE_RECORDS
-            && gone.saturating_mul(100) >= window.records.saturating_mul(percent);
+        let mass =
+            gone >= MASS_DELETE_RECORDS && gone.saturating_mul(100) >= window.records.saturating_mul(percent);
         if mass && !window.alarmed {
             window.alarmed = true;
             let snapshot = row.snapshot;

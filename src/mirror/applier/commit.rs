@@ -205,7 +205,9 @@ impl Applier {
     ) -> Result<(), StoreError> {
         let number = row.account_number;
         let deleted = changes.iter().filter(|change| change.new.is_none());
-        let deleted: Vec<Rev> = deleted.filter_map(|change| Some(change.old.as_ref()?.rev)).collect();
+        let deleted: Vec<Rev> = deleted
+            .filter_map(|change| Some(change.old.as_ref()?.rev))
+            .collect();
         let added = changes.iter().filter(|change| change.old.is_none()).count() as u64;
         self.count_deletes(group, did, &mut row, &deleted, added)?;
         let erased = Self::erased_of(group, did, &row)?;

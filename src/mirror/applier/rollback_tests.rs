@@ -401,6 +401,7 @@ fn an_ordinary_swap_keeps_nothing() {
     let stale = Fetched {
         did: account.did().clone(),
         from_number: old,
+        from_erased: 0,
         identity: world.identity(&account),
         content: FetchedContent::Unchanged {
             commit: account.head(),

@@ -15,7 +15,8 @@ use super::super::params::Params;
 use super::super::response::{self, Body, XrpcError};
 use super::super::xrpc::Xrpc;
 use super::{
-    Begun, Export, PIECE_BYTES, PIECES_WAITING_MAX, PieceWriter, ProofError, RowsError, WatchedRows, car_response, check_head,
+    Begun, Export, PIECE_BYTES, PIECES_WAITING_MAX, PieceWriter, ProofError, RowsError, WatchedRows,
+    car_response, check_head,
 };
 use crate::metrics::labels::ExportResult;
 use crate::mirror::reader::Mirror;

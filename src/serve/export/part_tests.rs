@@ -244,7 +244,9 @@ async fn blocks_keep_their_place_until_they_are_sent() {
         ..ServeLimits::default()
     };
     let server = Server::start_with(&store, NoBlobArchive, limits).await;
-    let cids: Vec<Cid> = (0..8).map(|number| Cid::of_block(&large_record(number))).collect();
+    let cids: Vec<Cid> = (0..8)
+        .map(|number| Cid::of_block(&large_record(number)))
+        .collect();
     let small = get_blocks(&account, &[account.head().commit]);
     let mut held = server.open_narrow(&get_blocks(&large, &cids)).await;
     let mut refused = 0;
