@@ -47,7 +47,7 @@ use crate::mirror::numbers::Numbers;
 use crate::mirror::reader::Mirror;
 use crate::mirror::rows::LogRow;
 use crate::mirror::store::{Family, Store, StoreError};
-use crate::types::{AccountStatus, Did, HostName, Rev};
+use crate::types::{AccountStatus, Did, HostName, Rev, Timestamp};
 
 /// Accounts that are put together at once.
 const AT_ONCE: usize = 4;
@@ -109,13 +109,30 @@ pub struct Filled {
 impl Sources {
     /// What its host's state says of an account.
     fn state_of(&self, did: &Did) -> Option<(&HostState, &AccountState)> {
-        let mut states = self.states.values();
-        states.find_map(|state| Some((state, state.accounts.get(did)?)))
+        let states = self.states.values();
+        let of = states.filter_map(|state| Some((state, state.accounts.get(did)?)));
+        // That of a host which it left, and which was not followed any more, is the older one.
+        of.max_by_key(|(state, _)| state.time)
     }
 
     fn host_of(&self, did: &Did) -> Option<HostName> {
         let told = self.log.accounts.get(did).and_then(|told| told.host.clone());
         told.or_else(|| self.state_of(did).map(|(state, _)| state.host.clone()))
+    }
+
+    /// The hosts of which the archive tells, and that are not configured: when it was as told, and their accounts.
+    fn unfollowed(&self) -> Vec<(&HostName, Timestamp, usize)> {
+        let ours = |state: &HostState| {
+            let of = state.accounts.keys();
+            of.filter(|did| self.host_of(did).as_ref() == Some(&state.host))
+                .count()
+        };
+        let others = self
+            .states
+            .iter()
+            .filter(|(host, _)| !self.followed.contains(*host));
+        let others = others.map(|(host, state)| (host, state.time, ours(state)));
+        others.filter(|(.., accounts)| *accounts > 0).collect()
     }
 
     /// The accounts that have something to restore.
@@ -343,7 +360,12 @@ impl ColdStart {
             tracing::error!("the archive's log: {fault}");
         }
         let mut states = BTreeMap::new();
-        for host in self.hosts.keys() {
+        let mut hosts: BTreeSet<HostName> = self.hosts.keys().cloned().collect();
+        // Accounts of hosts that are not configured stand as they stood; who restores single ones need not know.
+        if !hosts.is_empty() {
+            hosts.extend(self.reader.hosts().await?);
+        }
+        for host in &hosts {
             let (state, unusable) = self.reader.host_state(host).await?;
             for fault in unusable {
                 tracing::error!("the archive's state of a host: {fault}");
@@ -376,6 +398,14 @@ impl ColdStart {
             until: (log.generation, log.number),
         };
         let sources = Arc::new(self.sources(range, &mut shown).await?);
+        for (host, since, accounts) in sources.unfollowed() {
+            tracing::warn!(
+                %host,
+                accounts,
+                "the archive has accounts of this host, and it is not configured: they are restored as they stood at \
+                 {since}, and not followed; to follow them, add it to the hosts of the configuration"
+            );
+        }
         let mut open = Vec::new();
         for did in sources.dids() {
             if Mirror::new(&*self.store).account(&did)?.is_none() {
@@ -424,6 +454,7 @@ impl ColdStart {
             hosts: hosts.collect(),
             alarms: alarms.into_iter().collect(),
             told: Vec::new(),
+            standings: Vec::new(),
         })
     }
 }

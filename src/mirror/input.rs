@@ -9,7 +9,7 @@ use crate::verify::{CheckedEvent, LaxRepo, VerifiedRepo};
 
 mod restored;
 
-pub use restored::{Refilled, Restored, RestoredRepo};
+pub use restored::{Refilled, Restored, RestoredRepo, Standing};
 
 /// One thing for the applier to do. Inputs are applied in the order in which they come.
 #[derive(Debug)]
