@@ -47,7 +47,7 @@ use crate::mirror::numbers::Numbers;
 use crate::mirror::reader::Mirror;
 use crate::mirror::rows::LogRow;
 use crate::mirror::store::{Family, Store, StoreError};
-use crate::types::{AccountStatus, Did, HostName, Rev, Timestamp};
+use crate::types::{AccountStatus, Did, HostName, Rev};
 
 /// Accounts that are put together at once.
 const AT_ONCE: usize = 4;
@@ -118,21 +118,6 @@ impl Sources {
     fn host_of(&self, did: &Did) -> Option<HostName> {
         let told = self.log.accounts.get(did).and_then(|told| told.host.clone());
         told.or_else(|| self.state_of(did).map(|(state, _)| state.host.clone()))
-    }
-
-    /// The hosts of which the archive tells, and that are not configured: when it was as told, and their accounts.
-    fn unfollowed(&self) -> Vec<(&HostName, Timestamp, usize)> {
-        let ours = |state: &HostState| {
-            let of = state.accounts.keys();
-            of.filter(|did| self.host_of(did).as_ref() == Some(&state.host))
-                .count()
-        };
-        let others = self
-            .states
-            .iter()
-            .filter(|(host, _)| !self.followed.contains(*host));
-        let others = others.map(|(host, state)| (host, state.time, ours(state)));
-        others.filter(|(.., accounts)| *accounts > 0).collect()
     }
 
     /// The accounts that have something to restore.
@@ -398,14 +383,7 @@ impl ColdStart {
             until: (log.generation, log.number),
         };
         let sources = Arc::new(self.sources(range, &mut shown).await?);
-        for (host, since, accounts) in sources.unfollowed() {
-            tracing::warn!(
-                %host,
-                accounts,
-                "the archive has accounts of this host, and it is not configured: they are restored as they stood at \
-                 {since}, and not followed; to follow them, add it to the hosts of the configuration"
-            );
-        }
+        sources.tell_unfollowed();
         let mut open = Vec::new();
         for did in sources.dids() {
             if Mirror::new(&*self.store).account(&did)?.is_none() {

@@ -244,7 +244,11 @@ fn fell_back(sandbox: &Sandbox, firekeep: &Firekeep, source: &[&str]) -> String 
         status.sync("live") == ACCOUNTS
     });
     assert_eq!(running.heads(&sandbox.dids()), heads);
-    assert_eq!(status(&running), "takendown", "what the log told is in force, and its host is not there");
+    assert_eq!(
+        status(&running),
+        "takendown",
+        "what the log told is in force, and its host is not there"
+    );
     sandbox.start("pds1");
     sandbox.take_down(&hidden, false);
     settled(&mut running, sandbox, ACCOUNTS);

@@ -15,9 +15,7 @@ use super::report::{Fault, shown};
 use super::run::{NAMED_MAX, Scrub, ScrubError};
 use crate::archive::identity_file::{IDENTITY_BYTES_MAX, IdentityFile};
 use crate::archive::log_file::Entry;
-use crate::archive::names::{
-    BlobName, DeltaName, DidFolder, ErasedName, IdentityName, ObjectName, SnapshotName,
-};
+use crate::archive::names::{BlobName, DeltaName, DidFolder, IdentityName, ObjectName, SnapshotName};
 use crate::repo::record::scan_record;
 use crate::repo::signing_key::SigningKey;
 use crate::types::{Cid, Did, Digest, Rev};
@@ -51,10 +49,10 @@ impl References {
 
 /// The objects of an account's repository, as they are listed when its turn comes.
 #[derive(Default)]
-struct Objects {
+pub(super) struct Objects {
     /// Newest first.
-    snapshots: Vec<SnapshotName>,
-    deltas: Vec<DeltaName>,
+    pub(super) snapshots: Vec<SnapshotName>,
+    pub(super) deltas: Vec<DeltaName>,
     /// Those that the log adds nothing to: whatever else stands there.
     others: u64,
 }
@@ -269,46 +267,10 @@ impl Scrub<'_> {
         }
     }
 
-    /// The snapshot of which its host's state tells is there, or a newer one: retention never takes the newest.
-    async fn check_told(&mut self, did: &Did, folder: &DidFolder, objects: &Objects) {
-        let Some((time, Some(rev))) = self.told.get(did).copied() else {
-            return;
-        };
-        if objects.snapshots.first().is_some_and(|newest| newest.rev >= rev) {
-            return;
-        }
-        // It may have been removed since the notes were read.
-        let name = ErasedName { did: folder.clone() };
-        if let Outcome::Sound(note) = self.read_erased(&name).await
-            && note.let_go_since(time)
-        {
-            return;
-        }
-        let detail = format!(
-            "at {time} there was a snapshot of rev {rev}, and now there is none of that rev or a later one"
-        );
-        let affects = match objects.snapshots.first() {
-            Some(newest) => format!(
-                "what {did} held behind rev {}, but for what deltas and the log hold",
-                newest.rev
-            ),
-            None => format!("{did} cannot be restored"),
-        };
-        let object = format!("{}{did}/", crate::archive::names::REPOS);
-        self.find(Fault::NoSnapshot, &object, Some(did), detail, affects);
-    }
-
     /// What the account's objects and the log lead through, and what they build on.
     fn check_history(&mut self, did: &Did, objects: &Objects, bad: &BTreeSet<Rev>, loaded: &[DeltaName]) {
-        if objects.snapshots.is_empty()
-            && objects.deltas.is_empty()
-            && let Some(note) = self.erased.get(did)
-        {
-            let mut stretches = self.state.log.stretches(did).iter().map(Stretch::span);
-            if stretches.all(|(_, last, _)| note.lets_go(last)) {
-                // What the log still says of it leads nowhere any more, and need not.
-                return;
-            }
+        if self.is_let_go(did, objects) {
+            return;
         }
         let usable = objects
             .snapshots

@@ -48,14 +48,11 @@ impl Applier {
             _ => None,
         };
         // A CAR that is kept as it came was looked through for what had been erased by then.
-        let keeps_car = matches!(
-            content,
-            FetchedContent::Kept { .. } | FetchedContent::Behind { car: Some(_), .. }
-        );
-        let erased = Self::erased_of(group, &did, &row)?.map_or(0, |erased| erased.count());
-        let current = row.account_number == from_number
-            && identity.speaks_at(&row.host)
-            && (!keeps_car || erased == from_erased);
+        let judged = match &content {
+            FetchedContent::Loaded { .. } | FetchedContent::Unchanged { .. } => true,
+            _ => Self::erased_of(group, &did, &row)?.map_or(0, |erased| erased.count()) == from_erased,
+        };
+        let current = row.account_number == from_number && identity.speaks_at(&row.host) && judged;
         let Some(reason) = wanted.filter(|_| current) else {
             // Something else settled it while the fetch was under way.
             drop_generation(group, loaded_number);
