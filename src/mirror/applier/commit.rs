@@ -27,6 +27,14 @@ struct RowChange<'c> {
     new: Option<(Cid, Bytes)>,
 }
 
+/// The revs of the records that go, and how many come.
+fn counted(changes: &[RowChange<'_>]) -> (Vec<Rev>, u64) {
+    let deleted = changes.iter().filter(|change| change.new.is_none());
+    let deleted = deleted.filter_map(|change| Some(change.old.as_ref()?.rev));
+    let added = changes.iter().filter(|change| change.old.is_none());
+    (deleted.collect(), added.count() as u64)
+}
+
 /// Why a proven commit cannot be applied: what to do about the row, or the gate that it fails after all.
 enum Unfit {
     /// Our rows are not what our head says.
@@ -204,11 +212,7 @@ impl Applier {
         changes: Vec<RowChange<'_>>,
     ) -> Result<(), StoreError> {
         let number = row.account_number;
-        let deleted = changes.iter().filter(|change| change.new.is_none());
-        let deleted: Vec<Rev> = deleted
-            .filter_map(|change| Some(change.old.as_ref()?.rev))
-            .collect();
-        let added = changes.iter().filter(|change| change.old.is_none()).count() as u64;
+        let (deleted, added) = counted(&changes);
         self.count_deletes(group, did, &mut row, &deleted, added)?;
         let erased = Self::erased_of(group, did, &row)?;
         let mut noncanonical = 0;
