@@ -219,16 +219,6 @@ fn fell_back(sandbox: &Sandbox, firekeep: &Firekeep, source: &[&str]) -> String 
     sandbox.churn(20, sized(2, 10)).wait().assert_taken();
     settled(&mut running, sandbox, ACCOUNTS);
     let heads = running.heads(&sandbox.dids());
-    // Told in a segment alone: the copy knows nothing of it.
-    let hidden = sandbox.dids()[0].clone();
-    let status = |running: &Running| {
-        let path = format!("/xrpc/com.atproto.sync.getRepoStatus?did={hidden}");
-        running.get(&path).json()["status"].clone()
-    };
-    sandbox.take_down(&hidden, true);
-    running.wait_status("the takedown is heard of and shipped", |_| {
-        status(&running) == "takendown"
-    });
     running.stop();
     std::fs::remove_dir_all(&machine.data_dir).expect("removes");
     std::fs::rename(&copy, &machine.data_dir).expect("renames");
@@ -244,13 +234,7 @@ fn fell_back(sandbox: &Sandbox, firekeep: &Firekeep, source: &[&str]) -> String 
         status.sync("live") == ACCOUNTS
     });
     assert_eq!(running.heads(&sandbox.dids()), heads);
-    assert_eq!(
-        status(&running),
-        "takendown",
-        "what the log told is in force, and its host is not there"
-    );
     sandbox.start("pds1");
-    sandbox.take_down(&hidden, false);
     settled(&mut running, sandbox, ACCOUNTS);
     let (repos, _) = fetched(&running.metrics());
     assert_eq!(repos, 0, "nothing is fetched that the archive has");
