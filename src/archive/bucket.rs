@@ -207,14 +207,15 @@ impl Bucket {
         }
     }
 
-    /// Removes what writers left unfinished more than a day before `now`, below the archive's own prefix. For
-    /// whoever writes the archive, at its start. Returns how many.
+    /// Removes what writers left unfinished more than a day before `now`, below the archive's own prefix; without
+    /// `now` however young, but for what this process is at. For whoever writes the archive, at its start and when
+    /// bytes must be gone. Returns how many; none: the store cannot say what there is.
     ///
     /// # Errors
     /// See [`BucketErrorKind`].
-    pub async fn clean_up(&self, now: Timestamp) -> Result<u64, BucketError> {
+    pub async fn clean_up(&self, now: Option<Timestamp>) -> Result<Option<u64>, BucketError> {
         match self {
-            Self::Folder(folder) => folder.clean_up(now).await,
+            Self::Folder(folder) => folder.clean_up(now).await.map(Some),
             Self::S3(s3) => s3.clean_up(now).await,
         }
     }

@@ -119,7 +119,7 @@ impl FolderBucket {
     }
 
     /// See [`Bucket::clean_up`](super::bucket::Bucket::clean_up).
-    pub(super) async fn clean_up(&self, now: Timestamp) -> Result<u64, BucketError> {
+    pub(super) async fn clean_up(&self, now: Option<Timestamp>) -> Result<u64, BucketError> {
         let folder = Arc::clone(&self.0);
         run_blocking(move || folder.clean_up(now)).await
     }

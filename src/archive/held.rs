@@ -170,6 +170,7 @@ impl Held for MirrorSide {
             snapshot: row.snapshot.map(|mark| mark.rev),
             kept_car: row.kept_car.as_ref().map(|car| (car.rev, *car.commit.digest())),
             followed_again: row.followed_again_at.filter(|_| follows),
+            head: row.head.map(|head| head.rev),
         }))
     }
 

@@ -212,7 +212,7 @@ impl S3Bucket {
     }
 
     /// See [`Bucket::clean_up`](super::bucket::Bucket::clean_up).
-    pub(super) async fn clean_up(&self, now: Timestamp) -> Result<u64, BucketError> {
+    pub(super) async fn clean_up(&self, now: Option<Timestamp>) -> Result<Option<u64>, BucketError> {
         self.0.abort_leftovers(now).await
     }
 

@@ -93,6 +93,7 @@ fn account_state(row: &AccountRow, withheld: Vec<Cid>) -> AccountState {
             _ => None,
         },
         deleted_at: row.deletion_confirmed_at,
+        snapshot: row.snapshot.map(|mark| mark.rev),
         withheld,
     }
 }

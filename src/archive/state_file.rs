@@ -87,6 +87,8 @@ pub struct AccountState {
     pub moved_to: Option<HostName>,
     /// When its host confirmed that it is deleted.
     pub deleted_at: Option<Timestamp>,
+    /// The newest snapshot that the archive holds of it.
+    pub snapshot: Option<Rev>,
     /// Blobs that its host gives no longer, and that are not served.
     pub withheld: Vec<Cid>,
 }
@@ -138,6 +140,8 @@ struct HostWire {
     moved_to: BTreeMap<String, String>,
     #[serde(default)]
     deleted_at: BTreeMap<String, String>,
+    #[serde(default)]
+    snapshots: BTreeMap<String, String>,
     #[serde(default)]
     withheld: BTreeMap<String, Vec<String>>,
 }
@@ -259,6 +263,7 @@ impl HostState {
             accounts: BTreeMap::new(),
             moved_to: BTreeMap::new(),
             deleted_at: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
             withheld: BTreeMap::new(),
         };
         for (did, account) in &self.accounts {
@@ -268,6 +273,9 @@ impl HostState {
             }
             if let Some(at) = account.deleted_at {
                 wire.deleted_at.insert(did.clone(), at.to_string());
+            }
+            if let Some(rev) = account.snapshot {
+                wire.snapshots.insert(did.clone(), rev.to_string());
             }
             if !account.withheld.is_empty() {
                 let blobs = account.withheld.iter().map(ToString::to_string).collect();
@@ -320,6 +328,7 @@ impl HostState {
                 sync: sync.to_owned(),
                 moved_to: optional(wire.moved_to.get(did), "moved_to")?,
                 deleted_at: optional(wire.deleted_at.get(did), "deleted_at")?,
+                snapshot: optional(wire.snapshots.get(did), "snapshots")?,
                 withheld: withheld
                     .map(|cid| parsed(cid, "a blob"))
                     .collect::<Result<_, _>>()?,
@@ -458,6 +467,7 @@ mod tests {
             sync: sync.to_owned(),
             moved_to: None,
             deleted_at: None,
+            snapshot: None,
             withheld: Vec::new(),
         };
         let did = |n: u64| -> Did { format!("did:web:a{n}.test").parse().expect("valid") };
@@ -474,6 +484,7 @@ mod tests {
         ]);
         let third = accounts.get_mut(&did(3)).expect("there");
         third.moved_to = Some("other.test".parse().expect("valid"));
+        third.snapshot = Some(rev(7 << 20));
         third.withheld = vec![Cid::of_blob(b"gone")];
         accounts.get_mut(&did(6)).expect("there").deleted_at = Some(TIME);
         HostState {

@@ -24,7 +24,6 @@ use crate::http::client::Upstream;
 use crate::identity::document::PdsEndpoint;
 use crate::identity::plc_log::PlcLog;
 use crate::repo::signing_key::SigningKey;
-use crate::restore::RestoreError;
 use crate::restore::account::{Report, Restore, Watcher};
 use crate::restore::directory::Directory;
 use crate::restore::ledger::{self, Ledger, State, Step};
@@ -32,6 +31,7 @@ use crate::restore::pds::Pds;
 use crate::restore::plan::{Findings, Given, HandleOwner, Plan, ServerFacts, Standing};
 use crate::restore::secret::UserSecret;
 use crate::restore::source::Backup;
+use crate::restore::{RestoreError, WITHHELD_MAX};
 use crate::types::{Did, DidMethod, HostName};
 
 pub(super) use self::secrets::read_secret;
@@ -221,7 +221,7 @@ pub async fn account(config: &Config, args: &RestoreAccountArgs, as_json: bool) 
     let findings = found.findings();
     let plan = findings.plan();
     let gaps = !plan.missing.is_empty() || !plan.too_large.is_empty();
-    let incomplete = found.short || found.backup.facts.withheld > 0 || gaps;
+    let incomplete = found.short || !found.backup.facts.withheld.is_empty() || gaps;
     if args.dry_run {
         print(&match as_json {
             true => format!("{:#}\n", findings.json(&plan)),
@@ -240,7 +240,7 @@ pub async fn account(config: &Config, args: &RestoreAccountArgs, as_json: bool) 
     let report = carry_out(&found, &plan, args).await?;
     show(&found, &plan.handle, &report, as_json)?;
     Ok(
-        match found.short || found.backup.facts.withheld > 0 || !report.missing.is_empty() {
+        match found.short || !found.backup.facts.withheld.is_empty() || !report.missing.is_empty() {
             true => exit::INCOMPLETE,
             false => 0,
         },
@@ -366,7 +366,7 @@ async fn backup(
 }
 
 fn show(found: &Found, handle: &str, report: &Report, as_json: bool) -> Result<(), DaemonError> {
-    let (did, to, withheld) = (&found.did, &found.to, found.backup.facts.withheld);
+    let (did, to, withheld) = (&found.did, &found.to, &found.backup.facts.withheld);
     let (blobs, of) = report.blobs;
     if as_json {
         let missing = report
@@ -379,7 +379,8 @@ fn show(found: &Found, handle: &str, report: &Report, as_json: bool) -> Result<(
             "handle": handle,
             "rev": report.rev,
             "records": report.records,
-            "withheld": withheld,
+            "withheld": withheld.len(),
+            "withheld_records": withheld.iter().take(WITHHELD_MAX).collect::<Vec<_>>(),
             "blobs": blobs,
             "blobs_expected": of,
             "blobs_missing": missing.collect::<Vec<_>>(),
@@ -391,10 +392,18 @@ fn show(found: &Found, handle: &str, report: &Report, as_json: bool) -> Result<(
     }
     let records = match report.records {
         Some(records) => format!("{records} records read back and equal to the backup"),
-        None if withheld > 0 => "its records were not compared, for the backup withholds some".to_owned(),
         None => "its records were compared by an earlier run, and not by this one".to_owned(),
     };
     let mut text = format!("{did} is active at {to} as {handle}: {records}, {blobs} of {of} blobs\n");
+    if !withheld.is_empty() {
+        text.push_str(&format!(
+            "{} of the records are there by name alone:\n",
+            withheld.len()
+        ));
+    }
+    for path in withheld.iter().take(WITHHELD_MAX) {
+        text.push_str(&format!("erased from the backup: {path}\n"));
+    }
     for (cid, why) in report.missing.iter().take(100) {
         text.push_str(&format!("missing: blob {cid}: {why}\n"));
     }

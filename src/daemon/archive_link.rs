@@ -297,9 +297,9 @@ impl ArchiveLink {
             (Some(before), How::FellBack | How::TookOver) => self.heal(&opened, before, claimed.log).await?,
             _ => self.applier.apply(Input::LogClaimed(claimed.log)).await?,
         }
-        match opened.bucket.clean_up(self.clock.now()).await {
-            Ok(0) => {}
-            Ok(count) => tracing::info!(count, "removed unfinished uploads from the archive"),
+        match opened.bucket.clean_up(Some(self.clock.now())).await {
+            Ok(Some(0) | None) => {}
+            Ok(Some(count)) => tracing::info!(count, "removed unfinished uploads from the archive"),
             Err(error) => tracing::warn!(%error, "cannot look for unfinished uploads"),
         }
         let keeper = Keeper::new(

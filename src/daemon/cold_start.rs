@@ -109,8 +109,10 @@ pub struct Filled {
 impl Sources {
     /// What its host's state says of an account.
     fn state_of(&self, did: &Did) -> Option<(&HostState, &AccountState)> {
-        let mut states = self.states.values();
-        states.find_map(|state| Some((state, state.accounts.get(did)?)))
+        let states = self.states.values();
+        let of = states.filter_map(|state| Some((state, state.accounts.get(did)?)));
+        // That of a host which it left, and which was not followed any more, is the older one.
+        of.max_by_key(|(state, _)| state.time)
     }
 
     fn host_of(&self, did: &Did) -> Option<HostName> {
@@ -343,7 +345,12 @@ impl ColdStart {
             tracing::error!("the archive's log: {fault}");
         }
         let mut states = BTreeMap::new();
-        for host in self.hosts.keys() {
+        let mut hosts: BTreeSet<HostName> = self.hosts.keys().cloned().collect();
+        // Accounts of hosts that are not configured stand as they stood; who restores single ones need not know.
+        if !hosts.is_empty() {
+            hosts.extend(self.reader.hosts().await?);
+        }
+        for host in &hosts {
             let (state, unusable) = self.reader.host_state(host).await?;
             for fault in unusable {
                 tracing::error!("the archive's state of a host: {fault}");
@@ -376,6 +383,7 @@ impl ColdStart {
             until: (log.generation, log.number),
         };
         let sources = Arc::new(self.sources(range, &mut shown).await?);
+        sources.tell_unfollowed();
         let mut open = Vec::new();
         for did in sources.dids() {
             if Mirror::new(&*self.store).account(&did)?.is_none() {
@@ -424,6 +432,7 @@ impl ColdStart {
             hosts: hosts.collect(),
             alarms: alarms.into_iter().collect(),
             told: Vec::new(),
+            standings: Vec::new(),
         })
     }
 }

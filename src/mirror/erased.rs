@@ -63,6 +63,12 @@ impl ErasedRow {
             .extend(blobs.iter().map(|blob| serde_bytes::ByteArray::new(*blob)));
     }
 
+    /// How much is erased: it only grows, and each erasure adds to it that adds anything.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        usize::from(self.whole) + self.records.len() + self.blobs.len()
+    }
+
     /// What the account's row says of it.
     #[must_use]
     pub const fn mark(&self) -> ErasedMark {

@@ -11,7 +11,7 @@ mod asked;
 mod restored;
 
 pub use asked::Ask;
-pub use restored::{Refilled, Restored, RestoredRepo};
+pub use restored::{Refilled, Restored, RestoredRepo, Standing};
 
 /// One thing for the applier to do. Inputs are applied in the order in which they come.
 #[derive(Debug)]
@@ -361,6 +361,8 @@ pub struct Fetched {
     pub did: Did,
     /// The account number that the row had when the fetch began.
     pub from_number: u64,
+    /// How much of the account was erased when the fetch began ([`crate::mirror::erased::ErasedRow::count`]).
+    pub from_erased: usize,
     /// The identity that it was verified with.
     pub identity: StoredIdentity,
     /// What came.

@@ -140,10 +140,13 @@ impl Fetcher {
                 retry_at,
             });
         }
+        let erased = Mirror::new(&*self.store).erased(&did)?;
+        let from_erased = erased.map_or(0, |erased| erased.count());
         match self.attempt(&did, &row, reason, url).await? {
             Ok((identity, content)) => Ok(Input::Fetched(Box::new(Fetched {
                 did,
                 from_number: row.account_number,
+                from_erased,
                 identity,
                 content,
                 task,

@@ -83,8 +83,8 @@ pub struct Restore<'a> {
 /// How it went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// Records that this run read back from the new PDS, and that are those of the backup; none: it compared nothing,
-    /// for an earlier run did, or the backup withholds some.
+    /// Records that this run read back from the new PDS, and that are those of the backup, those among them that it
+    /// withholds by their CIDs alone; none: it compared nothing, for an earlier run did.
     pub records: Option<u64>,
     /// Blobs that it has, of those that the records refer to.
     pub blobs: (u64, u64),
@@ -250,7 +250,7 @@ impl Restore<'_> {
             self.pds.import(&self.backup.car, facts.car_bytes).await?;
             crash_point("import-sent");
         }
-        let wanted = facts.records - facts.withheld;
+        let wanted = facts.records - facts.withheld.len() as u64;
         let mut status = self.pds.status().await?;
         for _ in 0..LOOKS {
             if status.indexed_records >= wanted {
@@ -433,7 +433,7 @@ impl Restore<'_> {
         if !status.valid_did {
             return not("does not find itself in the identity".to_owned());
         }
-        let wanted = facts.records - facts.withheld;
+        let wanted = facts.records - facts.withheld.len() as u64;
         if status.indexed_records != wanted {
             return not(format!("has {} records of {wanted}", status.indexed_records));
         }
@@ -463,16 +463,16 @@ impl Restore<'_> {
         let file = self.pds.read_back(file, CAR_BYTES_MAX).await?;
         let status = self.pds.status().await?;
         let keys: Vec<SigningKey> = key.iter().cloned().collect();
-        let given = if self.backup.facts.withheld > 0 {
-            None // its tree names records that nobody has
-        } else {
-            let file = BufReader::new(file);
-            Some(read_car(file, &self.pds.url, self.did, &keys, self.temp_dir)?)
-        };
-        let compared = given.is_some() && !ledger.state().has(Step::Compared);
-        if let Some(given) = given.as_ref().filter(|_| compared) {
-            let differs = |path: &str| given.records.get(path) != self.backup.records.get(path);
-            let both = self.backup.records.keys().chain(given.records.keys());
+        // What was erased is named by its tree, and nobody has it.
+        let held = &self.backup.records;
+        let withheld = self.backup.facts.withheld.iter();
+        let withheld = withheld.filter_map(|path| held.get(path).copied()).collect();
+        let file = BufReader::new(file);
+        let given = read_car(file, &self.pds.url, self.did, &keys, &withheld, self.temp_dir)?;
+        let compared = !ledger.state().has(Step::Compared);
+        if compared {
+            let differs = |path: &str| given.records.get(path) != held.get(path);
+            let both = held.keys().chain(given.records.keys());
             let different = both.map(|path| &**path).filter(|path| differs(path));
             let different: Vec<&str> = different.take(10).collect();
             if !different.is_empty() {
@@ -487,7 +487,7 @@ impl Restore<'_> {
             records: compared.then_some(self.backup.facts.records),
             blobs: (status.imported_blobs, status.expected_blobs),
             missing: ledger.state().blobs_missing.clone(),
-            rev: given.map_or_else(String::new, |given| given.rev.to_string()),
+            rev: given.rev.to_string(),
             signing_key: key.map(|key| key.to_did_key()),
             undoable_until: log
                 .as_ref()

@@ -27,6 +27,9 @@ pub mod pds;
 #[cfg(feature = "daemon")]
 pub mod source;
 
+/// Erased records that are named one by one.
+pub const WITHHELD_MAX: usize = 100;
+
 /// Why a restore stopped. What was done until then stays, and the same command goes on from there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {

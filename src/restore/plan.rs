@@ -34,8 +34,8 @@ pub struct BackupFacts {
     pub signed_by: Option<String>,
     /// Records, those whose bytes were erased among them.
     pub records: u64,
-    /// Records whose bytes were erased.
-    pub withheld: u64,
+    /// Records whose bytes were erased, by their paths.
+    pub withheld: Vec<Box<str>>,
     /// Bytes of the CAR that is imported.
     pub car_bytes: u64,
     /// Blobs.
@@ -265,10 +265,11 @@ impl Findings<'_> {
                 names(&plan.too_large)
             ));
         }
-        if self.backup.withheld > 0 {
+        if !self.backup.withheld.is_empty() {
             plan.warnings.push(format!(
-                "{} records were erased from the backup, and stay erased: only their names are restored",
-                self.backup.withheld
+                "{} records were erased from the backup, and stay erased: only their names are restored: {}",
+                self.backup.withheld.len(),
+                names(&self.backup.withheld)
             ));
         }
         if self.backup.signed_by.is_none() {
@@ -464,7 +465,7 @@ impl Findings<'_> {
         }
         steps.push(format!(
             "import {} records ({} bytes)",
-            backup.records - backup.withheld,
+            backup.records - backup.withheld.len() as u64,
             backup.car_bytes
         ));
         let held = backup.blobs.len() - plan.missing.len() - plan.too_large.len();
@@ -484,7 +485,7 @@ fn hours(time: Duration) -> String {
     format!("{} h", time.as_secs().div_ceil(3600))
 }
 
-fn names(cids: &[Cid]) -> String {
+fn names<T: ToString>(cids: &[T]) -> String {
     let mut list: Vec<String> = cids.iter().take(NAMES_MAX).map(ToString::to_string).collect();
     if cids.len() > NAMES_MAX {
         list.push("…".to_owned());

@@ -5,7 +5,7 @@
 //! the commit of this account, signed by a key of its. What is imported is written anew from the proven records.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek as _, Write as _};
 use std::ops::{Bound, ControlFlow};
@@ -103,7 +103,7 @@ fn temporary(dir: &Path, error: &io::Error) -> RestoreError {
     ))
 }
 
-/// Reads and proves a CAR. With keys, one of them must have signed it.
+/// Reads and proves a CAR, which lacks no bytes but those of `withheld`. With keys, one of them must have signed it.
 ///
 /// # Errors
 /// When it is not the whole repository of this account.
@@ -112,6 +112,7 @@ pub fn read_car(
     place: &str,
     did: &Did,
     keys: &[SigningKey],
+    withheld: &BTreeSet<Cid>,
     temp_dir: &Path,
 ) -> Result<Repo, RestoreError> {
     let bad = |error: &dyn std::fmt::Display| unproven(place, error);
@@ -142,7 +143,10 @@ pub fn read_car(
         Ok::<(), MstError>(())
     });
     walked.map_err(|error| bad(&error))?;
-    if let Some((path, cid)) = records.iter().find(|(_, cid)| !blocks.holds(cid)) {
+    if let Some((path, cid)) = records
+        .iter()
+        .find(|(_, cid)| !blocks.holds(cid) && !withheld.contains(cid))
+    {
         return Err(bad(&format!("the record {path} ({cid}) is not in it")));
     }
     let made = |key: &&SigningKey| key.verify(head.unsigned_bytes(), &head.sig).is_ok();
@@ -245,7 +249,7 @@ impl Backup {
                 commit: rebuilt.commit,
                 signed_by: rebuilt.signed_by.clone(),
                 records: rebuilt.records.len() as u64,
-                withheld: rebuilt.withheld.len() as u64,
+                withheld: rebuilt.withheld.clone(),
                 car_bytes,
                 blobs: judged(wanted, held),
                 notes,
@@ -274,11 +278,12 @@ impl Backup {
         let packed = file.read_exact(&mut magic).is_ok() && magic == [0x28, 0xb5, 0x2f, 0xfd];
         file.rewind().map_err(failed)?;
         let file = BufReader::with_capacity(1 << 20, file);
+        let whole = BTreeSet::new();
         let repo = if packed {
             let decoder = SnapshotDecoder::new(file, CAR_BYTES_MAX).map_err(failed)?;
-            read_car(decoder, &place, did, keys, temp_dir)?
+            read_car(decoder, &place, did, keys, &whole, temp_dir)?
         } else {
-            read_car(file, &place, did, keys, temp_dir)?
+            read_car(file, &place, did, keys, &whole, temp_dir)?
         };
         let store = match blobs {
             None => BlobStore::None,
@@ -337,7 +342,8 @@ impl Backup {
                 .map_err(|error| temporary(temp_dir, &error))?;
         }
         file.rewind().map_err(|error| temporary(temp_dir, &error))?;
-        let repo = read_car(BufReader::with_capacity(1 << 20, file), url, did, keys, temp_dir)?;
+        let file = BufReader::with_capacity(1 << 20, file);
+        let repo = read_car(file, url, did, keys, &BTreeSet::new(), temp_dir)?;
         let listed = list_blobs(&http, url, did).await.map_err(failed)?;
         let store = BlobStore::Host(http, url.to_owned(), did.clone());
         let (mut backup, wanted) = Self::of_repo(repo, url.to_owned(), store, temp_dir)?;
@@ -367,7 +373,7 @@ impl Backup {
                 commit: repo.commit,
                 signed_by: repo.signed_by,
                 records: repo.records.len() as u64,
-                withheld: 0,
+                withheld: Vec::new(),
                 car_bytes,
                 blobs: BTreeMap::new(),
                 notes: Vec::new(),

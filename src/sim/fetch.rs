@@ -77,6 +77,7 @@ impl Daemon {
             Ok((identity, content)) => Input::Fetched(Box::new(Fetched {
                 did,
                 from_number: row.account_number,
+                from_erased: 0,
                 identity,
                 content,
                 task,

@@ -427,6 +427,7 @@ impl World {
                     from_number: row.account_number,
                     identity,
                     content,
+                    from_erased: 0,
                     task,
                 }))
             }

@@ -39,7 +39,7 @@ async fn errors(bucket: &Bucket) -> Vec<BucketError> {
         bucket.list("", None).await.map(drop).expect_err("list"),
         bucket.delete("v1/x").await.expect_err("delete"),
         bucket
-            .clean_up(Timestamp::default())
+            .clean_up(Some(Timestamp::default()))
             .await
             .map(drop)
             .expect_err("clean up"),
@@ -139,16 +139,25 @@ async fn uploads_left_behind_are_aborted_when_old_and_ours() {
     let began = u64::try_from(began.expect("a time")).expect("after 1970") * 1_000_000;
     let (hour, began) = (3_600_000_000, Timestamp::from_micros(began).micros());
     assert_eq!(
-        bucket.clean_up(Timestamp::from_micros(began + 23 * hour)).await,
-        Ok(0)
+        bucket
+            .clean_up(Some(Timestamp::from_micros(began + 23 * hour)))
+            .await,
+        Ok(Some(0))
     );
     assert_eq!(uploads().await.0.len(), 3);
     assert_eq!(
-        bucket.clean_up(Timestamp::from_micros(began + 25 * hour)).await,
-        Ok(2)
+        bucket
+            .clean_up(Some(Timestamp::from_micros(began + 25 * hour)))
+            .await,
+        Ok(Some(2))
     );
-    assert_eq!(uploads().await.0, [other]);
+    assert_eq!(uploads().await.0, [other.clone()]);
     assert!(ours != also_ours);
+    // When bytes must be gone, one goes however young.
+    begin("test/leftovers/v1/repos/z").await;
+    assert_eq!(bucket.clean_up(None).await, Ok(Some(1)));
+    assert_eq!(bucket.clean_up(None).await, Ok(Some(0)));
+    assert_eq!(uploads().await.0, [other]);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::super::names::ErasedName;
 use super::super::sealed::{self, Seal};
-use crate::types::{Cid, Did, Digest, RepoPath, SyntaxError, Timestamp};
+use crate::types::{Cid, Did, Digest, RepoPath, Rev, SyntaxError, Timestamp};
 
 /// The format that this version writes, and the newest that it reads.
 const FORMAT: u64 = 1;
@@ -68,6 +68,8 @@ pub struct Erasure {
     pub confirmed: Option<Timestamp>,
     /// Objects that were removed or written again for it.
     pub objects: u64,
+    /// Of a deleted account: the newest rev that was held of it. If it came back, what is newer has to be there.
+    pub through: Option<Rev>,
 }
 
 /// Everything that was erased of an account.
@@ -90,6 +92,8 @@ struct ErasureFile {
     done: Option<String>,
     confirmed: Option<String>,
     objects: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    through: Option<String>,
 }
 
 impl Erasure {
@@ -105,6 +109,7 @@ impl Erasure {
             done: None,
             confirmed: None,
             objects: 0,
+            through: None,
         }
     }
 }
@@ -129,11 +134,39 @@ impl Note {
         all.map(|erasure| erasure.asked).min()
     }
 
-    /// Whether nothing of the account need be there: it was erased, or deleted and its time of grace was over.
+    /// The removal of the account, deleted as it was, if there was one: the last.
+    fn deleted(&self) -> Option<&Erasure> {
+        let deleted = self
+            .erasures
+            .iter()
+            .filter(|erasure| erasure.what == What::Deleted);
+        deleted.max_by_key(|erasure| erasure.asked)
+    }
+
+    /// Whether what led to this rev need not be there: the account was erased, or it was deleted, its time of grace was
+    /// over, and the rev is none from after it came back.
     #[must_use]
-    pub fn is_gone(&self) -> bool {
-        let all = |erasure: &Erasure| matches!(erasure.what, What::Account | What::Deleted);
-        self.erasures.iter().any(all)
+    pub fn lets_go(&self, rev: Rev) -> bool {
+        let through = self.deleted().and_then(|erasure| erasure.through);
+        self.account_erased().is_some() || through.is_some_and(|through| rev <= through)
+    }
+
+    /// Whether what was held at a time need not be there, for it was removed since.
+    #[must_use]
+    pub fn let_go_since(&self, time: Timestamp) -> bool {
+        self.account_erased().is_some() || self.deleted().is_some_and(|erasure| time <= erasure.asked)
+    }
+
+    /// A deleted account is removed, of which commits up to this rev are held; none: nothing is any more. Returns
+    /// whether the note says something else now.
+    pub fn removed(&mut self, through: Option<Rev>, now: Timestamp, by: &str) -> bool {
+        if through.is_none() && self.deleted().is_some() {
+            return false;
+        }
+        let erasure = self.erasure(&What::Deleted, now, by);
+        (erasure.asked, erasure.done) = (now, Some(now));
+        erasure.through = erasure.through.max(through);
+        true
     }
 
     /// Whether a record's bytes must not be given.
@@ -197,6 +230,7 @@ impl Note {
                 done: erasure.done.map(|at| at.to_string()),
                 confirmed: erasure.confirmed.map(|at| at.to_string()),
                 objects: erasure.objects,
+                through: erasure.through.map(|rev| rev.to_string()),
             })
         });
         sealed::seal(Map::from_iter([
@@ -252,6 +286,7 @@ impl Note {
                 done: file.done.map(|at| at.parse()).transpose()?,
                 confirmed: file.confirmed.map(|at| at.parse()).transpose()?,
                 objects: file.objects,
+                through: file.through.map(|rev| rev.parse()).transpose()?,
             })
         });
         let erasures = erasures.collect::<Result<_, SyntaxError>>();
@@ -286,7 +321,15 @@ mod tests {
         erasure.blobs.insert(blob);
         note.erasure(&What::Cid(other), Timestamp::from_micros(2_000), "an admin")
             .done = Some(Timestamp::from_micros(3_000));
-        note.erasure(&What::Deleted, Timestamp::from_micros(2_000), "retention");
+        let rev = |n: u64| Rev::from_bits(n << 20).expect("a rev");
+        let at = Timestamp::from_micros;
+        assert!(note.removed(Some(rev(5)), at(2_000), "retention"));
+        assert!(!note.removed(None, at(3_000), "retention"), "taken up again");
+        assert!(note.lets_go(rev(5)) && !note.lets_go(rev(6)), "it came back");
+        assert!(note.let_go_since(at(2_000)) && !note.let_go_since(at(2_001)));
+        // Deleted once more.
+        assert!(note.removed(Some(rev(7)), at(4_000), "retention"));
+        assert!(note.lets_go(rev(7)) && note.let_go_since(at(4_000)));
         let bytes = note.encode();
         assert_eq!(Note::decode(&bytes, &name), Ok(note.clone()));
         assert!(
@@ -300,6 +343,7 @@ mod tests {
         assert_eq!(note.erasures.len(), 3);
         note.erasure(&What::Account, Timestamp::from_micros(4_000), "an admin");
         assert!(note.withholds(&other) && note.withholds_blob(record.digest()));
+        assert!(note.lets_go(rev(9)) && note.let_go_since(at(9_000)));
 
         let mut bad = bytes.clone();
         bad[30] ^= 1;

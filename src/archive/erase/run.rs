@@ -171,6 +171,7 @@ impl Eraser<'_> {
         let mut done = Erased::default();
         for _ in 0..ROUNDS_MAX {
             let before = done.clone();
+            self.leftovers(&mut done).await?;
             self.account_objects(&folder, &gone, &mut done).await?;
             self.segments(&gone, &mut done).await?;
             if done == before {
@@ -184,6 +185,19 @@ impl Eraser<'_> {
             "what was erased of {did} is put into {} again and again: does another Firekeep write there?",
             self.bucket
         )))
+    }
+
+    /// What processes that died were about to put. From when the mirror has let go nothing of it is put any more.
+    async fn leftovers(&self, done: &mut Erased) -> Result<(), PruneError> {
+        match self.bucket.clean_up(None).await? {
+            Some(count) => done.removed += count,
+            None => tracing::warn!(
+                bucket = %self.bucket,
+                "this store does not tell of unfinished uploads: if it keeps any, remove them there, for they may hold \
+                 bytes that were erased"
+            ),
+        }
+        Ok(())
     }
 
     fn mark_done(&self, note: &mut Note, done: &Erased) {

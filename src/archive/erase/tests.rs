@@ -284,6 +284,27 @@ async fn a_record_goes_from_every_object_and_each_moment_proves_and_says_so() {
 }
 
 #[tokio::test]
+async fn what_a_killed_writer_was_about_to_put_goes_too() {
+    let case = Case::new().await;
+    let folder = case.archive.path("v1/.tmp");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let leftover = folder.join("1-1");
+    std::fs::write(&leftover, SECRET).expect("writes");
+    let what = What::Record(PATH.parse().expect("a path"));
+    let (_, done) = case.erase(&what).await.expect("erases");
+    assert!(!leftover.exists());
+    assert_eq!(
+        case.note().await.erasures[0].objects,
+        done.removed + done.rewritten
+    );
+    // Nor is it done while it stays there: here a folder stands in its place, which cannot be removed.
+    std::fs::create_dir(&leftover).expect("a folder");
+    let other = What::Record("app.bsky.feed.post/other".parse().expect("a path"));
+    assert!(case.erase(&other).await.is_err());
+    assert_eq!(case.note().await.erasures[1].done, None);
+}
+
+#[tokio::test]
 async fn it_is_looked_for_again_a_day_later() {
     let mut case = Case::new().await;
     let what = What::Record(PATH.parse().expect("a path"));

@@ -88,17 +88,57 @@ async fn leftovers_of_a_crash_are_ignored_and_removed_when_old() {
         .expect("after 1970");
     let written = Timestamp::default().plus(modified);
     let day = Duration::from_secs(24 * 60 * 60);
-    assert_eq!(fixture.bucket.clean_up(written.plus(day)).await, Ok(0));
+    assert_eq!(
+        fixture.bucket.clean_up(Some(written.plus(day))).await,
+        Ok(Some(0))
+    );
     assert_eq!(
         fixture
             .bucket
-            .clean_up(written.plus(day + Duration::from_secs(1)))
+            .clean_up(Some(written.plus(day + Duration::from_secs(1))))
             .await,
-        Ok(1)
+        Ok(Some(1))
     );
     assert!(!leftover.exists());
-    assert_eq!(fixture.bucket.clean_up(written.plus(day * 2)).await, Ok(0));
+    assert_eq!(
+        fixture.bucket.clean_up(Some(written.plus(day * 2))).await,
+        Ok(Some(0))
+    );
     assert_eq!(fixture.list().await, ["v1/a", BLOB]);
+}
+
+#[tokio::test]
+async fn what_must_be_gone_goes_however_young_and_what_is_written_now_stays() {
+    let fixture = Fixture::new().await;
+    fixture.put(BLOB, PNG, "image/png").await.expect("writes");
+    let leftover = fixture.root.join(format!("v1/.tmp/{}-77", std::process::id()));
+    fs::write(&leftover, "half an obj").expect("writes");
+    let of_another = fixture.root.join("v1/.tmp/1-1");
+    fs::write(&of_another, "another half").expect("writes");
+    // Writers at work lose nothing by it.
+    let writers = async {
+        for number in 0..200 {
+            let name = format!("v1/n{number}");
+            let put = fixture.put(&name, &[7; 100_000], "text/plain").await;
+            assert_eq!(put, Ok(PutOutcome::Created));
+        }
+    };
+    let cleaner = async {
+        let mut removed = 0;
+        for _ in 0..200 {
+            removed += fixture
+                .bucket
+                .clean_up(None)
+                .await
+                .expect("cleans")
+                .expect("lists");
+            tokio::task::yield_now().await;
+        }
+        removed
+    };
+    let ((), removed) = tokio::join!(writers, cleaner);
+    assert_eq!(removed, 2);
+    assert!(!leftover.exists() && !of_another.exists());
 }
 
 #[tokio::test]

@@ -1,12 +1,13 @@
 #![allow(clippy::disallowed_methods, reason = "shell: files")]
 //! Writing to and deleting from a folder archive.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use sha2::{Digest as _, Sha256};
@@ -24,6 +25,13 @@ const RACES_MAX: usize = 5;
 /// How old a temporary file must be to count as left behind.
 const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The temporary files that this process is at.
+static AT_WORK: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn at_work() -> std::sync::MutexGuard<'static, BTreeSet<PathBuf>> {
+    AT_WORK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A synced file without a name of its own yet. Goes with its owner.
 struct Temporary {
     path: PathBuf,
@@ -35,6 +43,7 @@ impl Drop for Temporary {
     fn drop(&mut self) {
         // If this fails, or it has become an object by a rename: leftovers are removed later.
         drop(fs::remove_file(&self.path));
+        at_work().remove(&self.path);
     }
 }
 
@@ -117,13 +126,18 @@ impl Folder {
         let (mut file, path) = loop {
             let count = self.temporaries.fetch_add(1, Ordering::Relaxed);
             let path = folder.join(format!("{}-{count}", std::process::id()));
+            // Held until it is made: nobody looks for leftovers in between.
+            let mut at_work = at_work();
             match OpenOptions::new()
                 .write(true)
                 .create_new(true)
                 .mode(0o600)
                 .open(&path)
             {
-                Ok(file) => break (file, path),
+                Ok(file) => {
+                    at_work.insert(path.clone());
+                    break (file, path);
+                }
                 // Left behind by an earlier process of the same id.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => (),
                 Err(e) => return Err(error(&e)),
@@ -245,7 +259,7 @@ impl Folder {
         }
     }
 
-    pub(super) fn clean_up(&self, now: Timestamp) -> Result<u64, BucketError> {
+    pub(super) fn clean_up(&self, now: Option<Timestamp>) -> Result<u64, BucketError> {
         let folder = self.root.join(names::TEMPORARY);
         let error = |e: io::Error| io_error("clean up", &folder, &e);
         let entries = match fs::read_dir(&folder) {
@@ -261,9 +275,18 @@ impl Folder {
                 continue;
             };
             let changed = changed.duration_since(UNIX_EPOCH).unwrap_or_default();
-            let age = now.since(Timestamp::default().plus(changed));
-            if age > LEFTOVER_AGE && fs::remove_file(entry.path()).is_ok() {
-                removed += 1;
+            let age = now.map(|now| now.since(Timestamp::default().plus(changed)));
+            let goes = match age {
+                Some(age) => age > LEFTOVER_AGE,
+                None => !at_work().contains(&entry.path()),
+            };
+            if !goes {
+                continue;
+            }
+            match fs::remove_file(entry.path()) {
+                Ok(()) => removed += 1,
+                Err(e) if age.is_none() && e.kind() != io::ErrorKind::NotFound => return Err(error(e)),
+                Err(_) => {}
             }
         }
         Ok(removed)

@@ -10,15 +10,18 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::bucket::{Body, BucketError, BucketErrorKind, PutOptions, PutOutcome};
 use super::super::content_type::ContentType;
+use super::super::held::Going;
 use super::super::identity_file::{IDENTITY_BYTES_MAX, IdentityFile};
 use super::super::names::{DidFolder, HostFolder, HostStateName, IdentityName, ServiceName};
 use super::super::state_file::{HostState, ServiceState};
 use super::{Failed, Keeper};
 use crate::identity::resolver::Testimony;
 use crate::metrics::labels::StoreOp;
+use crate::mirror::erased::ErasedMark;
 use crate::mirror::input::Input;
 use crate::mirror::keyspace::Task;
 use crate::mirror::reader::Mirror;
+use crate::mirror::rows::AccountRow;
 use crate::mirror::store::StoreError;
 use crate::types::cid::sha256;
 use crate::types::{Did, Digest};
@@ -35,8 +38,12 @@ impl Keeper {
         task: Vec<u8>,
     ) -> Result<Input, StoreError> {
         let digest = testimony_digest(&said.document, said.plc_log.as_ref());
+        // Who erases waits until this has come to its end.
+        let _open = self.gate.at_work(Going::Repositories).await;
         let row = Mirror::new(&*self.store).account(&did)?;
-        if row.is_none_or(|row| row.identity_archived == Some(digest)) {
+        let done =
+            |row: &AccountRow| row.identity_archived == Some(digest) || row.erased == Some(ErasedMark::Whole);
+        if row.is_none_or(|row| done(&row)) {
             return Ok(Input::TaskDone { task });
         }
         let file = IdentityFile {

@@ -270,6 +270,10 @@ async fn an_identity_is_archived_at_each_change_and_not_otherwise() {
         panic!("a change is archived");
     };
     assert_ne!(digest, other);
+    // Of an erased account nothing is put any more, whatever its directory says.
+    row.erased = Some(crate::mirror::erased::ErasedMark::Whole);
+    put(&row);
+    assert!(matches!(archive(9, 4).await, Ok(Input::TaskDone { .. })));
 
     let folder = fixture.root.join(format!("v1/identity/{did}"));
     assert_eq!(std::fs::read_dir(folder).expect("there").count(), 2);

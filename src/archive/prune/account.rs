@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::super::bucket::{Body, ListedObject, PutOptions};
 use super::super::content_type::ContentType;
-use super::super::erase::note::{Note, What};
+use super::super::erase::note::Note;
 use super::super::names::{self, BlobName, DidFolder, ErasedName, IdentityName, ObjectName, SnapshotName};
 use super::super::retention::{
     Delta, Fate, Holdings, Kept, KeptAsItCame, Plan, Proof, Snapshot, plan, superseded,
@@ -406,11 +406,18 @@ impl Pruner<'_> {
         let before = self.note(did).await?;
         if !known.empty && !self.held.drop_account(did.did()).await? {
             return Ok(());
-        }
+        };
         let name = ErasedName { did: did.clone() };
         let mut note = before.unwrap_or_else(|| Note::new(did.did().clone()));
-        if note.erasures.iter().all(|erasure| erasure.what != What::Deleted) {
-            note.erasure(&What::Deleted, self.now, "retention").done = Some(self.now);
+        let held = objects
+            .iter()
+            .filter_map(|(object, _)| match object.name.parse() {
+                Ok(ObjectName::Snapshot(name)) => Some(name.rev),
+                Ok(ObjectName::Delta(name)) => Some(name.to()),
+                _ => None,
+            });
+        let through = held.chain(known.head).chain(known.snapshot).max();
+        if note.removed(through, self.now, "retention") {
             let options = PutOptions {
                 create_only: false,
                 ..PutOptions::create(ContentType::json())

@@ -53,6 +53,8 @@ pub struct Known {
     pub kept_car: Option<(Rev, Digest)>,
     /// Since when it follows its host again, where one was kept before.
     pub followed_again: Option<Timestamp>,
+    /// The newest commit that is held.
+    pub head: Option<Rev>,
 }
 
 /// What the mirror knows of a blob.

@@ -1,7 +1,7 @@
 #![allow(clippy::disallowed_methods, reason = "shell: the bucket")]
 //! What an archive says of itself as a whole: which accounts it has, how its hosts stood, which blobs there are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{ArchiveReader, ReadError};
 use crate::archive::boundary::{BOUNDARY_BYTES_MAX, Boundary};
@@ -86,6 +86,19 @@ impl ArchiveReader {
         })
         .await?;
         Ok(blobs)
+    }
+
+    /// The hosts of which there is a state.
+    ///
+    /// # Errors
+    /// When the store does not answer, or refuses.
+    pub async fn hosts(&self) -> Result<BTreeSet<HostName>, ReadError> {
+        let names = self.list("v1/hosts/").await?.into_iter();
+        let states = names.filter_map(|name| match name.parse() {
+            Ok(ObjectName::HostState(state)) => Some(state.host.host().clone()),
+            _ => None,
+        });
+        Ok(states.collect())
     }
 
     /// How a host stood last, as far as it can be read; and what cannot.

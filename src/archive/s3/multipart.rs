@@ -2,7 +2,9 @@
 //! Large objects go in parts, one at a time, so that memory holds one part. An upload that fails is aborted; one
 //! whose process died is found later by its age ([`S3::abort_leftovers`]).
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_s3::primitives::ByteStream;
@@ -41,6 +43,29 @@ impl<'a> Source<'a> {
     }
 }
 
+/// The uploads that this process is at.
+static AT_WORK: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+fn at_work() -> std::sync::MutexGuard<'static, BTreeSet<String>> {
+    AT_WORK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One of them, until it is dropped.
+struct AtWork(String);
+
+impl AtWork {
+    fn on(upload: &str) -> Self {
+        at_work().insert(upload.to_owned());
+        Self(upload.to_owned())
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        at_work().remove(&self.0);
+    }
+}
+
 impl S3 {
     pub(super) async fn put_parts(
         &self,
@@ -61,6 +86,7 @@ impl S3 {
             .await
             .map_err(|failed| error::of("write", self.place(name), &failed))?;
         let upload = created.upload_id.unwrap_or_default();
+        let _at_work = AtWork::on(&upload);
         let done = self.send_all(name, &upload, source, conditional).await;
         if !matches!(done, Ok((PutOutcome::Created, _))) {
             self.abort(name, &upload).await;
@@ -172,7 +198,8 @@ impl S3 {
     }
 
     /// Aborts the uploads below our prefix that began more than a day before `now`.
-    pub(super) async fn abort_leftovers(&self, now: Timestamp) -> Result<u64, BucketError> {
+    /// Without `now` all but those that this process is at. None: the store cannot list them.
+    pub(super) async fn abort_leftovers(&self, now: Option<Timestamp>) -> Result<Option<u64>, BucketError> {
         let failed_to = |detail| error::corrupt("list the uploads of", self.place(""), detail);
         let (mut key_marker, mut id_marker, mut aborted) = (None, None, 0);
         loop {
@@ -188,14 +215,14 @@ impl S3 {
                     let error = error::of("list the uploads of", self.place(""), &failed);
                     // A store that cannot list them has to see to them itself.
                     let unsupported = error.kind == BucketErrorKind::Unsupported;
-                    return if unsupported { Ok(aborted) } else { Err(error) };
+                    return if unsupported { Ok(None) } else { Err(error) };
                 }
             };
             for upload in page.uploads.unwrap_or_default() {
-                aborted += u64::from(self.abort_if_old(&upload, now).await);
+                aborted += u64::from(self.abort_if_left(&upload, now).await?);
             }
             if page.is_truncated != Some(true) {
-                return Ok(aborted);
+                return Ok(Some(aborted));
             }
             let next = (page.next_key_marker, page.next_upload_id_marker);
             if next.0.is_none() || next == (key_marker, id_marker) {
@@ -205,18 +232,31 @@ impl S3 {
         }
     }
 
-    async fn abort_if_old(&self, upload: &MultipartUpload, now: Timestamp) -> bool {
-        let (Some(key), Some(id), Some(began)) = (&upload.key, &upload.upload_id, upload.initiated) else {
-            return false;
+    async fn abort_if_left(
+        &self,
+        upload: &MultipartUpload,
+        now: Option<Timestamp>,
+    ) -> Result<bool, BucketError> {
+        let (Some(key), Some(id)) = (&upload.key, &upload.upload_id) else {
+            return Ok(false);
         };
-        let began = u64::try_from(began.secs()).unwrap_or(0).saturating_mul(1_000_000);
         let Some(name) = key.strip_prefix(&self.prefix) else {
-            return false;
+            return Ok(false);
         };
-        if now.since(Timestamp::from_micros(began)) <= LEFTOVER_AGE {
-            return false;
+        match (now, upload.initiated) {
+            (Some(now), Some(began)) => {
+                let began = u64::try_from(began.secs()).unwrap_or(0).saturating_mul(1_000_000);
+                let old = now.since(Timestamp::from_micros(began)) > LEFTOVER_AGE;
+                Ok(old && self.abort(name, id).await)
+            }
+            (Some(_), None) => Ok(false),
+            (None, _) if at_work().contains(id) => Ok(false),
+            (None, _) if self.abort(name, id).await => Ok(true),
+            (None, _) => {
+                let detail = "it does not abort an unfinished upload, which may hold bytes that must be gone";
+                Err(error::corrupt("clean up", self.place(name), detail))
+            }
         }
-        self.abort(name, id).await
     }
 }
 

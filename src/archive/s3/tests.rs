@@ -479,10 +479,10 @@ async fn an_upload_that_meets_another_begins_again() {
 #[tokio::test]
 async fn a_store_without_uploads_to_list_has_none_to_abort() {
     let store = FakeStore::new(|_, _| refusal(501, "NotImplemented")).await;
-    assert_eq!(store.bucket.clean_up(Timestamp::default()).await, Ok(0));
+    assert_eq!(store.bucket.clean_up(Some(Timestamp::default())).await, Ok(None));
     let circle = "<ListMultipartUploadsResult><IsTruncated>true</IsTruncated><NextKeyMarker>k</NextKeyMarker>\
                   <NextUploadIdMarker>u</NextUploadIdMarker></ListMultipartUploadsResult>";
     let store = FakeStore::new(move |_, _| answer(200, "content-type: application/xml\r\n", circle)).await;
-    let cleaned = store.bucket.clean_up(Timestamp::default()).await;
+    let cleaned = store.bucket.clean_up(Some(Timestamp::default())).await;
     assert_eq!(kind(cleaned), Some(BucketErrorKind::Corrupt));
 }

@@ -13,7 +13,6 @@ use super::read::Outcome;
 use super::replay::Replay;
 use super::report::{Fault, shown};
 use super::run::{NAMED_MAX, Scrub, ScrubError};
-use crate::archive::erase::note::Note;
 use crate::archive::identity_file::{IDENTITY_BYTES_MAX, IdentityFile};
 use crate::archive::log_file::Entry;
 use crate::archive::names::{BlobName, DeltaName, DidFolder, IdentityName, ObjectName, SnapshotName};
@@ -50,10 +49,10 @@ impl References {
 
 /// The objects of an account's repository, as they are listed when its turn comes.
 #[derive(Default)]
-struct Objects {
+pub(super) struct Objects {
     /// Newest first.
-    snapshots: Vec<SnapshotName>,
-    deltas: Vec<DeltaName>,
+    pub(super) snapshots: Vec<SnapshotName>,
+    pub(super) deltas: Vec<DeltaName>,
     /// Those that the log adds nothing to: whatever else stands there.
     others: u64,
 }
@@ -64,6 +63,8 @@ impl Scrub<'_> {
         let logged = self.state.log.dids().filter_map(|did| did.parse::<Did>().ok());
         let mut dids: BTreeSet<Did> = logged.collect();
         dids.extend(self.inventory.accounts.keys().cloned());
+        let told = self.told.iter().filter(|(_, (_, snapshot))| snapshot.is_some());
+        dids.extend(told.map(|(did, _)| did.clone()));
         for did in dids {
             if self
                 .state
@@ -100,6 +101,7 @@ impl Scrub<'_> {
         let (references, bad) = self.snapshots(did, &objects, &keys, again).await?;
         if !again {
             let loaded = self.deltas(did, &objects).await?;
+            self.check_told(did, &folder, &objects).await;
             self.check_history(did, &objects, &bad, &loaded);
         }
         self.blobs(did, &folder, references).await
@@ -267,9 +269,7 @@ impl Scrub<'_> {
 
     /// What the account's objects and the log lead through, and what they build on.
     fn check_history(&mut self, did: &Did, objects: &Objects, bad: &BTreeSet<Rev>, loaded: &[DeltaName]) {
-        let is_gone = self.erased.get(did).is_some_and(Note::is_gone);
-        if is_gone && objects.snapshots.is_empty() && objects.deltas.is_empty() {
-            // What the log still says of it leads nowhere any more, and need not.
+        if self.is_let_go(did, objects) {
             return;
         }
         let usable = objects

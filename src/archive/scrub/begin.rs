@@ -7,7 +7,6 @@ use super::read::Outcome;
 use super::report::Fault;
 use super::run::{Scrub, ScrubError};
 use crate::archive::boundary::{BOUNDARY_BYTES_MAX, Boundary, check_begin, leads_to};
-use crate::archive::erase::note::Note;
 use crate::archive::log_chain::{Link, LogChain, SegmentHead};
 use crate::archive::log_file::Origin;
 use crate::archive::names::{BoundaryName, ObjectName, SegmentName};
@@ -93,7 +92,7 @@ impl Scrub<'_> {
                 let deltas = held.deltas.iter().map(|(_, to)| *to);
                 held.snapshots.iter().copied().chain(deltas)
             });
-            if self.erased.get(did).is_some_and(Note::is_gone) || leads_to(ends, *rev) {
+            if self.erased.get(did).is_some_and(|note| note.lets_go(*rev)) || leads_to(ends, *rev) {
                 continue;
             }
             let detail = format!(

@@ -28,6 +28,10 @@ mod log;
 mod read;
 #[cfg(feature = "daemon")]
 pub mod run;
+#[cfg(feature = "daemon")]
+mod told;
+#[cfg(all(test, feature = "daemon"))]
+mod told_tests;
 
 pub use report::{Fault, Finding, Report};
 pub use state::{Checkpoint, Sample};

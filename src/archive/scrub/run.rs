@@ -13,11 +13,11 @@ use super::state::{Checkpoint, Sample};
 use crate::archive::bucket::{Bucket, BucketError};
 use crate::archive::erase::note::{NOTE_BYTES_MAX, Note};
 use crate::archive::identity::{self, IdentityError};
-use crate::archive::names::{self, IdentityName, ObjectName};
+use crate::archive::names::{self, ErasedName, HostStateName, IdentityName, ObjectName};
 use crate::archive::sealed::{self, Seal};
 use crate::archive::state_file::{HostState, STATE_BYTES_MAX, ServiceState, StateFileError};
 use crate::repo::signing_key::SigningKey;
-use crate::types::Did;
+use crate::types::{Did, HostName, Rev, Timestamp};
 
 /// Largest other JSON object that is read.
 const JSON_BYTES_MAX: usize = 4 << 20;
@@ -25,6 +25,8 @@ const JSON_BYTES_MAX: usize = 4 << 20;
 pub(super) const NAMED_MAX: usize = 1000;
 /// As many objects in a row that cannot be read end the verification: the store is away.
 const UNREAD_MAX: u32 = 20;
+/// States of a host that are tried, newest first.
+const STATES_TRIED: usize = 3;
 /// Accounts whose keys are remembered.
 const KEYS_MAX: usize = 1000;
 
@@ -93,6 +95,7 @@ pub async fn verify(
     let mut scrub = Scrub {
         reader: Reader::new(bucket.clone(), options.rate, progress),
         erased: BTreeMap::new(),
+        told: BTreeMap::new(),
         inventory,
         state,
         keys: BTreeMap::new(),
@@ -100,6 +103,7 @@ pub async fn verify(
         keep,
     };
     scrub.notes().await;
+    scrub.states().await;
     scrub.missing_segments().await?;
     if !scrub.state.others_done {
         scrub.beginnings().await?;
@@ -146,6 +150,8 @@ pub(super) struct Scrub<'k> {
     pub(super) reader: Reader,
     /// What was erased, by account.
     pub(super) erased: BTreeMap<Did, Note>,
+    /// The newest snapshot of each account, and when it was so, by its host's newest state.
+    pub(super) told: BTreeMap<Did, (Timestamp, Option<Rev>)>,
     pub(super) inventory: Inventory,
     pub(super) state: Checkpoint,
     keys: BTreeMap<Did, Arc<[SigningKey]>>,
@@ -237,10 +243,39 @@ impl Scrub<'_> {
             _ => None,
         });
         for name in names.collect::<Vec<_>>() {
-            let read = self.reader.bytes(&name.to_string(), NOTE_BYTES_MAX).await;
-            let note = read.and_then(|bytes| Note::decode(&bytes, &name).map_err(Bad::Other));
-            if let Outcome::Sound(note) = note {
+            if let Outcome::Sound(note) = self.read_erased(&name).await {
                 self.erased.insert(note.did.clone(), note);
+            }
+        }
+    }
+
+    pub(super) async fn read_erased(&self, name: &ErasedName) -> Outcome<Note> {
+        let read = self.reader.bytes(&name.to_string(), NOTE_BYTES_MAX).await;
+        read.and_then(|bytes| Note::decode(&bytes, name).map_err(Bad::Other))
+    }
+
+    /// Which snapshots there must be. A state that cannot be read is said when its turn comes; an older one serves.
+    async fn states(&mut self) {
+        let mut of_host: BTreeMap<&HostName, Vec<&HostStateName>> = BTreeMap::new();
+        for name in &self.inventory.others {
+            if let ObjectName::HostState(name) = name {
+                of_host.entry(name.host.host()).or_default().push(name);
+            }
+        }
+        for mut names in of_host.into_values() {
+            names.sort_by_key(|name| std::cmp::Reverse(name.time));
+            for name in names.into_iter().take(STATES_TRIED) {
+                let read = self.reader.bytes(&name.to_string(), STATE_BYTES_MAX).await;
+                let state =
+                    read.and_then(|bytes| HostState::decode(&bytes, name).map_err(|error| bad_state(&error)));
+                let Outcome::Sound(state) = state else { continue };
+                for (did, account) in state.accounts {
+                    let of = self.told.entry(did).or_insert((state.time, account.snapshot));
+                    if of.0 < state.time {
+                        *of = (state.time, account.snapshot);
+                    }
+                }
+                break;
             }
         }
     }
@@ -269,11 +304,7 @@ impl Scrub<'_> {
                         .check(&text, move |file| check_quarantined(file, &kept));
                     checked.await.and_then(|()| Ok(Seal::Sound))
                 }
-                ObjectName::Erased(note) => {
-                    let read = self.reader.bytes(&text, NOTE_BYTES_MAX).await;
-                    let decoded = read.and_then(|bytes| Note::decode(&bytes, note).map_err(Bad::Other));
-                    decoded.and_then(|_| Ok(Seal::Sound))
-                }
+                ObjectName::Erased(note) => self.read_erased(note).await.and_then(|_| Ok(Seal::Sound)),
                 ObjectName::HostState(name) => {
                     let read = self.reader.bytes(&text, STATE_BYTES_MAX).await;
                     read.and_then(|bytes| match HostState::decode(&bytes, name) {

@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::identity::resolver::Resolver;
 use crate::mirror::handle::ApplierHandle;
-use crate::mirror::input::{Input, Refilled};
+use crate::mirror::input::{Input, Refilled, Standing};
 use crate::mirror::keyspace::NO_NUMBER;
 use crate::mirror::numbers::Numbers;
 use crate::mirror::reader::Mirror;
@@ -41,13 +41,24 @@ pub async fn heal(
         until: (log.generation, log.number),
     };
     let sources = Arc::new(cold.sources(range, &mut shown).await?);
-    let (mut behind, mut told) = (Vec::new(), Vec::new());
+    let (mut behind, mut told, mut standings) = (Vec::new(), Vec::new(), Vec::new());
     for (did, account) in &sources.log.accounts {
         let row = Mirror::new(&**store).account(did)?;
         let ours = row
             .as_ref()
             .and_then(|row| row.head.as_ref())
             .map(|head| head.rev);
+        if let (Some((received, status)), Some(host)) = (&account.status, &account.host) {
+            standings.push(Standing {
+                did: did.clone(),
+                host: host.clone(),
+                status: status.clone(),
+                received: *received,
+            });
+            if row.is_none() && account.newest.is_none() {
+                behind.push((did.clone(), NO_NUMBER));
+            }
+        }
         if let Some(newest) = account.newest {
             told.push((did.clone(), newest));
             if Some(newest) > ours {
@@ -68,6 +79,7 @@ pub async fn heal(
         log,
         next_log: sources.log.next_log,
         told,
+        standings,
         ..Refilled::default()
     };
     applier.apply(Input::Refilled(Box::new(refilled))).await?;

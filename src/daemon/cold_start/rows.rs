@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{ColdStart, FillError};
+use super::{ColdStart, FillError, Sources};
 use crate::archive::state_file::HostState;
 use crate::mirror::applier::restored::LISTED_AFTER;
 use crate::mirror::erased::ErasedRow;
@@ -13,12 +13,41 @@ use crate::mirror::keyspace::{self, NO_NUMBER};
 use crate::mirror::reader::Mirror;
 use crate::mirror::rows::{BlobRow, BlobState, HostRow, JournalEntry, Listing, RecordValue, SweepMark};
 use crate::mirror::store::{Batch, Family, StoreError};
-use crate::types::{Cid, Did, Digest, Rev, Timestamp};
+use crate::types::{Cid, Did, Digest, HostName, Rev, Timestamp};
 
 /// Blobs are asked for again only some time after a start.
 const SWEEP_AFTER: Duration = Duration::from_secs(600);
 /// Rows are written in batches of this many bytes.
 pub(super) const BATCH_BYTES: usize = 1 << 20;
+
+impl Sources {
+    /// The hosts of which the archive tells, and that are not configured: when it was as told, and their accounts.
+    pub(super) fn unfollowed(&self) -> Vec<(&HostName, Timestamp, usize)> {
+        let ours = |state: &HostState| {
+            let of = state.accounts.keys();
+            of.filter(|did| self.host_of(did).as_ref() == Some(&state.host))
+                .count()
+        };
+        let others = self
+            .states
+            .iter()
+            .filter(|(host, _)| !self.followed.contains(*host));
+        let others = others.map(|(host, state)| (host, state.time, ours(state)));
+        others.filter(|(.., accounts)| *accounts > 0).collect()
+    }
+
+    /// Says so.
+    pub(super) fn tell_unfollowed(&self) {
+        for (host, since, accounts) in self.unfollowed() {
+            tracing::warn!(
+                %host,
+                accounts,
+                "the archive has accounts of this host, and it is not configured: they are restored as they stood at \
+                 {since}, and not followed; to follow them, add it to the hosts of the configuration"
+            );
+        }
+    }
+}
 
 impl ColdStart {
     /// The account's blobs: those that the archive has, and those that it lacks.

@@ -440,3 +440,82 @@ async fn a_copy_that_is_damaged_here_comes_back_out_of_the_archive() {
         (Some(last.rev), last.records.clone(), SyncState::Live)
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn accounts_of_a_host_that_is_not_configured_stand_as_they_stood() {
+    let scene = Scene::new(37).await;
+    let did = scene.churn.did().clone();
+    let untold: Did = "did:web:quiet.example.com".parse().expect("valid");
+    let hosts: [HostName; 3] =
+        ["a.example.com", "left.example.com", "pds.example.com"].map(|name| name.parse().expect("a host"));
+    let [configured, left, at] = &hosts;
+    let tell = |host: &HostName, dids: &[&Did], status: AccountStatus, time: Timestamp| {
+        let account = crate::archive::state_file::AccountState {
+            status,
+            sync: "live".to_owned(),
+            moved_to: None,
+            deleted_at: None,
+            snapshot: None,
+            withheld: Vec::new(),
+        };
+        let state = HostState {
+            host: host.clone(),
+            time,
+            url: format!("https://{host}"),
+            epoch: 0,
+            cursor: Some(7),
+            highest_seq: 7,
+            listed: Some(time),
+            last_event: None,
+            rolled_back_at: None,
+            ring: Vec::new(),
+            log_next: 1,
+            accounts: dids.iter().map(|did| ((*did).clone(), account.clone())).collect(),
+        };
+        let host = crate::archive::names::HostFolder::try_from(host).expect("short");
+        let name = crate::archive::names::HostStateName { host, time };
+        (name.to_string(), state.encode())
+    };
+    let ms = |millis: u64| Timestamp::from_micros((START.millis() + millis) * 1000);
+    for (name, bytes) in [
+        tell(configured, &[], AccountStatus::Active, ms(9)),
+        // It left this one long ago.
+        tell(left, &[&did], AccountStatus::Deactivated, ms(1)),
+        tell(at, &[&did, &untold], AccountStatus::Takendown, ms(8)),
+    ] {
+        scene.archive.put(&name, bytes).await;
+    }
+    let store = memory();
+    let alone = scene.cold(&store).await;
+    let reader = ArchiveReader::of_bucket(scene.archive.bucket.clone(), scene.archive.folder.path());
+    let cold = Arc::new(ColdStart {
+        store: Arc::clone(&store),
+        numbers: Arc::clone(&alone.numbers),
+        reader: reader.await.expect("opens"),
+        resolver: None,
+        clock: alone.clock.clone(),
+        hosts: BTreeMap::from([(configured.clone(), format!("https://{configured}"))]),
+        dev_mode: true,
+    });
+    let sources = cold.all_sources().await.expect("reads");
+    assert_eq!(sources.unfollowed(), [(at, ms(8), 2)], "which is said");
+    let numbers = Arc::clone(&cold.numbers);
+    let mut applier = Applier::open(Arc::clone(&store), numbers, ApplierLimits::default()).expect("opens");
+    let log = LogRow {
+        generation: u64::MAX,
+        number: u64::MAX,
+        prev: None,
+        cut: None,
+        shipped: None,
+    };
+    let filled = cold.fill(&mut applier, "an archive", log).await.expect("fills");
+    assert_eq!((filled.accounts, filled.lacking.len()), (1, 1));
+    for did in [&did, &untold] {
+        let row = Mirror::new(&*store).account(did).expect("reads").expect("there");
+        assert_eq!(
+            (row.host, row.upstream),
+            (at.clone(), AccountStatus::Takendown),
+            "{did}"
+        );
+    }
+}

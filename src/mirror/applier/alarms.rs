@@ -7,7 +7,7 @@ use super::super::reader::Mirror;
 use super::super::rows::{AccountRow, Acknowledged, AlarmRow, DeleteWindow, Pin, PinReason, Row as _};
 use super::super::store::{Family, StoreError};
 use super::{Applier, Group, Note};
-use crate::types::{Did, Digest, HostName, Timestamp};
+use crate::types::{Did, Digest, HostName, Rev, Timestamp};
 
 /// Generations kept for one account, at most: the oldest ones stay, for they hold what was lost first.
 const PINS_MAX: usize = 4;
@@ -165,32 +165,36 @@ impl Applier {
         Ok(())
     }
 
-    /// A deleted record is counted; many within a day raise an alarm, which says what is left.
+    /// Before a commit's changes: counts the records that go, of those that were there when the day's first one went,
+    /// and how many fewer there are than there were. Many raise an alarm, which says what is left; records that come
+    /// and go do not. `deleted` are the revs of those that this commit deletes.
     pub(super) fn count_deletes(
         &self,
         group: &mut Group<'_>,
         did: &Did,
         row: &mut AccountRow,
-        deleted: u64,
-        records_before: u64,
+        deleted: &[Rev],
+        added: u64,
     ) -> Result<(), StoreError> {
-        if deleted == 0 {
+        let open = row.deletes.take();
+        let open = open.filter(|window| group.now.since(window.since) <= MASS_DELETE_WINDOW);
+        if deleted.is_empty() && open.is_none() {
             return Ok(());
         }
-        let fresh = |now| DeleteWindow {
-            since: now,
-            records: records_before,
+        let mut window = open.unwrap_or_else(|| DeleteWindow {
+            since: group.now,
+            rev: row.head.as_ref().map(|head| head.rev),
+            records: row.records,
             deleted: 0,
             alarmed: false,
-        };
-        let mut window = row.deletes.take().unwrap_or_else(|| fresh(group.now));
-        if group.now.since(window.since) > MASS_DELETE_WINDOW {
-            window = fresh(group.now);
-        }
-        window.deleted += deleted;
+        });
+        let after = (row.records + added).saturating_sub(deleted.len() as u64);
+        window.records = window.records.max(row.records).max(after);
+        window.deleted += deleted.iter().filter(|rev| Some(**rev) <= window.rev).count() as u64;
+        let gone = window.deleted.max(window.records - after);
         let percent = self.limits.deleted_percent;
-        let mass = window.deleted >= MASS_DELETE_RECORDS
-            && window.deleted.saturating_mul(100) >= window.records.saturating_mul(percent);
+        let mass =
+            gone >= MASS_DELETE_RECORDS && gone.saturating_mul(100) >= window.records.saturating_mul(percent);
         if mass && !window.alarmed {
             window.alarmed = true;
             let snapshot = row.snapshot;
@@ -199,8 +203,8 @@ impl Applier {
                 None => "no snapshot of it was archived, so they are gone".to_owned(),
             };
             let message = format!(
-                "{did} lost {} of {} records within a day; {left}",
-                window.deleted, window.records
+                "{did} lost {gone} of the {} records that it had within a day; {left}",
+                window.records
             );
             if row.pins.iter().filter(|pin| pin.generation.is_none()).count() < PINS_MAX {
                 let (since, reason) = (group.now, PinReason::MassDelete);

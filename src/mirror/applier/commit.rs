@@ -12,7 +12,7 @@ use super::super::store::StoreError;
 use super::events::Arrival;
 use super::{Applier, Group, Note};
 use crate::repo::record::scan_record;
-use crate::types::{Cid, Did, Digest, HostName, RepoPath};
+use crate::types::{Cid, Did, Digest, HostName, RepoPath, Rev};
 use crate::verify::{
     CommitProof, PutRecord, RejectReason, SignedCommit, VerifiedCommit, VerifiedLegacy, VerifiedOp,
     VerifiedSync,
@@ -25,6 +25,14 @@ struct RowChange<'c> {
     old: Option<Record>,
     /// What stands there then; the bytes hash to the CID.
     new: Option<(Cid, Bytes)>,
+}
+
+/// The revs of the records that go, and how many come.
+fn counted(changes: &[RowChange<'_>]) -> (Vec<Rev>, u64) {
+    let deleted = changes.iter().filter(|change| change.new.is_none());
+    let deleted = deleted.filter_map(|change| Some(change.old.as_ref()?.rev));
+    let added = changes.iter().filter(|change| change.old.is_none());
+    (deleted.collect(), added.count() as u64)
 }
 
 /// Why a proven commit cannot be applied: what to do about the row, or the gate that it fails after all.
@@ -204,9 +212,8 @@ impl Applier {
         changes: Vec<RowChange<'_>>,
     ) -> Result<(), StoreError> {
         let number = row.account_number;
-        let deleted = changes.iter().filter(|change| change.new.is_none()).count() as u64;
-        let before = row.records;
-        self.count_deletes(group, did, &mut row, deleted, before)?;
+        let (deleted, added) = counted(&changes);
+        self.count_deletes(group, did, &mut row, &deleted, added)?;
         let erased = Self::erased_of(group, did, &row)?;
         let mut noncanonical = 0;
         let mut released = Vec::new();

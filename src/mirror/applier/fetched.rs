@@ -25,6 +25,7 @@ impl Applier {
         let Fetched {
             did,
             from_number,
+            from_erased,
             identity,
             content,
             task,
@@ -46,7 +47,12 @@ impl Applier {
             SyncState::Diverged { .. } => Some(DesyncReason::HeadDiffers),
             _ => None,
         };
-        let current = row.account_number == from_number && identity.speaks_at(&row.host);
+        // A CAR that is kept as it came was looked through for what had been erased by then.
+        let judged = match &content {
+            FetchedContent::Loaded { .. } | FetchedContent::Unchanged { .. } => true,
+            _ => Self::erased_of(group, &did, &row)?.map_or(0, |erased| erased.count()) == from_erased,
+        };
+        let current = row.account_number == from_number && identity.speaks_at(&row.host) && judged;
         let Some(reason) = wanted.filter(|_| current) else {
             // Something else settled it while the fetch was under way.
             drop_generation(group, loaded_number);

@@ -83,6 +83,7 @@ fn unchanged(world: &World, account: &SimAccount, host: &str) -> Input {
     Input::Fetched(Box::new(Fetched {
         did: account.did().clone(),
         from_number: world.row(account.did()).expect("known").account_number,
+        from_erased: 0,
         identity: document(account, host, Duration::ZERO),
         content: FetchedContent::Unchanged {
             commit: account.head(),

@@ -61,6 +61,7 @@ impl World {
         Input::Fetched(Box::new(Fetched {
             did: account.did().clone(),
             from_number: self.row(account.did()).map_or(0, |row| row.account_number),
+            from_erased: self.erased_when_fetched,
             identity: self.identity(account),
             content,
             task: self.fetch_task(account.did()),
@@ -382,6 +383,41 @@ fn a_host_that_goes_back_does_not_take_what_is_kept_along() {
     world.unchanged(&account, head);
     assert_eq!((world.state(&account), world.kept_numbers()), ("live", vec![900]));
     assert!(world.alarm_kinds().contains(&AlarmKind::Rollback));
+}
+
+#[test]
+fn a_car_that_was_judged_before_an_erasure_is_not_kept() {
+    let mut world = World::new();
+    let account = world.lost_one(1);
+    let erase = |record: &[u8]| {
+        Input::Erase(Box::new(crate::mirror::input::Erase {
+            did: account.did().clone(),
+            whole: false,
+            lasting: true,
+            records: vec![Cid::of_block(record)],
+            blobs: Vec::new(),
+            kept_car: false,
+        }))
+    };
+    // It was fetched and looked through; then somebody wants a record gone; then it is to be kept.
+    world.apply(erase(b"a record that may be in it"));
+    world.lax(&account, 900);
+    assert_eq!(
+        (world.of(&account).kept_car, world.kept_numbers()),
+        (None, vec![])
+    );
+    assert_eq!(
+        world.fetches(&account).len(),
+        1,
+        "it is fetched again, and judged anew"
+    );
+    let mut judged = |erased: usize, number: u64| {
+        world.erased_when_fetched = erased;
+        world.lax(&account, number);
+        world.of(&account).kept_car.map(|car| car.number)
+    };
+    assert_eq!(judged(2, 901), None);
+    assert_eq!(judged(1, 902), Some(902));
 }
 
 #[test]

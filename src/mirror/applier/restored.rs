@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use super::super::erased::ErasedMark;
-use super::super::input::{Refilled, Restored, RestoredRepo};
+use super::super::input::{Refilled, Restored, RestoredRepo, Standing};
 use super::super::keyspace::{
     self, META_ARCHIVE_ID, META_COLD_START, META_LOG, META_NEXT_LOG, NO_NUMBER, Task,
 };
@@ -161,6 +161,20 @@ impl Applier {
         }
         self.next_log = self.next_log.max(refilled.next_log);
         self.requeue(group, refilled.next_log, &refilled.told)?;
+        for Standing {
+            did,
+            host,
+            status,
+            received,
+        } in refilled.standings
+        {
+            // What this mirror heard itself, and later, stands.
+            let older = |row: &AccountRow| row.host == host && row.status_at < Some(received);
+            if let Some(mut row) = self.account(group, &did)?.filter(older) {
+                row.status_at = Some(received);
+                Self::set_status(group, &did, row, status);
+            }
+        }
         let next = keyspace::encode_number(self.next_log);
         let batch = group.stage.batch();
         batch.put(Family::Meta, META_NEXT_LOG, next);

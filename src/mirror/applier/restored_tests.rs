@@ -2,7 +2,7 @@
 
 use super::tests::{NOW, World};
 use super::*;
-use crate::mirror::input::{Refilled, Restored, RestoredRepo};
+use crate::mirror::input::{Refilled, Restored, RestoredRepo, Standing};
 use crate::mirror::keyspace::{META_ARCHIVE_ID, META_COLD_START, META_NEXT_LOG, NO_NUMBER};
 use crate::mirror::reader::Mirror;
 use crate::mirror::rows::{
@@ -228,6 +228,7 @@ fn numbers_go_on_and_what_the_archive_does_not_tell_is_told_again() {
         hosts: vec![(name.clone(), host)],
         alarms: Vec::new(),
         told: vec![(did.clone(), rev(2))],
+        standings: Vec::new(),
     })));
     let mirror = Mirror::new(&*world.store);
     let left = mirror.outbox(0, 100).expect("reads");
@@ -243,4 +244,51 @@ fn numbers_go_on_and_what_the_archive_does_not_tell_is_told_again() {
     assert_eq!(meta(META_COLD_START), None);
     assert_eq!(world.applier.totals().unshipped, 2);
     assert!(tasks(&world).contains(&Task::ListRepos(name)));
+}
+
+#[test]
+fn a_standing_that_the_archive_told_since_is_in_force() {
+    let mut world = World::new();
+    let account = world.live(1);
+    let did = account.did().clone();
+    let tell = |world: &mut World, status, host: &HostName, received| {
+        let standing = Standing {
+            did: did.clone(),
+            host: host.clone(),
+            status,
+            received,
+        };
+        world.apply(Input::Refilled(Box::new(Refilled {
+            archive: "one".to_owned(),
+            next_log: 40,
+            standings: vec![standing],
+            ..Refilled::default()
+        })));
+        world.row(&did).expect("known").upstream
+    };
+    let (host, later) = (world.host.clone(), NOW.plus(Duration::from_secs(60)));
+    let other: HostName = "another.test".parse().expect("a host");
+    assert_eq!(
+        tell(&mut world, AccountStatus::Takendown, &other, later),
+        AccountStatus::Active,
+        "another host's word"
+    );
+    assert_eq!(
+        tell(&mut world, AccountStatus::Takendown, &host, later),
+        AccountStatus::Takendown
+    );
+    // What was heard later stands: here it is that very takedown.
+    assert_eq!(
+        tell(&mut world, AccountStatus::Active, &host, NOW),
+        AccountStatus::Takendown
+    );
+    let later = later.plus(Duration::from_secs(1));
+    assert_eq!(
+        tell(&mut world, AccountStatus::Deleted, &host, later),
+        AccountStatus::Deleted
+    );
+    assert!(
+        tasks(&world).contains(&Task::AuditAccount(did.clone())),
+        "the host is asked whether it is so"
+    );
 }

@@ -347,6 +347,49 @@ fn many_deletions_by_commit_raise_one_alarm() {
 }
 
 #[test]
+fn records_that_come_and_go_are_no_mass_deletion() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    let base: Vec<_> = (0..33).map(|i| write(&format!("base{i}"), "x")).collect();
+    world.commit(&mut account, &base);
+    // An account that posts and deletes all day: more goes than ever was there at a time.
+    for round in 0..30 {
+        let writes: Vec<_> = (0..20).map(|i| write(&format!("r{round}x{i}"), "x")).collect();
+        let deletes: Vec<_> = (0..20).map(|i| delete(&format!("r{round}x{i}"))).collect();
+        world.commit(&mut account, &writes);
+        world.commit(&mut account, &deletes);
+    }
+    assert_eq!(kinds(&world), [], "600 came and went, and 34 are there as before");
+    // The greatest number of the day counts, though they came within it.
+    let writes: Vec<_> = (0..150).map(|i| write(&format!("new{i}"), "x")).collect();
+    let deletes: Vec<_> = (0..100).map(|i| delete(&format!("new{i}"))).collect();
+    world.commit(&mut account, &writes);
+    world.commit(&mut account, &deletes[..99]);
+    assert_eq!(kinds(&world), []);
+    world.commit(&mut account, &deletes[99..]);
+    assert_eq!(kinds(&world), [AlarmKind::MassDelete]);
+    let said = alarms(&world)[0].1.message.clone();
+    assert!(said.contains("lost 100 of the 184 records"), "{said}");
+}
+
+#[test]
+fn what_is_replaced_by_as_many_others_is_lost_all_the_same() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    let writes: Vec<_> = (0..150).map(|i| write(&format!("old{i}"), "x")).collect();
+    world.commit(&mut account, &writes);
+    for round in 0..10 {
+        let both = (0..10).map(|i| round * 10 + i);
+        let both = both.flat_map(|i| [write(&format!("new{i}"), "y"), delete(&format!("old{i}"))]);
+        assert_eq!(kinds(&world), []);
+        world.commit(&mut account, &both.collect::<Vec<_>>());
+    }
+    assert_eq!(kinds(&world), [AlarmKind::MassDelete]);
+    let said = alarms(&world)[0].1.message.clone();
+    assert!(said.contains("lost 100 of the 151 records"), "{said}");
+}
+
+#[test]
 fn which_share_counts_as_many_is_set() {
     let mut world = World::new();
     world.applier.limits.deleted_percent = 60;
@@ -401,6 +444,7 @@ fn an_ordinary_swap_keeps_nothing() {
     let stale = Fetched {
         did: account.did().clone(),
         from_number: old,
+        from_erased: 0,
         identity: world.identity(&account),
         content: FetchedContent::Unchanged {
             commit: account.head(),

@@ -33,6 +33,8 @@ pub(crate) struct World {
     pub(crate) applier: Applier,
     pub(crate) host: HostName,
     pub(crate) seq: u64,
+    /// What a fetch knows of as erased.
+    pub(crate) erased_when_fetched: usize,
 }
 
 impl World {
@@ -53,6 +55,7 @@ impl World {
             applier,
             host,
             seq: 0,
+            erased_when_fetched: 0,
         }
     }
 
@@ -492,6 +495,7 @@ fn a_copy_found_damaged_while_it_is_compared_is_fetched_whole() {
     world.apply(Input::Fetched(Box::new(Fetched {
         did: did.clone(),
         from_number: world.row(&did).expect("known").account_number,
+        from_erased: 0,
         identity: world.identity(&account),
         content: FetchedContent::Unchanged {
             commit: account.head(),
@@ -537,6 +541,7 @@ fn an_inactive_account_keeps_its_data_and_is_compared_when_it_returns() {
     let unchanged = Fetched {
         did: did.clone(),
         from_number: row.account_number,
+        from_erased: 0,
         identity: world.identity(&account),
         content: FetchedContent::Unchanged {
             commit: account.head(),

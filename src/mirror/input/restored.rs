@@ -66,4 +66,19 @@ pub struct Refilled {
     pub alarms: Vec<(AlarmId, AlarmRow)>,
     /// The accounts that the log had more of than the mirror, and up to which rev.
     pub told: Vec<(Did, Rev)>,
+    /// The accounts' standings that the log told since.
+    pub standings: Vec<Standing>,
+}
+
+/// What the log told of an account's standing.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// Whose.
+    pub did: Did,
+    /// By which host.
+    pub host: HostName,
+    /// What.
+    pub status: AccountStatus,
+    /// When it came.
+    pub received: Timestamp,
 }

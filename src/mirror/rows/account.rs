@@ -308,9 +308,12 @@ pub struct DeleteWindow {
     /// Its beginning.
     #[serde(with = "codec::value")]
     pub since: Timestamp,
-    /// Records at its beginning.
+    /// The rev at its beginning.
+    #[serde(default, with = "codec::option", skip_serializing_if = "Option::is_none")]
+    pub rev: Option<Rev>,
+    /// The most records that there were since.
     pub records: u64,
-    /// Records deleted since.
+    /// Records deleted since that were there at its beginning.
     pub deleted: u64,
     /// Whether an alarm was raised.
     pub alarmed: bool,

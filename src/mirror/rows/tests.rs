@@ -81,6 +81,7 @@ fn account(status: AccountStatus, sync: SyncState) -> AccountRow {
         next_audit: Some(at(25)),
         deletes: Some(DeleteWindow {
             since: at(18),
+            rev: None,
             records: 19,
             deleted: 20,
             alarmed: true,

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::super::WITHHELD_MAX;
 use super::{Findings, Plan};
 use crate::identity::plc_log::PlcLog;
 use crate::repo::signing_key::SigningKey;
@@ -66,7 +67,8 @@ impl Findings<'_> {
                 "commit": self.backup.commit.to_string(),
                 "signed_by": self.backup.signed_by,
                 "records": self.backup.records,
-                "withheld": self.backup.withheld,
+                "withheld": self.backup.withheld.len(),
+                "withheld_records": self.backup.withheld.iter().take(WITHHELD_MAX).collect::<Vec<_>>(),
                 "car_bytes": self.backup.car_bytes,
                 "blobs": self.backup.blobs.len(),
                 "blob_bytes": plan.blob_bytes,

@@ -56,7 +56,7 @@ fn world() -> World {
             commit: cid(1),
             signed_by: Some(key(20)),
             records: 10,
-            withheld: 0,
+            withheld: Vec::new(),
             car_bytes: 1000,
             blobs: BTreeMap::from([(cid(2), blob(Some(50))), (cid(3), blob(Some(70)))]),
             notes: Vec::new(),
@@ -245,7 +245,10 @@ fn what_stands_in_the_way_is_refused() {
 fn what_should_be_known_is_said_and_not_refused() {
     let cases: [Case; 6] = [
         (|w| w.rotation = Some(user(2)), "number 2 in the list"),
-        (|w| w.backup.withheld = 3, "3 records were erased"),
+        (
+            |w| w.backup.withheld = vec!["a.b.c/1".into(), "a.b.c/2".into()],
+            "2 records were erased from the backup, and stay erased: only their names are restored: a.b.c/1, a.b.c/2",
+        ),
         (
             |w| drop(w.backup.blobs.insert(cid(4), blob(None))),
             "not in the backup",

@@ -80,8 +80,9 @@ fn a_car_is_proven_packed_or_not_and_written_anew() {
         let mut bytes = Vec::new();
         backup.car.read_to_end(&mut bytes).expect("reads");
         assert_eq!(bytes.len() as u64, size);
-        let keys = [account.key()];
-        let again = read_car(&bytes[..], "anew", account.did(), &keys, place.0.path()).expect("proves");
+        let (keys, none) = ([account.key()], BTreeSet::new());
+        let again =
+            read_car(&bytes[..], "anew", account.did(), &keys, &none, place.0.path()).expect("proves");
         assert_eq!(again.records, backup.records);
         assert_eq!(again.commit, account.head());
     }
@@ -92,8 +93,9 @@ fn what_is_not_the_whole_account_is_refused() {
     let ((account, car), place) = (account(), Place::new());
     let other = SimAccount::new(2, START);
     let did = account.did();
-    let read =
-        |bytes: &[u8], did: &Did, key: SigningKey| read_car(bytes, "a.car", did, &[key], place.0.path());
+    let read = |bytes: &[u8], did: &Did, key: SigningKey| {
+        read_car(bytes, "a.car", did, &[key], &BTreeSet::new(), place.0.path())
+    };
     let refused = |bytes: &[u8], did: &Did, key: SigningKey, what: &str| match read(bytes, did, key) {
         Err(RestoreError::Unproven(text)) => assert!(text.contains(what), "{what}: {text}"),
         other => panic!("{what}: {:?}", other.err()),
@@ -123,6 +125,34 @@ fn what_is_not_the_whole_account_is_refused() {
         }
     }
     assert!(read(&without, did, account.key()).is_err());
+}
+
+#[test]
+fn what_was_erased_may_be_absent_and_is_named_by_the_tree() {
+    let ((account, car), place) = (account(), Place::new());
+    let keys = [account.key()];
+    let read = |bytes: &[u8], withheld: &BTreeSet<Cid>| {
+        read_car(bytes, "a.car", account.did(), &keys, withheld, place.0.path())
+    };
+    let whole = read(&car, &BTreeSet::new()).expect("proves");
+    let mut records = whole.records.values().copied();
+    let (erased, other) = (records.next().expect("some"), records.next_back().expect("more"));
+    let without = |gone: &[Cid]| {
+        let mut reader = CarReader::new(&car[..]).expect("a CAR");
+        let (mut block, mut out) = (Vec::new(), crate::repo::car::encode_header(&[account.head()]));
+        while let Some((cid, _)) = reader.next_block(&mut block).expect("reads") {
+            if !gone.contains(&cid) {
+                crate::repo::car::encode_block(&mut out, &cid, &block);
+            }
+        }
+        out
+    };
+    let noted = BTreeSet::from([erased]);
+    let given = read(&without(&[erased]), &noted).expect("proves");
+    assert_eq!(given.records, whole.records, "compared by CID");
+    // Nothing else may be absent.
+    assert!(read(&without(&[erased]), &BTreeSet::new()).is_err());
+    assert!(read(&without(&[erased, other]), &noted).is_err());
 }
 
 #[tokio::test]

@@ -15,7 +15,8 @@ use super::super::params::Params;
 use super::super::response::{self, Body, XrpcError};
 use super::super::xrpc::Xrpc;
 use super::{
-    Begun, Export, PIECE_BYTES, PieceWriter, ProofError, RowsError, WatchedRows, car_response, check_head,
+    Begun, Export, PIECE_BYTES, PIECES_WAITING_MAX, PieceWriter, ProofError, RowsError, WatchedRows,
+    car_response, check_head,
 };
 use crate::metrics::labels::ExportResult;
 use crate::mirror::reader::Mirror;
@@ -105,18 +106,49 @@ async fn answer(
     if response::not_modified(request, &validator(&commit)) {
         return Ok(response::unchanged(validator(&commit)));
     }
-    // Nothing is sent over this channel: that its other end is gone says that the caller is.
-    let (sender, _pieces) = mpsc::channel(1);
+    let (sender, pieces) = mpsc::channel(PIECES_WAITING_MAX);
     let export = Export::new(xrpc, did, None, sender).await?;
     let (begin, begun) = oneshot::channel();
-    tokio::task::spawn_blocking(move || begin.send(export.run_part(read)).ok());
-    let (commit, car) = begun.await.map_err(|_| XrpcError::Internal)??;
-    Ok(car_response(Body::whole(car), validator(&commit)))
+    tokio::task::spawn_blocking(move || export.run_part(read, begin));
+    let begun = begun.await.map_err(|_| XrpcError::Internal)??;
+    Ok(car_response(
+        Body::pieces(pieces, begun.length),
+        validator(&begun.commit),
+    ))
 }
 
 impl Export {
+    /// Sends a part. It is in memory until it is sent, so its place among the exports is taken until then.
     fn run_part(
         self,
+        read: impl FnOnce(&WatchedRows<'_, '_>, &Head) -> Result<Part, ExportError<RowsError>>,
+        begin: oneshot::Sender<Result<Begun, XrpcError>>,
+    ) {
+        let (commit, car) = match self.read_part(read) {
+            Ok(part) => part,
+            Err(error) => {
+                begin.send(Err(error)).ok();
+                return;
+            }
+        };
+        let answer = Begun {
+            commit,
+            length: car.len() as u64,
+            as_it_came: false,
+        };
+        if begin.send(Ok(answer)).is_err() {
+            return self.ended(ExportResult::Aborted);
+        }
+        let mut out = PieceWriter {
+            export: &self,
+            piece: Vec::with_capacity(PIECE_BYTES.min(car.len())),
+        };
+        let written = out.write_all(&car).and_then(|()| out.flush());
+        self.finish(written);
+    }
+
+    fn read_part(
+        &self,
         read: impl FnOnce(&WatchedRows<'_, '_>, &Head) -> Result<Part, ExportError<RowsError>>,
     ) -> Result<(Cid, Vec<u8>), XrpcError> {
         let view = self.store.view();
@@ -126,11 +158,13 @@ impl Export {
         } = lookup::served(&mirror, &self.did, &self.sight).map_err(|failure| self.told(failure))?;
         let rows = WatchedRows {
             rows: mirror.rows(account_number),
-            export: &self,
+            export: self,
         };
         check_head(&self.did, &head).map_err(|error| self.unproven(&error))?;
         let part = read(&rows, &head).map_err(|error| self.unproven(&ProofError::Rows(error)))?;
-        self.ended(ExportResult::Complete);
+        if part.is_err() {
+            self.ended(ExportResult::Complete);
+        }
         Ok((head.commit, part?))
     }
 

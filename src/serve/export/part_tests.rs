@@ -230,3 +230,36 @@ async fn proofs_count_among_the_exports() {
     }
     assert_eq!(answer.status, 200);
 }
+
+#[tokio::test]
+async fn blocks_keep_their_place_until_they_are_sent() {
+    let store = MemoryStore::new();
+    let large = Account::new("large", 2).large_records();
+    large.save(&store);
+    let account = account();
+    account.save(&store);
+    let limits = ServeLimits {
+        exports_max: 1,
+        queue_timeout: Duration::from_millis(100),
+        ..ServeLimits::default()
+    };
+    let server = Server::start_with(&store, NoBlobArchive, limits).await;
+    let cids: Vec<Cid> = (0..8)
+        .map(|number| Cid::of_block(&large_record(number)))
+        .collect();
+    let small = get_blocks(&account, &[account.head().commit]);
+    let mut held = server.open_narrow(&get_blocks(&large, &cids)).await;
+    let mut refused = 0;
+    for _ in 0..100 {
+        let answer = server.get(&small).await;
+        refused = if answer.status == 503 { refused + 1 } else { 0 };
+        if refused == 3 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(refused, 3, "while nobody reads them, nobody else has the place");
+    let (_, blocks) = read(&Answer::read(&mut held).await);
+    assert_eq!(blocks.len(), cids.len());
+    read(&server.get(&small).await);
+}

@@ -85,6 +85,7 @@ impl World {
         Input::Fetched(Box::new(Fetched {
             did: account.did().clone(),
             from_number: row.map_or(0, |row| row.account_number),
+            from_erased: 0,
             identity: self.identity(account),
             content,
             task: self.fetch_task(account.did()),

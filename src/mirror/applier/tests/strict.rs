@@ -525,6 +525,7 @@ fn a_damaged_copy_that_is_wanted_for_another_reason_is_fetched_whole_too() {
     world.apply(Input::Fetched(Box::new(Fetched {
         did: did.clone(),
         from_number: row.account_number,
+        from_erased: 0,
         identity: world.identity(&account),
         content: FetchedContent::Unchanged {
             commit: account.head(),
