@@ -7,12 +7,16 @@ use clap::{Args, Parser, Subcommand};
 mod archive_args;
 mod recall;
 mod restore;
+mod state;
 
 pub use self::archive_args::{
     BucketCommand, DrillArgs, ForgetArgs, PlaceArgs, ProbeArgs, PruneArgs, VerifyArgs,
 };
 pub use recall::{AtArgs, CatArgs, ExportArgs, ExportFormat, HistoryArgs, JudgeArgs, LsArgs, SourceArgs};
-pub use restore::{CurveArg, KeyCommand, PlcArgs, PlcCommand, RestoreAccountArgs, RestoreCommand};
+pub use restore::{
+    CurveArg, KeyCommand, PlcArgs, PlcCommand, RestoreAccountArgs, RestoreCommand, RestorePdsArgs,
+};
+pub use state::{StateBackupArgs, StateCommand, StateExtractArgs, StateListArgs, StateOpenArgs};
 
 /// Real-time backup of AT Protocol PDSes: every commit verified, every blob kept, all of it readable without us.
 #[derive(Debug, Parser)]
@@ -125,6 +129,10 @@ something is missing, and named; 4: what the archive holds does not prove; 10: i
     /// Bring an account back at a new PDS, from a backup and a rotation key
     #[command(subcommand)]
     Restore(RestoreCommand),
+
+    /// A PDS's private state: keys, e-mail addresses, passwords, preferences. Always encrypted to its admin
+    #[command(subcommand)]
+    State(StateCommand),
 
     /// Make or look at a rotation key. It stays on this machine
     #[command(subcommand)]
@@ -323,6 +331,9 @@ pub struct RunArgs {
     /// Settings that other commands have too
     #[command(flatten)]
     pub common: SettingArgs,
+    /// Where `firekeep state backup` leaves a PDS's private state
+    #[arg(long, value_name = "DIR")]
+    pub state_drop: Option<String>,
     /// The PLC directory that resolves did:plc
     #[arg(long, value_name = "URL")]
     pub plc_url: Option<String>,
@@ -421,6 +432,7 @@ impl RunArgs {
             settings.push(("dev_mode", "true".to_owned()));
         }
         settings.extend(given([
+            ("state_drop", &self.state_drop),
             ("plc_url", &self.plc_url),
             ("listen", &self.listen),
             ("public_url", &self.public_url),

@@ -7,6 +7,7 @@ pub mod forget;
 pub mod keys;
 pub mod prune;
 pub mod restore;
+pub mod state;
 pub mod verify;
 
 pub mod recall;
@@ -330,6 +331,22 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or("?")
 }
 
+/// What of a PDS no stream tells, and whether it is backed up beside it.
+fn private_text(private: &Value) -> String {
+    match (private["newest"].as_str(), private["shipped"] == true) {
+        (Some(newest), _) => format!("  private    the PDS's own secrets, encrypted, as of {newest}\n"),
+        (None, true) => {
+            "  private    NOTHING YET of the PDS's own secrets: does `firekeep state backup` run?\n"
+                .to_owned()
+        }
+        (None, false) => {
+            "  private    no e-mail addresses, passwords, signing keys and preferences: no stream tells \
+                          them, and `firekeep state` is not set up\n"
+                .to_owned()
+        }
+    }
+}
+
 fn status_text(report: &Value) -> String {
     let mut out = format!("{}\n\n", text(&report["summary"]));
     for host in report["hosts"].as_array().into_iter().flatten() {
@@ -403,6 +420,7 @@ fn status_text(report: &Value) -> String {
         number(&archive["accounts_due"]),
         number(&archive["changes_due"]),
     ));
+    out.push_str(&private_text(&report["private_state"]));
     match number(&archive["accounts_unlogged"]) {
         0 => {}
         n => out.push_str(&format!(

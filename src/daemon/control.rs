@@ -17,6 +17,7 @@ use super::inspect::parse_alarm;
 use super::proof::Proof;
 use super::retain::Retain;
 use super::standing::{Standing, Surroundings};
+use super::state_link::Newest;
 
 use crate::archive::keeper::Keeper;
 use crate::archive::shipper::Shipper;
@@ -61,6 +62,8 @@ pub struct DaemonControl {
     pub archive: Arc<ArchiveWatch>,
     /// Prunes and erases.
     pub retain: Arc<Retain>,
+    /// What is known of private state.
+    pub private_state: Arc<Newest>,
     /// The configuration in force.
     pub config: Config,
     /// Where XRPC listens.
@@ -208,6 +211,7 @@ impl DaemonControl {
             "version": env!("CARGO_PKG_VERSION"),
             "standing": standing.name(),
             "summary": standing.sentence(),
+            "private_state": self.private_state.json(self.config.state_drop.is_some()),
             "hosts": hosts,
             "alarms": self.open_alarms()?,
             "accounts": {

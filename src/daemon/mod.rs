@@ -23,6 +23,7 @@ pub mod progress;
 pub mod retain;
 pub mod standing;
 pub mod start;
+pub mod state_link;
 pub mod states;
 pub mod upstream;
 pub mod work;
@@ -216,6 +217,10 @@ impl Running {
                 let done = states.run(cancel).await;
                 done.map_err(|error| DaemonError::failed(error.to_string()))
             });
+        }
+        if let Some(private) = daemon.private_state.take() {
+            let cancel = stop_archiving.clone();
+            tasks.spawn(async move { private.run(cancel).await });
         }
         if let Some((service, xrpc, admin)) = daemon.service.take() {
             let cancel = stop_serving.clone();

@@ -15,6 +15,7 @@ use super::control::DaemonControl;
 use super::follow::{Follow, KeyCache};
 use super::probe::probe_hosts;
 use super::proof::Proof;
+use super::state_link::StateLink;
 use super::states::States;
 use super::upstream::upstream;
 use super::work::Workshop;
@@ -69,6 +70,8 @@ pub struct Daemon {
     pub proof: Arc<Proof>,
     /// Writes the states of hosts into the archive.
     pub states: Option<States>,
+    /// Ships private state.
+    pub private_state: Option<StateLink>,
     /// The listeners.
     pub service: Option<(Service, TcpListener, TcpListener)>,
     /// What commands and the status need.
@@ -204,6 +207,7 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         shipper: Arc::clone(&shipper),
         archive: watch,
         retain: Arc::new(super::retain::Retain::new(&link, &config)),
+        private_state: Arc::default(),
         config: config.clone(),
         listen: xrpc.local_addr().unwrap_or(config.listen),
         admin_listen: admin.local_addr().unwrap_or(config.admin_listen),
@@ -214,6 +218,7 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         hosts,
         resolver,
         states: Some(states(&workshop, &control)),
+        private_state: Some(private_state(&link, &control)),
         proof: Arc::clone(&control.proof),
         workshop,
         archive_link: Some(link),
@@ -253,6 +258,16 @@ fn proof(config: &Config, workshop: &Workshop, temp_dir: PathBuf) -> Proof {
         clock: workshop.clock.clone(),
         metrics: Arc::clone(&workshop.metrics),
         drilling: tokio::sync::Mutex::default(),
+    }
+}
+
+fn private_state(link: &ArchiveLink, control: &DaemonControl) -> StateLink {
+    StateLink {
+        folder: link.config.state_drop.clone(),
+        bucket: Arc::clone(&link.bucket),
+        archive: Arc::clone(&control.archive),
+        store: Arc::clone(&control.store),
+        newest: Arc::clone(&control.private_state),
     }
 }
 
