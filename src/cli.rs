@@ -8,6 +8,7 @@ mod archive_args;
 mod recall;
 mod restore;
 mod state;
+mod setup;
 
 pub use self::archive_args::{
     BucketCommand, DrillArgs, ForgetArgs, PlaceArgs, ProbeArgs, PruneArgs, VerifyArgs,
@@ -16,6 +17,7 @@ pub use recall::{AtArgs, CatArgs, ExportArgs, ExportFormat, HistoryArgs, JudgeAr
 pub use restore::{
     CurveArg, KeyCommand, PlcArgs, PlcCommand, RestoreAccountArgs, RestoreCommand, RestorePdsArgs,
 };
+pub use setup::{CheckArgs, InitArgs};
 pub use state::{StateBackupArgs, StateCommand, StateExtractArgs, StateListArgs, StateOpenArgs};
 
 /// Real-time backup of AT Protocol PDSes: every commit verified, every blob kept, all of it readable without us.
@@ -193,8 +195,37 @@ again, or by itself when the daemon runs. Exit code 3: done, and the bucket keep
     #[command(subcommand)]
     Config(ConfigCommand),
 
+    /// Write a configuration for the PDS on this machine
+    #[command(after_help = "\
+Examples:
+  sudo firekeep init --from-pds-env /pds/pds.env --archive s3://my-bucket/firekeep -o /etc/firekeep/firekeep.toml
+  firekeep init --host https://pds.example.com
+
+Of pds.env it reads PDS_HOSTNAME, PDS_DID_PLC_URL and, with --bypass-key-file, PDS_RATE_LIMIT_BYPASS_KEY; nothing else.
+It replaces no file without --force.")]
+    Init(InitArgs),
+
     /// Ask the running daemon whether it is ready: for container health checks. Exit code 0 or 1
     Health(SettingArgs),
+
+    /// Print completions for a shell
+    #[command(after_help = "\
+Examples:
+  firekeep completions bash > /etc/bash_completion.d/firekeep
+  firekeep completions zsh > ~/.zfunc/_firekeep")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+
+    /// Write the manual pages into a folder
+    #[command(after_help = "\
+Example:
+  firekeep man /usr/local/share/man/man1")]
+    Man {
+        /// The folder; it is made if it is not there
+        folder: PathBuf,
+    },
 }
 
 /// `firekeep alarms`
@@ -253,8 +284,10 @@ pub enum ConfigCommand {
     Example,
     /// Print the configuration that is in force, and where each value comes from
     Print(Box<RunArgs>),
-    /// Check the configuration without opening or contacting anything
-    Check(Box<RunArgs>),
+    /// Check the configuration, then try hosts, directory, archive and disk, and say what it costs; changes nothing
+    #[command(after_help = "\
+Exit code 0: all is well. 3: the configuration is valid, and something does not answer. 78: it cannot be used.")]
+    Check(Box<CheckArgs>),
 }
 
 /// Settings that every command needs to find the data and the daemon.

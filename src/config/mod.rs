@@ -4,6 +4,7 @@
 //! origin; this file turns them into a [`Config`], in which everything is present and in range. Each error is
 //! one line that names the key, where it stands, the value, and what to write instead.
 
+pub mod cost;
 pub mod keys;
 pub mod layers;
 #[cfg(test)]

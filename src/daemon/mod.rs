@@ -16,6 +16,7 @@ pub mod control;
 pub mod drill;
 pub mod follow;
 pub mod inspect;
+pub mod manager;
 pub mod observe;
 pub mod probe;
 pub mod proof;
@@ -245,7 +246,14 @@ impl Running {
             progress::show(control, cancel).await;
             Ok(())
         });
+        let (health, cancel) = (Arc::clone(&daemon.health), stop_serving.clone());
+        tasks.spawn(async move {
+            // Busy or without its archive it lives; a part that ended ends all of it.
+            manager::watch(|| health.get() != Readiness::Starting, cancel).await;
+            Ok(())
+        });
         daemon.health.set(Readiness::Ready);
+        manager::ready();
         Self {
             daemon,
             tasks: tokio::sync::Mutex::new(tasks),
@@ -288,6 +296,7 @@ impl Running {
     /// Closes in the order of the data's flow, each step within its time.
     async fn close(self, broken: bool) {
         self.daemon.health.set(Readiness::Stopping);
+        manager::stopping();
         self.stop_reading.cancel();
         let mut followers = self.followers.into_inner();
         if timeout(APPLY_TIMEOUT, async {

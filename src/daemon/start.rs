@@ -432,7 +432,8 @@ fn start_applier(
     let failed = |error: std::io::Error| DaemonError::failed(format!("cannot start a thread: {error}"));
     let (said, result) = watch::channel(None);
     let mut observer = observe::Observer::new(Arc::clone(metrics));
-    let watching = move |notes: &[_], totals: &_| observer.observe(notes, totals);
+    let now = clock.clone();
+    let watching = move |notes: &[_], totals: &_| observer.observe(notes, totals, now.now());
     let (handle, thread) = handle::start(applier, clock.clone(), watching).map_err(failed)?;
     let waiter = std::thread::Builder::new().name("applier-end".to_owned());
     let thread = waiter.spawn(move || {

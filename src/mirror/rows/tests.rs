@@ -323,6 +323,7 @@ fn outbox_entries_round_trip() {
         number: 2,
         prev: Some(Cid::of_block(b"index")),
         cut: Some((3, 4)),
+        shipped: Some(2),
     });
 }
 
