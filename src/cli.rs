@@ -128,18 +128,15 @@ The repository is proven before the file appears: its records build the tree tha
 something is missing, and named; 4: what the archive holds does not prove; 10: it holds no backup of that moment.")]
     Export(Box<ExportArgs>),
 
-    /// Bring an account back at a new PDS, from a backup and a rotation key
+    /// Bring an account, or a whole PDS, back at a new PDS, from a backup and a rotation key
     #[command(subcommand)]
     Restore(RestoreCommand),
-
     /// A PDS's private state: keys, e-mail addresses, passwords, preferences. Always encrypted to its admin
     #[command(subcommand)]
     State(StateCommand),
-
     /// Make or look at a rotation key. It stays on this machine
     #[command(subcommand)]
     Key(KeyCommand),
-
     /// The log of a did:plc: every change of an identity, verified
     #[command(subcommand)]
     Plc(PlcCommand),
