@@ -7,14 +7,18 @@ use clap::{Args, Parser, Subcommand};
 mod archive_args;
 mod recall;
 mod restore;
+mod state;
 mod setup;
 
 pub use self::archive_args::{
     BucketCommand, DrillArgs, ForgetArgs, PlaceArgs, ProbeArgs, PruneArgs, VerifyArgs,
 };
 pub use recall::{AtArgs, CatArgs, ExportArgs, ExportFormat, HistoryArgs, JudgeArgs, LsArgs, SourceArgs};
-pub use restore::{CurveArg, KeyCommand, PlcArgs, PlcCommand, RestoreAccountArgs, RestoreCommand};
+pub use restore::{
+    CurveArg, KeyCommand, PlcArgs, PlcCommand, RestoreAccountArgs, RestoreCommand, RestorePdsArgs,
+};
 pub use setup::{CheckArgs, InitArgs};
+pub use state::{StateBackupArgs, StateCommand, StateExtractArgs, StateListArgs, StateOpenArgs};
 
 /// Real-time backup of AT Protocol PDSes: every commit verified, every blob kept, all of it readable without us.
 #[derive(Debug, Parser)]
@@ -125,14 +129,15 @@ The repository is proven before the file appears: its records build the tree tha
 something is missing, and named; 4: what the archive holds does not prove; 10: it holds no backup of that moment.")]
     Export(Box<ExportArgs>),
 
-    /// Bring an account back at a new PDS, from a backup and a rotation key
+    /// Bring an account, or a whole PDS, back at a new PDS, from a backup and a rotation key
     #[command(subcommand)]
     Restore(RestoreCommand),
-
+    /// A PDS's private state: keys, e-mail addresses, passwords, preferences. Always encrypted to its admin
+    #[command(subcommand)]
+    State(StateCommand),
     /// Make or look at a rotation key. It stays on this machine
     #[command(subcommand)]
     Key(KeyCommand),
-
     /// The log of a did:plc: every change of an identity, verified
     #[command(subcommand)]
     Plc(PlcCommand),
@@ -380,6 +385,9 @@ pub struct RunArgs {
     /// Settings that other commands have too
     #[command(flatten)]
     pub common: SettingArgs,
+    /// Where `firekeep state backup` leaves a PDS's private state
+    #[arg(long, value_name = "DIR")]
+    pub state_drop: Option<String>,
     /// The PLC directory that resolves did:plc
     #[arg(long, value_name = "URL")]
     pub plc_url: Option<String>,
@@ -487,6 +495,7 @@ impl RunArgs {
             settings.push(("dev_mode", "true".to_owned()));
         }
         settings.extend(given([
+            ("state_drop", &self.state_drop),
             ("plc_url", &self.plc_url),
             ("listen", &self.listen),
             ("public_url", &self.public_url),

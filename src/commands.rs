@@ -8,6 +8,7 @@ pub mod forget;
 pub mod keys;
 pub mod prune;
 pub mod restore;
+pub mod state;
 pub mod setup;
 pub mod status;
 pub mod verify;

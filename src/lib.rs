@@ -28,6 +28,7 @@
 //! | [`metrics`] | every metric, declared once |
 //! | [`archive`] | objects in a folder or a bucket, and what they give back |
 //! | [`restore`] | an account at a new PDS, from a backup and a rotation key |
+//! | [`state`] | a PDS's private state, encrypted to its admin |
 //! | [`serve`] | XRPC, health, and the daemon's own commands |
 //! | [`config`], [`cli`], [`daemon`], [`commands`] | settings, the command line, every task, and what asks a daemon |
 //!
@@ -69,6 +70,7 @@ pub mod mirror;
 pub mod metrics;
 pub mod archive;
 pub mod restore;
+pub mod state;
 #[cfg(feature = "daemon")]
 pub mod serve;
 #[cfg(feature = "daemon")]

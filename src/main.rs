@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use firekeep::cli::{
-    BucketCommand, Cli, Command, ConfigCommand, KeyCommand, PlcCommand, RestoreCommand, RunArgs,
+    BucketCommand, Cli, Command, ConfigCommand, KeyCommand, PlcCommand, RestoreCommand, RunArgs, StateCommand,
 };
 use firekeep::commands::{self, recall};
 use firekeep::config::{Config, ConfigError, Layers, LogFormat};
@@ -83,10 +83,8 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
             // Where stdout has the repository, it has nothing else.
             answer.print(json && args.output.as_deref() != Some("-"))
         }
-        Command::Restore(RestoreCommand::Account(args)) => {
-            let config = load(file, &args.settings())?.0;
-            block_on(commands::restore::account(&config, &args, json))
-        }
+        Command::Restore(command) => restore(file, command, json),
+        Command::State(command) => state(file, command, json),
         Command::Key(command) => match command {
             KeyCommand::Generate { curve, output } => commands::keys::generate(curve, &output, json),
             KeyCommand::Show { file } => commands::keys::show(&file, json),
@@ -131,6 +129,37 @@ fn configuration(file: Option<PathBuf>, command: ConfigCommand, json: bool) -> R
         ConfigCommand::Check(args) => {
             let config = load(file, &args.run.settings())?.0;
             block_on(commands::check::check(&config, args.offline, json))
+        }
+    }
+}
+
+fn restore(file: Option<PathBuf>, command: RestoreCommand, json: bool) -> Result<u8, DaemonError> {
+    match command {
+        RestoreCommand::Account(args) => {
+            let config = load(file, &args.settings())?.0;
+            block_on(commands::restore::account(&config, &args, json))
+        }
+        RestoreCommand::Pds(args) => {
+            let config = load(file, &args.settings())?.0;
+            block_on(commands::restore::pds(&config, &args, json))
+        }
+    }
+}
+
+fn state(file: Option<PathBuf>, command: StateCommand, json: bool) -> Result<u8, DaemonError> {
+    match command {
+        StateCommand::Backup(args) => commands::state::backup(&args, json),
+        StateCommand::List(args) => {
+            let config = load(file, &args.source.settings())?.0;
+            block_on(commands::state::list(&config, &args, json))
+        }
+        StateCommand::Verify(args) => {
+            let config = load(file, &args.source.settings())?.0;
+            block_on(commands::state::verify(&config, &args, json))
+        }
+        StateCommand::Extract(args) => {
+            let config = load(file, &args.open.source.settings())?.0;
+            block_on(commands::state::extract(&config, &args, json))
         }
     }
 }

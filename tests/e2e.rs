@@ -54,8 +54,12 @@ mod overview;
 mod recall;
 #[path = "e2e/restore.rs"]
 mod restore;
+#[path = "e2e/restore_pds.rs"]
+mod restore_pds;
 #[path = "e2e/rollback.rs"]
 mod rollback;
+#[path = "e2e/state.rs"]
+mod state;
 #[path = "e2e/store_faults.rs"]
 mod store_faults;
 #[path = "e2e/takedowns.rs"]

@@ -12,7 +12,7 @@
 //! Pure: [`names`], [`content_type`], [`boundary`], [`settings`], [`snapshot_file`], [`log_file`], [`log_cut`],
 //! [`log_chain`], [`timeline`], [`sealed`], [`identity_file`], [`state_file`], [`state_cut`],
 //! [`retention`]. Shell: [`bucket`], [`folder`], [`s3`], [`identity`],
-//! [`writer`], [`shipper`], [`keeper`], [`held`], [`reader`], [`rebuild`], [`log_pass`], [`prune`], [`block_file`],
+//! [`writer`], [`shipper`], [`keeper`], [`held`], [`reader`], [`rebuild`], [`log_pass`], [`accounts`], [`prune`], [`block_file`],
 //! [`probe`]; [`scrub`] and [`erase`] have both.
 
 pub mod boundary;
@@ -32,6 +32,8 @@ pub mod state_cut;
 pub mod state_file;
 pub mod timeline;
 
+#[cfg(feature = "daemon")]
+pub mod accounts;
 #[cfg(feature = "daemon")]
 pub mod block_file;
 #[cfg(feature = "daemon")]

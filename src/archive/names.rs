@@ -34,6 +34,8 @@ pub const LOG: &str = "v1/log/";
 pub const BLOBS: &str = "v1/blocks/";
 /// Followed DIDs, pins and alarms.
 pub const SERVICE: &str = "v1/service/";
+/// Private state of PDSes, encrypted.
+pub const STATE: &str = "v1/state/";
 /// Notes of erasures.
 pub const ERASED: &str = "v1/erased/";
 /// What a probe of the store writes and removes again: no objects of an archive.
@@ -419,6 +421,14 @@ pub enum StatePart {
 /// has colons.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartName(Box<str>);
+
+impl PartName {
+    /// As it stands in names.
+    #[must_use]
+    pub const fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 impl FromStr for PartName {
     type Err = SyntaxError;

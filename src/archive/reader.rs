@@ -427,7 +427,7 @@ impl ArchiveReader {
     }
 
     /// Every name that begins with `prefix`.
-    pub(super) async fn list(&self, prefix: &str) -> Result<Vec<String>, ReadError> {
+    pub(in crate::archive) async fn list(&self, prefix: &str) -> Result<Vec<String>, ReadError> {
         let mut names: Vec<String> = Vec::new();
         let mut after: Option<String> = None;
         loop {

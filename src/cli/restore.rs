@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{ArchiveArgs, SettingArgs, given};
+use crate::restore::plan::Ending;
 
 /// `firekeep restore …`
 #[derive(Debug, Subcommand)]
@@ -21,6 +22,129 @@ Examples:
 Prints a plan first, and asks. Stopped at any time, the same command goes on. The account is activated last.
 Exit code 3: restored, and blobs are missing. 4: the backup, or what the new PDS gives, does not prove. 10: no backup.")]
     Account(Box<RestoreAccountArgs>),
+    /// Every account of a PDS, at a new one, from the archive and the PDS's rotation key
+    #[command(after_help = "\
+Examples:
+  firekeep restore pds --from s3://my-bucket/firekeep --to https://new.example.com --rotation-key-file pds.key \\
+      --passwords-file passwords.tsv --dry-run
+  firekeep restore pds --to https://new.example.com --rotation-key-file pds.key --passwords-file passwords.tsv \\
+      --handle-domain .new.example.com --table accounts.txt --admin-password-file admin.txt
+
+Prints a plan first, and asks. Stopped at any time, the same command goes on. Each account is activated last, and only if
+it was active. Exit code 1: some accounts failed; run it again. 3: all that can be is restored, and something is missing.")]
+    Pds(Box<RestorePdsArgs>),
+}
+
+/// `firekeep restore pds`
+#[derive(Debug, Args)]
+pub struct RestorePdsArgs {
+    /// The backup: an archive (file:///…, s3://…). Default: the configured archive
+    #[arg(long, value_name = "SOURCE")]
+    pub from: Option<String>,
+    /// The new PDS
+    #[arg(long, value_name = "URL")]
+    pub to: String,
+    /// Which host of the archive, if it has several
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
+    /// File with the rotation key of the old PDS; hexadecimal or multikey
+    #[arg(long, value_name = "FILE")]
+    pub rotation_key_file: PathBuf,
+    /// File for the temporary passwords, made so that only you can read it; an earlier run's is gone on with
+    #[arg(long, value_name = "FILE")]
+    pub passwords_file: PathBuf,
+    /// File with the new PDS's admin password: makes invite codes, and takes down what was taken down
+    #[arg(long, value_name = "FILE")]
+    pub admin_password_file: Option<PathBuf>,
+    /// File with an invite code that can be used often enough
+    #[arg(long, value_name = "FILE")]
+    pub invite_code_file: Option<PathBuf>,
+    /// Handles that the new PDS does not serve go on below this domain
+    #[arg(long, value_name = ".DOMAIN")]
+    pub handle_domain: Option<String>,
+    /// File with a line each account: DID HANDLE EMAIL, - for what is not known
+    #[arg(long, value_name = "FILE")]
+    pub table: Option<PathBuf>,
+    /// Only this account; may be given several times
+    #[arg(long, value_name = "DID")]
+    pub only: Vec<String>,
+    /// Not this account; may be given several times
+    #[arg(long, value_name = "DID")]
+    pub except: Vec<String>,
+    /// Accounts at the same time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub parallel: u8,
+    /// A rotation key to give up, such as the old PDS's; may be given several times. All others are kept
+    #[arg(long = "drop-rotation-key", value_name = "DID:KEY")]
+    pub drop_rotation_keys: Vec<String>,
+    /// The new PDS has the host name of the old one, and its sequence was raised above what the old one sent
+    #[arg(long)]
+    pub sequence_raised: bool,
+    /// Where it is kept how far this came. Default: a folder in restore/ in the data folder
+    #[arg(long, value_name = "DIR")]
+    pub ledger: Option<PathBuf>,
+    /// Only prove every backup and print the plan
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask whether to go on
+    #[arg(long)]
+    pub yes: bool,
+    /// The PLC directory
+    #[arg(long, value_name = "URL")]
+    pub plc_url: Option<String>,
+    /// Allow plain http, loopback and private addresses
+    #[arg(long)]
+    pub dev_mode: bool,
+    /// How the archive is reached
+    #[command(flatten)]
+    pub archive: ArchiveArgs,
+    /// Settings that other commands have too
+    #[command(flatten)]
+    pub common: SettingArgs,
+}
+
+impl RestorePdsArgs {
+    /// The flags that were given: key and value.
+    #[must_use]
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        let mut settings = self.common.settings();
+        settings.extend(self.archive.settings());
+        settings.extend(given([("plc_url", &self.plc_url), ("archive", &self.from)]));
+        if self.dev_mode {
+            settings.push(("dev_mode", "true".to_owned()));
+        }
+        settings
+    }
+
+    /// The restore of one of the accounts.
+    #[must_use]
+    pub fn account(&self, did: &str) -> RestoreAccountArgs {
+        RestoreAccountArgs {
+            did: did.to_owned(),
+            from: None,
+            to: self.to.clone(),
+            at: None,
+            blobs: None,
+            rotation_key_file: Some(self.rotation_key_file.clone()),
+            signing_key_file: None,
+            password_file: None,
+            handle: None,
+            email: None,
+            invite_code_file: self.invite_code_file.clone(),
+            verification_code: None,
+            drop_rotation_keys: Vec::new(),
+            keys: Vec::new(),
+            ledger: None,
+            overwrite: false,
+            dry_run: self.dry_run,
+            yes: true,
+            plc_url: None,
+            dev_mode: self.dev_mode,
+            ending: Ending::Active,
+            archive: self.archive.clone(),
+            common: self.common.clone(),
+        }
+    }
 }
 
 /// `firekeep restore account`
@@ -86,6 +210,9 @@ pub struct RestoreAccountArgs {
     /// Allow plain http, loopback and private addresses
     #[arg(long)]
     pub dev_mode: bool,
+    /// How it is to stand in the end; a whole PDS says it of each account
+    #[arg(skip)]
+    pub ending: Ending,
     /// How the archive is reached
     #[command(flatten)]
     pub archive: ArchiveArgs,

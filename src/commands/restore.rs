@@ -6,9 +6,11 @@
 //! `firekeep restore account`: finds out, shows the plan, asks, and does it.
 
 mod secrets;
+mod whole;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -34,7 +36,8 @@ use crate::restore::source::Backup;
 use crate::restore::{RestoreError, WITHHELD_MAX};
 use crate::types::{Did, DidMethod, HostName};
 
-pub(super) use self::secrets::read_secret;
+pub(super) use self::secrets::{read_secret, read_text};
+pub use self::whole::pds;
 
 impl From<RestoreError> for DaemonError {
     fn from(error: RestoreError) -> Self {
@@ -88,7 +91,7 @@ struct Found {
     did: Did,
     /// The new PDS's URL.
     to: String,
-    rotation: Option<UserSecret>,
+    rotation: Option<Arc<UserSecret>>,
     signer: Option<UserSecret>,
     directory: Directory,
     ledger_path: PathBuf,
@@ -113,14 +116,21 @@ impl Found {
             .did
             .parse()
             .map_err(|_| usage(format!("{:?} is no DID", args.did)))?;
-        let to = PdsEndpoint::parse(&args.to, config.dev_mode);
-        let to = to
-            .map_err(|error| usage(format!("--to {:?}: {error}", args.to)))?
-            .origin();
-        let rotation = secrets::rotation_key(args, &did)?;
-        let signer = args.signing_key_file.as_deref().map(read_secret).transpose()?;
+        let to = endpoint(config, &args.to)?;
+        let rotation = secrets::rotation_key(args, &did)?.map(Arc::new);
         let from = args.from.as_deref().unwrap_or_default().trim_end_matches('/');
         let directory = directory(config, &[to.as_str(), from])?;
+        Self::of(config, args, (did, to), rotation, directory).await
+    }
+
+    async fn of(
+        config: &Config,
+        args: &RestoreAccountArgs,
+        (did, to): (Did, String),
+        rotation: Option<Arc<UserSecret>>,
+        directory: Directory,
+    ) -> Result<Self, DaemonError> {
+        let signer = args.signing_key_file.as_deref().map(read_secret).transpose()?;
         let ledger_path = args
             .ledger
             .clone()
@@ -141,6 +151,7 @@ impl Found {
             verification: args.verification_code.is_some(),
             dropped: args.drop_rotation_keys.clone(),
             overwrite: args.overwrite,
+            ending: args.ending,
         };
         let owner = match (given.handle.as_deref().or(known.handle.as_deref()), &standing) {
             (Some(handle), Standing::Absent) => pds.owner(handle).await?,
@@ -204,7 +215,7 @@ impl Found {
             own_operations: &self.own_operations,
             begun_by_us: begun.is_some(),
             activated_by_us: begun.is_some_and(|state| state.has(Step::Activating)),
-            rotation: self.rotation.as_ref(),
+            rotation: self.rotation.as_deref(),
             signer: self.signer.as_ref(),
             given: &self.given,
             now: self.directory.clock.now(),
@@ -267,12 +278,13 @@ async fn carry_out(found: &Found, plan: &Plan, args: &RestoreAccountArgs) -> Res
         directory: &found.directory,
         backup: &found.backup,
         plan,
-        rotation: found.rotation.as_ref(),
+        rotation: found.rotation.as_deref(),
         signer: found.signer.as_ref(),
         dropped: &args.drop_rotation_keys,
         email: args.email.as_deref(),
         invite: invite.as_ref().map(|text| text.as_str()),
         verification: args.verification_code.as_deref(),
+        admin: None,
         temp_dir: &std::env::temp_dir(),
         watcher: &watcher,
     };
@@ -287,10 +299,21 @@ fn with_ledger(error: RestoreError, path: &Path) -> DaemonError {
     error
 }
 
+/// The address of the new PDS.
+fn endpoint(config: &Config, to: &str) -> Result<String, DaemonError> {
+    let endpoint = PdsEndpoint::parse(to, config.dev_mode);
+    let endpoint = endpoint.map_err(|error| usage(format!("--to {to:?}: {error}")))?;
+    Ok(endpoint.origin())
+}
+
+/// A DID as the name of a file.
+fn file_name(did: &Did) -> String {
+    did.as_str()
+        .replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "-")
+}
+
 fn default_ledger(config: &Config, did: &Did) -> PathBuf {
-    let name = did
-        .as_str()
-        .replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "-");
+    let name = file_name(did);
     config.data_dir.join("restore").join(format!("{name}.json"))
 }
 

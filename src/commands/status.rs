@@ -88,6 +88,7 @@ fn status_text(report: &Value) -> String {
     }
     off_the_machine(report, &mut line);
     missing(report, &mut line);
+    line("", private_text(&report["private_state"]));
     let proof = &report["proof"];
     let at = |value: &Value| {
         value
@@ -132,6 +133,17 @@ fn status_text(report: &Value) -> String {
         },
     );
     out
+}
+
+/// What of a PDS no stream tells, and whether it is backed up beside it.
+fn private_text(private: &Value) -> String {
+    match (private["newest"].as_str(), private["shipped"] == true) {
+        (Some(newest), _) => format!("the PDS's own secrets, encrypted, as of {newest}"),
+        (None, true) => "NOTHING YET of the PDS's own secrets: does `firekeep state backup` run?".to_owned(),
+        (None, false) => "no e-mail addresses, passwords, signing keys and preferences: no stream tells them, and \
+                          `firekeep state` is not set up"
+            .to_owned(),
+    }
 }
 
 fn off_the_machine(report: &Value, line: &mut impl FnMut(&str, String)) {

@@ -37,7 +37,7 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'stat
 }
 
 /// Every key, in the order in which a reader wants them.
-pub const KEYS: [Key; 48] = [
+pub const KEYS: [Key; 49] = [
     key(
         "hosts",
         Kind::List,
@@ -51,6 +51,12 @@ pub const KEYS: [Key; 48] = [
         "Where the archive is: file:///folder or s3://bucket/prefix.",
     ),
     key("data_dir", Kind::Text, "firekeep-data", "Where the mirror lives."),
+    key(
+        "state_drop",
+        Kind::Text,
+        "",
+        "Where `firekeep state backup` leaves a PDS's private state, encrypted, to be shipped.",
+    ),
     key(
         "plc_url",
         Kind::Text,

@@ -69,6 +69,8 @@ pub struct Config {
     pub archive_check_interval: Duration,
     /// How often retention is applied.
     pub prune_interval: Option<Duration>,
+    /// Where private state lies that is to be shipped.
+    pub state_drop: Option<PathBuf>,
     /// How often the archive and the mirror are read to their ends.
     pub scrub_interval: Duration,
     /// How often accounts are restored for a trial.
@@ -172,6 +174,7 @@ impl Config {
                 dev_mode,
             )?,
             archive: archive(layers, &data_dir)?,
+            state_drop: layers.text("state_drop").map(|path| cwd.join(path)),
             data_dir,
             listen,
             admin_listen,

@@ -20,6 +20,7 @@ use super::proof::Proof;
 use super::retain::Retain;
 use super::standing::{Standing, Surroundings};
 use super::supervise::Supervisor;
+use super::state_link::Newest;
 
 use crate::archive::keeper::Keeper;
 use crate::archive::shipper::Shipper;
@@ -70,6 +71,8 @@ pub struct DaemonControl {
     pub supervisor: Arc<Supervisor>,
     /// What the last day was like.
     pub history: Mutex<History>,
+    /// What is known of private state.
+    pub private_state: Arc<Newest>,
     /// The configuration in force.
     pub config: Config,
     /// Where XRPC listens.
@@ -233,6 +236,7 @@ impl DaemonControl {
             "bill": self.bill_json(now),
             "standing": standing.name(),
             "summary": standing.sentence(),
+            "private_state": self.private_state.json(self.config.state_drop.is_some()),
             "hosts": hosts,
             "alarms": self.open_alarms()?,
             "accounts": {

@@ -31,6 +31,7 @@ pub mod protection;
 pub mod retain;
 pub mod standing;
 pub mod start;
+pub mod state_link;
 pub mod states;
 pub mod supervise;
 pub mod upstream;
@@ -283,6 +284,10 @@ impl Running {
                 &stop_archiving,
                 Box::pin(task),
             ));
+        }
+        if let Some(private) = daemon.private_state.take() {
+            let cancel = stop_archiving.clone();
+            tasks.spawn(async move { private.run(cancel).await });
         }
         if let Some((service, xrpc, admin)) = daemon.service.take() {
             let cancel = stop_serving.clone();

@@ -18,6 +18,7 @@ use super::hosts::{Follower, Hosts, Late};
 use super::notify::Notify;
 use super::probe::probe_hosts;
 use super::proof::Proof;
+use super::state_link::StateLink;
 use super::states::States;
 use super::supervise::Supervisor;
 use super::upstream::upstream;
@@ -75,6 +76,8 @@ pub struct Daemon {
     pub states: Option<States>,
     /// Tells people.
     pub notify: Option<Notify>,
+    /// Ships private state.
+    pub private_state: Option<StateLink>,
     /// The listeners.
     pub service: Option<(Service, TcpListener, TcpListener)>,
     /// What commands and the status need.
@@ -213,6 +216,7 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         archive: watch,
         retain: Arc::new(super::retain::Retain::new(&link, &config)),
         follower,
+        private_state: Arc::default(),
         config: config.clone(),
         listen: xrpc.local_addr().unwrap_or(config.listen),
         admin_listen: admin.local_addr().unwrap_or(config.admin_listen),
@@ -224,6 +228,7 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         resolver,
         notify: Some(notify(&control, upstream)),
         states: Some(states(&workshop, &control)),
+        private_state: Some(private_state(&link, &control)),
         proof: Arc::clone(&control.proof),
         workshop,
         archive_link: Some(link),
@@ -298,6 +303,16 @@ fn proof(config: &Config, workshop: &Workshop, temp_dir: PathBuf) -> Proof {
         clock: workshop.clock.clone(),
         metrics: Arc::clone(&workshop.metrics),
         drilling: tokio::sync::Mutex::default(),
+    }
+}
+
+fn private_state(link: &ArchiveLink, control: &DaemonControl) -> StateLink {
+    StateLink {
+        folder: link.config.state_drop.clone(),
+        bucket: Arc::clone(&link.bucket),
+        archive: Arc::clone(&control.archive),
+        store: Arc::clone(&control.store),
+        newest: Arc::clone(&control.private_state),
     }
 }
 

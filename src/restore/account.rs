@@ -5,7 +5,6 @@
 //! remembers what cannot be seen there. The identity points to the new PDS only when that has the repository, and the
 //! account is activated last: what is activated earlier is announced to the network empty.
 
-use std::io::BufReader;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,21 +12,25 @@ use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 
 use super::RestoreError;
-use super::directory::Directory;
+use super::admin::Admin;
+use super::directory::{Directory, wait};
 use super::ledger::{Ledger, Step};
 use super::operation::{Draft, OperationError, Recommended};
 use super::pds::{NewAccount, Pds};
-use super::plan::{Plan, Proof, Standing, rotation_key};
+use super::plan::{Ending, Plan, Proof, Standing, rotation_key};
 use super::secret::UserSecret;
-use super::source::{Backup, Fetched, read_car};
+use super::source::{Backup, Fetched};
 use super::token::service_token;
 use crate::http::request::FetchError;
-use crate::identity::plc_log::RECOVERY_WINDOW;
 use crate::repo::signing_key::{SecretKey, SigningKey};
 use crate::types::{Cid, Did, DidMethod, Timestamp};
 
+mod compare;
+
 /// Blobs that are brought at the same time.
 const UPLOADS: usize = 4;
+/// Tries to make an account that the PDS has no time for.
+const TRIES: u32 = 5;
 /// Largest repository that is read back.
 const CAR_BYTES_MAX: u64 = 16 << 30;
 /// How often, and how long, something is waited for that others have to do.
@@ -68,6 +71,8 @@ pub struct Restore<'a> {
     pub signer: Option<&'a UserSecret>,
     /// Rotation keys to give up.
     pub dropped: &'a [String],
+    /// The new PDS's admin, who takes accounts down.
+    pub admin: Option<&'a Admin>,
     /// For the new account.
     pub email: Option<&'a str>,
     /// An invite code.
@@ -144,6 +149,9 @@ impl Restore<'_> {
             crash_point("identity");
             ledger.done(Step::Identity, self.now())?;
             self.compare_status(ledger).await?;
+            if self.plan.ending != Ending::Active {
+                return self.leave(ledger).await;
+            }
             ledger.done(Step::Activating, self.now())?;
             crash_point("activating");
             self.watcher.say("activating the account");
@@ -164,6 +172,24 @@ impl Restore<'_> {
         }
         let report = self.read_back(ledger).await?;
         ledger.done(Step::Compared, self.now())?;
+        Ok(report)
+    }
+
+    /// It was not active: it is compared, and stays so.
+    async fn leave(&self, ledger: &mut Ledger) -> Result<Report, RestoreError> {
+        let report = self.read_back(ledger).await?;
+        ledger.done(Step::Compared, self.now())?;
+        if self.plan.ending == Ending::TakenDown {
+            self.watcher.say("taking the account down, as it was");
+            let admin = self.admin.ok_or_else(|| {
+                RestoreError::failed(
+                    "only the new PDS's admin can take an account down: --admin-password-file",
+                )
+            })?;
+            admin.take_down(self.did).await?;
+            crash_point("taken-down");
+        }
+        ledger.done(Step::Left, self.now())?;
         Ok(report)
     }
 
@@ -205,15 +231,27 @@ impl Restore<'_> {
         self.watcher
             .say(&format!("making the account at {}, deactivated", self.pds.url));
         let unique = self.directory.clock.random();
-        let token = service_token(key, self.did, self.pds_did, CREATE, self.now(), unique);
+        let mut token = service_token(key, self.did, self.pds_did, CREATE, self.now(), unique);
         let account = NewAccount {
             handle: &self.plan.handle,
             email: self.email,
             invite: self.invite,
             verification: self.verification,
         };
-        let Err(error) = self.pds.create(&account, &token).await else {
-            return Ok(());
+        let mut tries = 1;
+        let error = loop {
+            match self.pds.create(&account, &token).await {
+                Ok(()) => return Ok(()),
+                // It was not looked at, so it may be sent again: by a token that is still good then.
+                Err(error @ FetchError::Status { status: 429, .. })
+                    if tries < TRIES && wait(&error, tries).await =>
+                {
+                    tries += 1;
+                    let unique = self.directory.clock.random();
+                    token = service_token(key, self.did, self.pds_did, CREATE, self.now(), unique);
+                }
+                Err(error) => break error,
+            }
         };
         // The answer may have been lost.
         if self.pds.standing().await == Ok(Standing::Deactivated) {
@@ -418,80 +456,5 @@ impl Restore<'_> {
         Err(RestoreError::Failed(format!(
             "the DID document of {did} does not say so yet; run the same command again when it does"
         )))
-    }
-
-    /// Compares what the PDS says that it has with what was planned, before it is activated.
-    async fn compare_status(&self, ledger: &Ledger) -> Result<(), RestoreError> {
-        let status = self.pds.status().await?;
-        let facts = &self.backup.facts;
-        let not = |what: String| {
-            Err(RestoreError::Unproven(format!(
-                "{} {what}: the account was not activated; run the same command again",
-                self.pds.url
-            )))
-        };
-        if !status.valid_did {
-            return not("does not find itself in the identity".to_owned());
-        }
-        let wanted = facts.records - facts.withheld.len() as u64;
-        if status.indexed_records != wanted {
-            return not(format!("has {} records of {wanted}", status.indexed_records));
-        }
-        let left = ledger.state().blobs_missing.len() as u64;
-        if status.imported_blobs + left < status.expected_blobs {
-            return not(format!(
-                "has {} blobs of {}",
-                status.imported_blobs, status.expected_blobs
-            ));
-        }
-        Ok(())
-    }
-
-    /// Reads the repository back as everybody gets it, and compares record by record.
-    async fn read_back(&self, ledger: &Ledger) -> Result<Report, RestoreError> {
-        self.watcher.say("reading the repository back and comparing it");
-        let (log, key) = match self.did.method() {
-            DidMethod::Plc => {
-                let log = self.directory.log(self.did).await?;
-                let key = log.current().and_then(|state| state.signing_key.clone());
-                (Some(log), key)
-            }
-            _ => (None, self.directory.document(self.did).await?.key),
-        };
-        let file = tempfile::tempfile_in(self.temp_dir);
-        let file = file.map_err(|error| RestoreError::Failed(format!("a temporary file: {error}")))?;
-        let file = self.pds.read_back(file, CAR_BYTES_MAX).await?;
-        let status = self.pds.status().await?;
-        let keys: Vec<SigningKey> = key.iter().cloned().collect();
-        // What was erased is named by its tree, and nobody has it.
-        let held = &self.backup.records;
-        let withheld = self.backup.facts.withheld.iter();
-        let withheld = withheld.filter_map(|path| held.get(path).copied()).collect();
-        let file = BufReader::new(file);
-        let given = read_car(file, &self.pds.url, self.did, &keys, &withheld, self.temp_dir)?;
-        let compared = !ledger.state().has(Step::Compared);
-        if compared {
-            let differs = |path: &str| given.records.get(path) != held.get(path);
-            let both = held.keys().chain(given.records.keys());
-            let different = both.map(|path| &**path).filter(|path| differs(path));
-            let different: Vec<&str> = different.take(10).collect();
-            if !different.is_empty() {
-                return Err(RestoreError::Unproven(format!(
-                    "{} gives other records than the backup has: {} (somebody may have written meanwhile)",
-                    self.pds.url,
-                    different.join(", ")
-                )));
-            }
-        }
-        Ok(Report {
-            records: compared.then_some(self.backup.facts.records),
-            blobs: (status.imported_blobs, status.expected_blobs),
-            missing: ledger.state().blobs_missing.clone(),
-            rev: given.rev.to_string(),
-            signing_key: key.map(|key| key.to_did_key()),
-            undoable_until: log
-                .as_ref()
-                .map(|log| log.last().created_at.plus(RECOVERY_WINDOW)),
-        })
     }
 }

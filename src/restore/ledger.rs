@@ -38,6 +38,8 @@ pub enum Step {
     Activating,
     /// It is active.
     Active,
+    /// It was left hidden, as it was.
+    Left,
     /// A commit by its new key went out.
     Written,
     /// What it gives was read back and compared.

@@ -8,20 +8,30 @@
 //! Keys stay on this machine: [`secret`] reads them, [`operation`] signs with them, and neither the ledger nor any
 //! text of ours ever holds one.
 //!
-//! Pure: [`secret`], [`operation`], [`token`], [`plan`]. Shell: [`ledger`], [`source`], [`pds`], [`directory`],
-//! [`account`].
+//! A whole PDS is its accounts, one by one: [`whole`] says what is done with each, [`book`] keeps what came of it,
+//! [`passwords`] what they log in with.
+//!
+//! Pure: [`secret`], [`operation`], [`token`], [`plan`], [`whole`]. Shell: [`ledger`], [`source`], [`pds`],
+//! [`directory`], [`account`], [`admin`], [`book`], [`passwords`].
 
 pub mod operation;
 pub mod plan;
 pub mod secret;
 pub mod token;
+pub mod whole;
 
 #[cfg(feature = "daemon")]
 pub mod account;
 #[cfg(feature = "daemon")]
+pub mod admin;
+#[cfg(feature = "daemon")]
+pub mod book;
+#[cfg(feature = "daemon")]
 pub mod directory;
 #[cfg(feature = "daemon")]
 pub mod ledger;
+#[cfg(feature = "daemon")]
+pub mod passwords;
 #[cfg(feature = "daemon")]
 pub mod pds;
 #[cfg(feature = "daemon")]

@@ -422,17 +422,26 @@ impl Pds {
         self.post("com.atproto.repo.deleteRecord", Some(place)).await
     }
 
-    /// The repository as the PDS gives it to everybody now, in a temporary file.
+    /// The repository as the PDS gives it to everybody now, in a temporary file; one that is hidden, to its user.
     ///
     /// # Errors
     /// When it does not give it.
-    pub async fn read_back(&self, mut file: File, bytes_max: u64) -> Result<File, RestoreError> {
-        let address = self.address("com.atproto.sync.getRepo", &[("did", self.did.as_str())]);
-        let answer = self
-            .http
-            .get(&address, &Limits::download(bytes_max))
-            .await
-            .map_err(RestoreError::failed)?;
+    pub async fn read_back(
+        &self,
+        mut file: File,
+        bytes_max: u64,
+        hidden: bool,
+    ) -> Result<File, RestoreError> {
+        let (method, parameters) = ("com.atproto.sync.getRepo", [("did", self.did.as_str())]);
+        let limits = Limits::download(bytes_max);
+        let answer = if hidden {
+            let make = || Ok(Sent::bare(Method::GET));
+            self.ask(method, &parameters, &limits, make).await?
+        } else {
+            let address = self.address(method, &parameters);
+            let answer = self.http.get(&address, &limits).await;
+            answer.map_err(RestoreError::failed)?
+        };
         let mut body = answer.body;
         let failed = |error: io::Error| RestoreError::Failed(format!("a temporary file: {error}"));
         while let Some(bytes) = body.chunk().await.map_err(RestoreError::failed)? {

@@ -85,6 +85,18 @@ pub enum HandleOwner {
     Other(String),
 }
 
+/// How the account stands when all is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ending {
+    /// Active.
+    #[default]
+    Active,
+    /// Deactivated, as it was: its user may activate it.
+    Deactivated,
+    /// Taken down, as it was.
+    TakenDown,
+}
+
 /// What the caller gives.
 #[derive(Debug, Clone, Default)]
 pub struct Given {
@@ -100,6 +112,8 @@ pub struct Given {
     pub dropped: Vec<String>,
     /// What an account that is there already holds may be replaced.
     pub overwrite: bool,
+    /// How it is to stand in the end.
+    pub ending: Ending,
 }
 
 /// All that was found out.
@@ -158,6 +172,8 @@ pub struct Plan {
     pub handle: String,
     /// How control is shown.
     pub proof: Proof,
+    /// How it will stand.
+    pub ending: Ending,
     /// The place of the key that signs operations, from 0.
     pub key_place: Option<usize>,
     /// Why it cannot be done.
@@ -226,6 +242,7 @@ impl Findings<'_> {
                 .unwrap_or_default()
                 .to_ascii_lowercase(),
             proof: Proof::NotNeeded,
+            ending: self.given.ending,
             key_place: None,
             refusals: Vec::new(),
             warnings: self.backup.notes.clone(),
@@ -446,39 +463,6 @@ impl Findings<'_> {
             ));
         }
     }
-
-    fn list_steps(&self, plan: &mut Plan) {
-        let steps = &mut plan.steps;
-        let (server, backup) = (&self.server.url, self.backup);
-        if plan.proof == Proof::TemporaryKey {
-            steps.push(
-                "sign and send a first operation: a temporary signing key, all else as it is (the identity still \
-                 points to the old PDS)"
-                    .to_owned(),
-            );
-        }
-        if *self.standing == Standing::Absent {
-            steps.push(format!(
-                "make the account at {server}, deactivated, as {}",
-                plan.handle
-            ));
-        }
-        steps.push(format!(
-            "import {} records ({} bytes)",
-            backup.records - backup.withheld.len() as u64,
-            backup.car_bytes
-        ));
-        let held = backup.blobs.len() - plan.missing.len() - plan.too_large.len();
-        steps.push(format!("upload {held} blobs ({} bytes)", plan.blob_bytes));
-        steps.push(match self.did.method() {
-            DidMethod::Plc => {
-                format!("sign and send the operation that points the identity to {server}; every other key, service and method stays")
-            }
-            _ => "wait until the owner has published the changed DID document".to_owned(),
-        });
-        steps.push("compare what the new PDS has, and activate the account".to_owned());
-        steps.push("write and delete one record, so that a commit by the new key goes out".to_owned());
-    }
 }
 
 fn hours(time: Duration) -> String {
@@ -494,5 +478,6 @@ fn names<T: ToString>(cids: &[T]) -> String {
 }
 
 mod shown;
+mod steps;
 #[cfg(test)]
 mod tests;

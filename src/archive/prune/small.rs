@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::bucket::ListedObject;
 use super::super::identity_file::{IDENTITY_BYTES_MAX, IdentityFile};
-use super::super::names::{IdentityName, ObjectName, SERVICE};
+use super::super::names::{IdentityName, ObjectName, SERVICE, STATE, StatePart};
 use super::{PruneError, Pruned, Pruner};
 use crate::types::{DidMethod, Timestamp};
 
@@ -46,7 +46,26 @@ impl Pruner<'_> {
         for object in old(&mut times, self.now, self.keep.window) {
             self.remove(&object.name, "service", object.size, pruned).await?;
         }
+        self.private_state(pruned).await?;
         self.identities(pruned).await
+    }
+
+    /// Of each part of a PDS's private state the newest stays, however old: it is there because nothing changed since.
+    async fn private_state(&self, pruned: &mut Pruned) -> Result<(), PruneError> {
+        let mut of: BTreeMap<(String, StatePart), Vec<(Timestamp, ListedObject)>> = BTreeMap::new();
+        for object in self.list(STATE).await? {
+            if let Ok(ObjectName::State(name)) = object.name.parse() {
+                of.entry((name.host.to_string(), name.part))
+                    .or_default()
+                    .push((name.time, object));
+            }
+        }
+        for mut times in of.into_values() {
+            for object in old(&mut times, self.now, self.keep.window) {
+                self.remove(&object.name, "state", object.size, pruned).await?;
+            }
+        }
+        Ok(())
     }
 
     /// A newer audit log has everything that an older one had. A document has not: of a `did:web` all stay.

@@ -10,7 +10,7 @@ use crate::types::Did;
 
 impl ArchiveReader {
     /// What was erased of an account: restores obey it.
-    pub(super) async fn note(&self, folder: &DidFolder) -> Result<Option<Note>, ReadError> {
+    pub(in crate::archive) async fn note(&self, folder: &DidFolder) -> Result<Option<Note>, ReadError> {
         let name = ErasedName { did: folder.clone() };
         let object = name.to_string();
         match self.object(&object, NOTE_BYTES_MAX).await? {

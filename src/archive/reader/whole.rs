@@ -7,7 +7,8 @@ use super::{ArchiveReader, ReadError};
 use crate::archive::boundary::{BOUNDARY_BYTES_MAX, Boundary};
 use crate::archive::bucket::{BucketError, BucketErrorKind, ObjectBody};
 use crate::archive::names::{
-    self, BlobName, BoundaryName, DidFolder, HostFolder, HostStateName, ObjectName, ServiceName, SnapshotName,
+    self, BlobName, BoundaryName, DidFolder, HostFolder, HostStateName, ObjectName, ServiceName,
+    SnapshotName, StateName,
 };
 use crate::archive::state_file::{HostState, STATE_BYTES_MAX, ServiceState};
 use crate::types::{Did, Digest, HostName, Rev};
@@ -153,6 +154,21 @@ impl ArchiveReader {
             }
         }
         Ok((None, unusable))
+    }
+
+    /// Every object of a PDS's private state, with its size.
+    ///
+    /// # Errors
+    /// When the store does not answer, or refuses.
+    pub async fn state_objects(&self) -> Result<Vec<(StateName, u64)>, ReadError> {
+        let mut objects = Vec::new();
+        self.each_listed(names::STATE, |text, size| {
+            if let Ok(ObjectName::State(name)) = text.parse() {
+                objects.push((name, size));
+            }
+        })
+        .await?;
+        Ok(objects)
     }
 
     /// An object, to be read as a stream.

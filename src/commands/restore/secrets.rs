@@ -23,7 +23,7 @@ use crate::types::{Did, DidMethod};
 const BYTES_MAX: u64 = 4096;
 
 /// A small text file, less spaces and line breaks around the text.
-pub(super) fn read_text(path: &Path) -> Result<Zeroizing<String>, DaemonError> {
+pub(in crate::commands) fn read_text(path: &Path) -> Result<Zeroizing<String>, DaemonError> {
     let cannot = |error: std::io::Error| failed(format!("cannot read {}: {error}", path.display()));
     let file = File::open(path).map_err(cannot)?;
     let mode = file.metadata().map_err(cannot)?.permissions().mode();

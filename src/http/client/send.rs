@@ -84,6 +84,18 @@ impl Sent {
         Ok(sent)
     }
 
+    /// With a user's name and password, as an admin has them.
+    #[must_use]
+    pub fn basic(mut self, user: &str, password: &str) -> Self {
+        let both = zeroize::Zeroizing::new(format!("{user}:{password}"));
+        let text = zeroize::Zeroizing::new(data_encoding::BASE64.encode(both.as_bytes()));
+        if let Ok(mut value) = HeaderValue::from_str(&format!("Basic {}", *text)) {
+            value.set_sensitive(true);
+            self.headers.insert(header::AUTHORIZATION, value);
+        }
+        self
+    }
+
     /// With a bearer token; one that no header can hold is left out, and refused by the host then.
     #[must_use]
     pub fn bearer(mut self, token: &str) -> Self {
