@@ -5,14 +5,20 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 mod archive_args;
+mod living;
+mod plc;
 mod recall;
 mod restore;
 
 pub use self::archive_args::{
     BucketCommand, DrillArgs, ForgetArgs, PlaceArgs, ProbeArgs, PruneArgs, VerifyArgs,
 };
+pub use living::{LivingArgs, RestoreBlobsArgs, RestoreRecordsArgs};
+pub use plc::{
+    DirectoryArgs, PlcAddKeyArgs, PlcArgs, PlcCommand, PlcUndoArgs, PlcUpdateArgs, PlcWatchArgs, SignerArgs,
+};
 pub use recall::{AtArgs, CatArgs, ExportArgs, ExportFormat, HistoryArgs, JudgeArgs, LsArgs, SourceArgs};
-pub use restore::{CurveArg, KeyCommand, PlcArgs, PlcCommand, RestoreAccountArgs, RestoreCommand};
+pub use restore::{CurveArg, KeyCommand, RestoreAccountArgs, RestoreCommand};
 
 /// Real-time backup of AT Protocol PDSes: every commit verified, every blob kept, all of it readable without us.
 #[derive(Debug, Parser)]
@@ -122,7 +128,7 @@ The repository is proven before the file appears: its records build the tree tha
 something is missing, and named; 4: what the archive holds does not prove; 10: it holds no backup of that moment.")]
     Export(Box<ExportArgs>),
 
-    /// Bring an account back at a new PDS, from a backup and a rotation key
+    /// Bring an account back, or what it lost, from a backup
     #[command(subcommand)]
     Restore(RestoreCommand),
 
@@ -130,7 +136,7 @@ something is missing, and named; 4: what the archive holds does not prove; 10: i
     #[command(subcommand)]
     Key(KeyCommand),
 
-    /// The log of a did:plc: every change of an identity, verified
+    /// The identity of a did:plc: every change of it, verified; and changing it with a rotation key
     #[command(subcommand)]
     Plc(PlcCommand),
 

@@ -5,6 +5,7 @@ pub mod bucket;
 pub mod drill;
 pub mod forget;
 pub mod keys;
+pub mod plc;
 pub mod prune;
 pub mod restore;
 pub mod verify;

@@ -31,6 +31,12 @@ fn main() -> ExitCode {
 
 fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
     let (json, file) = (cli.json, cli.config);
+    if matches!(
+        &cli.command,
+        Command::Restore(_) | Command::Key(_) | Command::Plc(_)
+    ) {
+        leave_no_core();
+    }
     match cli.command {
         Command::Run(args) => {
             let config = load(file, &args.settings())?.0;
@@ -83,6 +89,14 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
             let config = load(file, &args.settings())?.0;
             block_on(commands::restore::account(&config, &args, json))
         }
+        Command::Restore(RestoreCommand::Records(args)) => {
+            let config = load(file, &args.living.settings())?.0;
+            block_on(commands::restore::records(&config, &args, json))
+        }
+        Command::Restore(RestoreCommand::Blobs(args)) => {
+            let config = load(file, &args.living.settings())?.0;
+            block_on(commands::restore::blobs(&config, &args, json))
+        }
         Command::Key(command) => match command {
             KeyCommand::Generate { curve, output } => commands::keys::generate(curve, &output, json),
             KeyCommand::Show { file } => commands::keys::show(&file, json),
@@ -124,13 +138,37 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
     }
 }
 
-fn plc(file: Option<PathBuf>, command: PlcCommand, json: bool) -> Result<u8, DaemonError> {
-    let (args, whole) = match command {
-        PlcCommand::Log(args) => (args, true),
-        PlcCommand::Verify(args) => (args, false),
+/// What holds keys and passwords leaves no copy of its memory behind when it crashes, and no other process of this user
+/// may read it.
+fn leave_no_core() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
     };
-    let config = load(file, &args.settings())?.0;
-    block_on(commands::keys::plc_log(&config, &args.did, whole, json))
+    let limited = setrlimit(Resource::Core, none);
+    if let Err(error) = limited.and(set_dumpable_behavior(DumpableBehavior::NotDumpable)) {
+        eprintln!("firekeep: note: this system may write a core file when a program crashes ({error})");
+    }
+}
+
+fn plc(file: Option<PathBuf>, command: PlcCommand, json: bool) -> Result<u8, DaemonError> {
+    let directory = match &command {
+        PlcCommand::Log(args) | PlcCommand::Verify(args) => &args.directory,
+        PlcCommand::Watch(args) => &args.directory,
+        PlcCommand::Undo(args) => &args.directory,
+        PlcCommand::Update(args) => &args.directory,
+        PlcCommand::AddKey(args) => &args.directory,
+    };
+    let config = load(file, &directory.settings())?.0;
+    match command {
+        PlcCommand::Log(args) => block_on(commands::keys::plc_log(&config, &args.did, true, json)),
+        PlcCommand::Verify(args) => block_on(commands::keys::plc_log(&config, &args.did, false, json)),
+        PlcCommand::Watch(args) => block_on(commands::plc::watch(&config, &args, json)),
+        PlcCommand::Undo(args) => block_on(commands::plc::undo(&config, &args, json)),
+        PlcCommand::Update(args) => block_on(commands::plc::update(&config, &args, json)),
+        PlcCommand::AddKey(args) => block_on(commands::plc::add_key(&config, &args, json)),
+    }
 }
 
 fn print_config(file: Option<PathBuf>, args: &RunArgs) -> Result<u8, DaemonError> {

@@ -8,11 +8,12 @@
 //! Keys stay on this machine: [`secret`] reads them, [`operation`] signs with them, and neither the ledger nor any
 //! text of ours ever holds one.
 //!
-//! Pure: [`secret`], [`operation`], [`token`], [`plan`]. Shell: [`ledger`], [`source`], [`pds`], [`directory`],
+//! Pure: [`secret`], [`operation`], [`token`], [`plan`], [`records`]. Shell: [`ledger`], [`source`], [`pds`], [`directory`],
 //! [`account`].
 
 pub mod operation;
 pub mod plan;
+pub mod records;
 pub mod secret;
 pub mod token;
 

@@ -24,6 +24,9 @@ use crate::http::request::{FetchError, Limits};
 use crate::mirror::blobs::query_value;
 use crate::types::{Cid, Did};
 
+mod living;
+pub use living::Written;
+
 /// Longest JSON answer.
 const ANSWER_BYTES_MAX: u64 = 4 << 20;
 /// Tries of a request that may go better later.
