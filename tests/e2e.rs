@@ -50,6 +50,10 @@ mod outages;
 mod recall;
 #[path = "e2e/restore.rs"]
 mod restore;
+#[path = "e2e/restore_faults.rs"]
+mod restore_faults;
+#[path = "e2e/restore_living.rs"]
+mod restore_living;
 #[path = "e2e/rollback.rs"]
 mod rollback;
 #[path = "e2e/store_faults.rs"]

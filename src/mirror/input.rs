@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::keyspace::{AlarmId, AlarmKind, Task};
-use super::rows::{BlobFailure, KeptCar, Listing, LogRow, StoredIdentity, SweepMark};
+use super::rows::{BlobFailure, KeptCar, Listing, LogRow, LogSeen, StoredIdentity, SweepMark};
 use crate::types::{AccountStatus, Cid, Did, Digest, HostName, Rev, Timestamp};
 use crate::verify::{CheckedEvent, LaxRepo, VerifiedRepo};
 
@@ -172,6 +172,10 @@ pub enum Input {
         did: Did,
         /// SHA-256 of what it says.
         digest: Digest,
+        /// Where its audit log stands now; none: it has none, or it does not verify.
+        log: Option<LogSeen>,
+        /// What somebody did to the identity since the log was read before, for a person.
+        changed: Option<String>,
         /// The key of the task row that asked for it.
         task: Vec<u8>,
     },

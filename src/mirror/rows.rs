@@ -21,7 +21,7 @@ mod status;
 mod waiting;
 
 pub use account::{
-    AccountRow, DeleteWindow, Head, KeptCar, Pin, PinReason, SnapshotMark, StoredIdentity, Unlogged,
+    AccountRow, DeleteWindow, Head, KeptCar, LogSeen, Pin, PinReason, SnapshotMark, StoredIdentity, Unlogged,
 };
 pub use blob::{BlobFailure, BlobRow, BlobState};
 pub use host::{HostRow, Listing, RING_MAX, SweepMark, SweepPoint};

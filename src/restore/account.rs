@@ -98,11 +98,19 @@ pub struct Report {
     pub undoable_until: Option<Timestamp>,
 }
 
-/// In debug builds `RESTORE_CRASH_AT` ends the process here, as a crash would.
+/// In debug builds `RESTORE_CRASH_AT` ends the process here, as a crash would, and `RESTORE_STOP_AT` has it wait for
+/// SIGCONT, so that something else can happen meanwhile.
 fn crash_point(name: &str) {
     #[cfg(debug_assertions)]
-    if std::env::var("RESTORE_CRASH_AT").is_ok_and(|at| at == name) {
-        std::process::exit(99);
+    {
+        let asked = |variable: &str| std::env::var(variable).is_ok_and(|at| at == name);
+        if asked("RESTORE_CRASH_AT") {
+            std::process::exit(99);
+        }
+        if asked("RESTORE_STOP_AT") {
+            let own = rustix::process::getpid();
+            rustix::process::kill_process(own, rustix::process::Signal::STOP).expect("it is our own");
+        }
     }
     let _ = name;
 }

@@ -14,11 +14,13 @@ use super::super::identity_file::{IDENTITY_BYTES_MAX, IdentityFile};
 use super::super::names::{DidFolder, HostFolder, HostStateName, IdentityName, ServiceName};
 use super::super::state_file::{HostState, ServiceState};
 use super::{Failed, Keeper};
+use crate::identity::plc_log::PlcLog;
 use crate::identity::resolver::Testimony;
 use crate::metrics::labels::StoreOp;
 use crate::mirror::input::Input;
 use crate::mirror::keyspace::Task;
 use crate::mirror::reader::Mirror;
+use crate::mirror::rows::LogSeen;
 use crate::mirror::store::StoreError;
 use crate::types::cid::sha256;
 use crate::types::{Did, Digest};
@@ -35,9 +37,23 @@ impl Keeper {
         task: Vec<u8>,
     ) -> Result<Input, StoreError> {
         let digest = testimony_digest(&said.document, said.plc_log.as_ref());
-        let row = Mirror::new(&*self.store).account(&did)?;
-        if row.is_none_or(|row| row.identity_archived == Some(digest)) {
+        let Some(row) = Mirror::new(&*self.store).account(&did)? else {
             return Ok(Input::TaskDone { task });
+        };
+        let (log, changed) = look_at_log(&did, &said, row.log_seen.as_ref());
+        let is_archived = row.identity_archived == Some(digest);
+        if is_archived && (log.is_none() || log == row.log_seen) {
+            return Ok(Input::TaskDone { task });
+        }
+        let noted = Input::IdentityArchived {
+            did: did.clone(),
+            digest,
+            log,
+            changed,
+            task: task.clone(),
+        };
+        if is_archived {
+            return Ok(noted);
         }
         let file = IdentityFile {
             did: did.clone(),
@@ -48,7 +64,7 @@ impl Keeper {
         match self.put_identity(&file).await {
             Ok(()) => {
                 self.recovered();
-                Ok(Input::IdentityArchived { did, digest, task })
+                Ok(noted)
             }
             Err(Failed::Store(error)) => Err(error),
             Err(failed) => {
@@ -130,6 +146,26 @@ impl Keeper {
             .put(name, Body::Bytes(bytes.into()), length, &options)
             .await?)
     }
+}
+
+/// Where an audit log stands, and what somebody did to the identity since it was read before.
+fn look_at_log(did: &Did, said: &Testimony, before: Option<&LogSeen>) -> (Option<LogSeen>, Option<String>) {
+    let Some(log) = &said.plc_log else {
+        return (None, None);
+    };
+    // It verified when it was read.
+    let Ok(log) = PlcLog::parse(did, log.to_string().as_bytes()) else {
+        return (None, None);
+    };
+    let keys = log.current().map(|state| state.rotation_keys.clone());
+    let seen = LogSeen {
+        head: log.last().cid,
+        rotation_keys: keys.unwrap_or_default(),
+    };
+    let changed = before
+        .filter(|before| before.head != seen.head)
+        .and_then(|before| log.unexpected(&before.head, said.read_at));
+    (Some(seen), changed)
 }
 
 /// What tells one testimony from another, whenever it was given.

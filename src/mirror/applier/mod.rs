@@ -308,9 +308,13 @@ impl Applier {
             Input::Acknowledge { alarm, by } => Self::on_acknowledged(group, &alarm, by),
             Input::ArchiveLinked { id } => self.on_archive_linked(group, &id),
             Input::CarArchived { did, number, task } => self.on_car_archived(group, &did, number, &task),
-            Input::IdentityArchived { did, digest, task } => {
-                self.on_identity_archived(group, &did, digest, &task)
-            }
+            Input::IdentityArchived {
+                did,
+                digest,
+                log,
+                changed,
+                task,
+            } => self.on_identity_archived(group, &did, (digest, log), changed, &task),
             Input::Restored(restored) => self.on_restored(group, *restored),
             Input::Refilled(refilled) => self.on_refilled(group, *refilled),
             Input::CarDamaged { did, number, task } => self.on_car_damaged(group, &did, number, &task),

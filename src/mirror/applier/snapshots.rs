@@ -3,9 +3,9 @@
 use std::ops::ControlFlow;
 
 use super::super::input::SnapshotStored;
-use super::super::keyspace::{self, Task};
+use super::super::keyspace::{self, AlarmKind, Task};
 use super::super::reader::Mirror;
-use super::super::rows::{AccountRow, BlobState, DesyncReason, OutboxEntry, SnapshotMark};
+use super::super::rows::{AccountRow, BlobState, DesyncReason, LogSeen, OutboxEntry, SnapshotMark};
 use super::super::store::{Family, StoreError};
 use super::{Applier, Group};
 use crate::types::{Did, Digest};
@@ -130,12 +130,23 @@ impl Applier {
         &self,
         group: &mut Group<'_>,
         did: &Did,
-        digest: Digest,
+        (digest, log): (Digest, Option<LogSeen>),
+        changed: Option<String>,
         task: &[u8],
     ) -> Result<(), StoreError> {
         group.stage.delete_task(task);
         if let Some(mut row) = self.account(group, did)? {
+            if let Some(changed) = changed {
+                Self::raise_more(
+                    group,
+                    &row.host,
+                    AlarmKind::IdentityChanged,
+                    did.as_str(),
+                    changed,
+                )?;
+            }
             row.identity_archived = Some(digest);
+            row.log_seen = log.or(row.log_seen);
             group.stage.put_account(did, row);
         }
         Ok(())

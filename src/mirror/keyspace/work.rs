@@ -198,6 +198,8 @@ pub enum AlarmKind {
     DrillFailed = 10,
     /// So much waits for the archive that no more is queued.
     SpoolFull = 11,
+    /// Somebody changed the identity of an account, in more than its names.
+    IdentityChanged = 12,
 }
 
 impl AlarmKind {
@@ -216,11 +218,12 @@ impl AlarmKind {
             Self::ArchiveDamaged => "archive_damaged",
             Self::DrillFailed => "drill_failed",
             Self::SpoolFull => "spool_full",
+            Self::IdentityChanged => "identity_changed",
         }
     }
 
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::SequenceReset,
         Self::Rollback,
         Self::MassDelete,
@@ -232,6 +235,7 @@ impl AlarmKind {
         Self::ArchiveDamaged,
         Self::DrillFailed,
         Self::SpoolFull,
+        Self::IdentityChanged,
     ];
 
     fn from_code(code: u8) -> Option<Self> {
