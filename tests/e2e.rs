@@ -54,6 +54,8 @@ mod restore;
 mod restore_faults;
 #[path = "e2e/restore_living.rs"]
 mod restore_living;
+#[path = "e2e/restore_web.rs"]
+mod restore_web;
 #[path = "e2e/rollback.rs"]
 mod rollback;
 #[path = "e2e/store_faults.rs"]

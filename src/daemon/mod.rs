@@ -20,6 +20,7 @@ pub mod observe;
 pub mod probe;
 pub mod proof;
 pub mod progress;
+pub mod readiness;
 pub mod retain;
 pub mod standing;
 pub mod start;

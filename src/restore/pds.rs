@@ -291,7 +291,14 @@ impl Pds {
                     Some("BlobTooLarge" | "PayloadTooLarge" | "InvalidMimeType")
                 );
             if unwanted {
-                return Err(RestoreError::Refused(format!("{method}: {error}")));
+                let advice = match method {
+                    "com.atproto.repo.importRepo" => {
+                        "; the account was not activated. When the PDS's admin has raised what it takes of a repository or \
+                         a blob (PDS_MAX_REPO_IMPORT_SIZE, PDS_BLOB_UPLOAD_LIMIT), run the same command again"
+                    }
+                    _ => "",
+                };
+                return Err(RestoreError::Refused(format!("{method}: {error}{advice}")));
             }
             if tries >= TRIES || !wait(&error, tries).await {
                 let advice = match error.is_transient() {

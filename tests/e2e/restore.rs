@@ -99,6 +99,8 @@ impl World {
             let public = made["keys"][0]["did_key"].as_str().expect("a key");
             sandbox.account("add-key", &did, &["--key", public]);
             sandbox.post_picture(&did);
+            // Larger than the repository.
+            sandbox.run(&["record", "put", "--did", &did, "--picture", "--pad", "40000"]);
             let url = sandbox.url_of(0);
             let signing_key = sandbox.folder().join(format!("signing{number}.key"));
             let bytes =

@@ -152,6 +152,14 @@ fn delete_posts(world: &World) {
     }
 }
 
+/// Who could restore the account today.
+fn restorable(running: &crate::support::firekeep::Running) -> String {
+    let listed = running.setup.ask(&["accounts", "--json"]);
+    let listed: Value = serde_json::from_str(&listed.stdout).expect("JSON");
+    let by = &listed["accounts"][0]["restore"]["by"];
+    by.as_str().expect("a word").to_owned()
+}
+
 /// The PDS signs a key of the user's own into the identity, with the token that it mails; the daemon tells of it.
 fn own_key(world: &World, running: &crate::support::firekeep::Running) -> String {
     let did = &world.did;
@@ -177,10 +185,11 @@ fn own_key(world: &World, running: &crate::support::firekeep::Running) -> String
         ];
         let ended = world
             .firekeep
-            .alone(&[&fixed, &[text(&world.password)], more].concat());
+            .alone(&[&fixed[..], &[text(&world.password)], more].concat());
         let said = serde_json::from_str(&ended.stdout).unwrap_or_default();
         (ended, said)
     };
+    assert_eq!(restorable(running), "pds_only");
     let (dry, said) = add(&["--dry-run"]);
     assert_eq!((dry.code, &said["done"]), (0, &false.into()), "{}", dry.stderr);
     let (mailed, _) = add(&["--yes"]);
@@ -217,5 +226,6 @@ fn own_key(world: &World, running: &crate::support::firekeep::Running) -> String
         }
     });
     assert!(message.contains(&format!("+ rotation key 1  {key}")), "{message}");
+    assert_eq!(restorable(running), "user");
     "a key of the user's own, and an alarm that tells of it".to_owned()
 }
