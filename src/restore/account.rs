@@ -13,6 +13,7 @@ use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 
 use super::RestoreError;
+use super::crash::crash_point;
 use super::directory::Directory;
 use super::ledger::{Ledger, Step};
 use super::operation::{Draft, OperationError, Recommended};
@@ -96,23 +97,6 @@ pub struct Report {
     pub signing_key: Option<String>,
     /// Until when a stronger key may undo the change of the identity.
     pub undoable_until: Option<Timestamp>,
-}
-
-/// In debug builds `RESTORE_CRASH_AT` ends the process here, as a crash would, and `RESTORE_STOP_AT` has it wait for
-/// SIGCONT, so that something else can happen meanwhile.
-fn crash_point(name: &str) {
-    #[cfg(debug_assertions)]
-    {
-        let asked = |variable: &str| std::env::var(variable).is_ok_and(|at| at == name);
-        if asked("RESTORE_CRASH_AT") {
-            std::process::exit(99);
-        }
-        if asked("RESTORE_STOP_AT") {
-            let own = rustix::process::getpid();
-            rustix::process::kill_process(own, rustix::process::Signal::STOP).expect("it is our own");
-        }
-    }
-    let _ = name;
 }
 
 impl Restore<'_> {

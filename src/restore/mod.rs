@@ -20,6 +20,8 @@ pub mod token;
 #[cfg(feature = "daemon")]
 pub mod account;
 #[cfg(feature = "daemon")]
+mod crash;
+#[cfg(feature = "daemon")]
 pub mod directory;
 #[cfg(feature = "daemon")]
 pub mod ledger;

@@ -109,8 +109,8 @@ fn restore_web() {
     running.snapshot();
     running.stop();
     let (before, pictures) = (
-        repository(&sandbox.pds_url(), &did),
-        blobs(&sandbox.pds_url(), &did),
+        repository(&sandbox.pds_url(), &asked),
+        blobs(&sandbox.pds_url(), &asked),
     );
     sandbox.stop("pds1");
     let archive = format!("file://{}", firekeep.archive().display());

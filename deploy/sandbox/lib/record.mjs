@@ -37,7 +37,8 @@ run(async () => {
   value.$type ??= collection
   let blob
   if (values.picture) {
-    blob = await account.upload(Buffer.concat([picture(chance(`${Date.now()} ${process.pid}`)), Buffer.alloc(Number(values.pad))]))
+    const made = picture(chance(`${Date.now()} ${process.pid}`))
+    blob = await account.upload({ ...made, bytes: Buffer.concat([made.bytes, Buffer.alloc(Number(values.pad))]) })
     value.embed = { $type: 'app.bsky.embed.images', images: [{ image: blob, alt: '' }] }
   }
   const made = rkey ? await account.put(collection, rkey, value) : await account.create(collection, value)
