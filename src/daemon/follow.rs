@@ -142,6 +142,11 @@ impl Follow {
                             host: self.host.clone(),
                             gap: Gap::CursorFromFuture,
                         });
+                    } else if loss.is_garbled() {
+                        inputs.push(Input::Gap {
+                            host: self.host.clone(),
+                            gap: Gap::Garbled,
+                        });
                     }
                 }
             }
@@ -231,6 +236,8 @@ const fn reconnect_label(loss: &Loss) -> ReconnectReason {
         Loss::Broken(_) => ReconnectReason::Broken,
         Loss::Silent | Loss::NotRepeated(_) => ReconnectReason::Silent,
         Loss::ErrorFrame { .. } => ReconnectReason::ErrorFrame,
-        Loss::FrameTooLong | Loss::TextFrame | Loss::BadFrame(_) | Loss::Seq(_) => ReconnectReason::Protocol,
+        Loss::Protocol(_) | Loss::FrameTooLong | Loss::TextFrame | Loss::BadFrame(_) | Loss::Seq(_) => {
+            ReconnectReason::Protocol
+        }
     }
 }

@@ -296,6 +296,8 @@ pub enum Gap {
     CursorOutdated,
     /// Our cursor is ahead of the host's sequence: it was reset or rolled back.
     CursorFromFuture,
+    /// What the host sent was no proper stream: what it said before may be incomplete too.
+    Garbled,
 }
 
 /// A page of `listRepos`.

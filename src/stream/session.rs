@@ -68,6 +68,9 @@ pub enum Loss {
     /// The connection broke without a goodbye.
     #[error("connection broke: {0}")]
     Broken(String),
+    /// What came breaks the rules of WebSocket.
+    #[error("host's bytes are no WebSocket: {0}")]
+    Protocol(String),
     /// Neither a frame nor the answer to a ping for too long.
     #[error("nothing heard from the host, not even the answer to a ping")]
     Silent,
@@ -107,6 +110,15 @@ fn after_colon(text: &str) -> String {
 }
 
 impl Loss {
+    /// Whether the host broke the rules of the stream. (A server of that kind was seen to leave events out as well.)
+    #[must_use]
+    pub const fn is_garbled(&self) -> bool {
+        matches!(
+            self,
+            Self::Protocol(_) | Self::FrameTooLong | Self::TextFrame | Self::BadFrame(_) | Self::Seq(_)
+        )
+    }
+
     /// A word from a closed set: metric label, and what "the same reason again" means for the log.
     #[must_use]
     pub fn label(&self) -> &'static str {
@@ -121,6 +133,7 @@ impl Loss {
             Self::Closed { code: Some(1001), .. } => "restart",
             Self::Closed { .. } => "closed",
             Self::Broken(_) => "broken",
+            Self::Protocol(_) => "protocol",
             Self::Silent => "silent",
             Self::FrameTooLong => "frame_too_long",
             Self::TextFrame => "text_frame",

@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderValue, header};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{self};
+use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 use tokio_util::sync::CancellationToken;
 
@@ -470,6 +470,10 @@ fn read_loss(error: &tungstenite::Error) -> Loss {
     match error {
         tungstenite::Error::Capacity(_) => Loss::FrameTooLong,
         tungstenite::Error::Utf8(_) => Loss::TextFrame,
+        tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
+            Loss::Broken(words(error))
+        }
+        tungstenite::Error::Protocol(_) => Loss::Protocol(words(error)),
         other => Loss::Broken(words(other)),
     }
 }

@@ -25,6 +25,9 @@ pub(super) enum Turn {
 /// A DID document that was read longer ago than this is read again before it is held against a host.
 const IDENTITY_TRUSTED_FOR: Duration = Duration::from_secs(60);
 
+/// A host whose stream was no proper one is listed again so soon; not sooner, for what it left out may still come.
+const GARBLED_LISTING: Duration = Duration::from_secs(30);
+
 /// Where and when an event came.
 #[derive(Debug, Clone)]
 pub(super) struct Arrival {
@@ -427,6 +430,16 @@ impl Applier {
         if row.cursor.is_none() {
             // With cursor 0, an old PDS always says that the cursor is outdated; and a second refusal of a
             // cursor that was given up already says nothing new.
+            return Ok(());
+        }
+        if gap == Gap::Garbled {
+            let soon = group.now.plus(GARBLED_LISTING);
+            if row.next_listing.is_some_and(|next| next > soon) {
+                let task = Task::ListRepos(host.clone());
+                group.stage.repeat_task(row.next_listing, soon, &task);
+                row.next_listing = Some(soon);
+                group.stage.put_host(host, row);
+            }
             return Ok(());
         }
         if gap == Gap::CursorFromFuture {

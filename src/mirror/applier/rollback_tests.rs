@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use super::tests::{ASKED, NOW, World, delete, write};
 use super::*;
-use crate::mirror::input::{FetchFailure, Fetched, FetchedContent, Gap};
+use crate::mirror::input::{FetchFailure, Fetched, FetchedContent, Gap, ListedPage, ListedRepo};
 use crate::mirror::keyspace::{AlarmId, AlarmKind};
 use crate::mirror::reader::Mirror;
 use crate::mirror::rows::{AlarmRow, Listing, PinReason};
 use crate::sim::SimAccount;
+use crate::types::AccountStatus;
 
 fn alarms(world: &World) -> Vec<(AlarmId, AlarmRow)> {
     Mirror::new(&*world.store).alarms().expect("reads")
@@ -94,6 +95,47 @@ fn the_same_events_again_begin_nothing() {
     assert_eq!(kinds(&world), []);
     assert_eq!(world.cursor(), Some(5));
     world.check_equal(&account);
+}
+
+#[test]
+fn a_stream_that_is_no_proper_one_has_its_host_listed_soon_and_once() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    let seq = world.seq();
+    world.frame(account.commit(seq, &[write("a", "x")], NOW));
+    let garbled = |world: &World| Input::Gap {
+        host: world.host.clone(),
+        gap: Gap::Garbled,
+    };
+    let next = |world: &World| {
+        let row = Mirror::new(&*world.store).host(&world.host).expect("reads");
+        row.expect("known").next_listing
+    };
+    let lists = |world: &World| {
+        let list = Task::ListRepos(world.host.clone());
+        world.tasks().iter().filter(|task| **task == list).count()
+    };
+    let listed = Input::Listed(ListedPage {
+        host: world.host.clone(),
+        repos: vec![ListedRepo {
+            did: account.did().clone(),
+            head: None,
+            status: AccountStatus::Active,
+        }],
+        listing: Listing::Finished { at: NOW },
+        asked_at: NOW,
+        task: None,
+    });
+    world.apply(listed);
+    let before = (next(&world), lists(&world));
+    world.apply(garbled(&world));
+    let soon = next(&world);
+    assert!(soon < before.0, "{soon:?} {before:?}");
+    assert_eq!(lists(&world), before.1, "the same task, moved");
+    // A host that garbles without end is not listed without end.
+    world.apply(garbled(&world));
+    assert_eq!((next(&world), lists(&world)), (soon, before.1));
+    assert_eq!(kinds(&world), [], "nothing to alarm anybody with");
 }
 
 #[test]

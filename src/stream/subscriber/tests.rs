@@ -256,6 +256,25 @@ async fn garbage_ends_the_connection_and_is_not_delivered() {
 }
 
 #[tokio::test]
+async fn what_is_no_web_socket_ends_the_connection() {
+    let (mut running, mut socket) = begun(SubscriberLimits::default()).await;
+    // A binary message of two bytes with a bit set that nothing has given a meaning.
+    let bytes = [0x82 | 0x40, 2, 0, 0];
+    tokio::io::AsyncWriteExt::write_all(socket.get_mut(), &bytes)
+        .await
+        .expect("connected");
+    let (loss, _) = running.lost().await;
+    assert_eq!(loss.label(), "protocol");
+    assert!(loss.is_garbled());
+    // A connection that only ends is none of that.
+    let (mut running, socket) = begun(SubscriberLimits::default()).await;
+    drop(socket);
+    let (loss, _) = running.lost().await;
+    assert_eq!(loss.label(), "broken");
+    assert!(!loss.is_garbled());
+}
+
+#[tokio::test]
 async fn text_ends_the_connection() {
     let (mut running, mut socket) = begun(SubscriberLimits::default()).await;
     socket.send(Message::Text("{}".into())).await.expect("connected");
