@@ -85,18 +85,7 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
             // Where stdout has the repository, it has nothing else.
             answer.print(json && args.output.as_deref() != Some("-"))
         }
-        Command::Restore(RestoreCommand::Account(args)) => {
-            let config = load(file, &args.settings())?.0;
-            block_on(commands::restore::account(&config, &args, json))
-        }
-        Command::Restore(RestoreCommand::Records(args)) => {
-            let config = load(file, &args.living.settings())?.0;
-            block_on(commands::restore::records(&config, &args, json))
-        }
-        Command::Restore(RestoreCommand::Blobs(args)) => {
-            let config = load(file, &args.living.settings())?.0;
-            block_on(commands::restore::blobs(&config, &args, json))
-        }
+        Command::Restore(command) => restore(file, command, json),
         Command::Key(command) => match command {
             KeyCommand::Generate { curve, output } => commands::keys::generate(curve, &output, json),
             KeyCommand::Show { file } => commands::keys::show(&file, json),
@@ -134,6 +123,23 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
         Command::Config(ConfigCommand::Check(args)) => {
             load(file, &args.settings())?;
             print("the configuration is valid\n")
+        }
+    }
+}
+
+fn restore(file: Option<PathBuf>, command: RestoreCommand, json: bool) -> Result<u8, DaemonError> {
+    match command {
+        RestoreCommand::Account(args) => {
+            let config = load(file, &args.settings())?.0;
+            block_on(commands::restore::account(&config, &args, json))
+        }
+        RestoreCommand::Records(args) => {
+            let config = load(file, &args.living.settings())?.0;
+            block_on(commands::restore::records(&config, &args, json))
+        }
+        RestoreCommand::Blobs(args) => {
+            let config = load(file, &args.living.settings())?.0;
+            block_on(commands::restore::blobs(&config, &args, json))
         }
     }
 }

@@ -172,10 +172,8 @@ pub enum Input {
         did: Did,
         /// SHA-256 of what it says.
         digest: Digest,
-        /// Where its audit log stands now; none: it has none, or it does not verify.
-        log: Option<LogSeen>,
-        /// What somebody did to the identity since the log was read before, for a person.
-        changed: Option<String>,
+        /// Its audit log; none: it has none, or it does not verify.
+        seen: Option<IdentitySeen>,
         /// The key of the task row that asked for it.
         task: Vec<u8>,
     },
@@ -473,4 +471,13 @@ impl FetchFailure {
             Self::NotThisHost(_) => "not_this_host",
         }
     }
+}
+
+/// What an audit log said when it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentitySeen {
+    /// Where it stands now.
+    pub log: LogSeen,
+    /// What somebody did to the identity since it was read before, for a person.
+    pub changed: Option<String>,
 }

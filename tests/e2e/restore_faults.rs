@@ -214,7 +214,7 @@ fn taken_over(world: &mut World, account: &Before, from: &[&str]) {
     }
     assert_ne!(endpoint(world, account), world.sandbox.url_of(1).as_str());
     // A log with an operation that was undone is as good as any.
-    world.sandbox.restart_second("PDS_BLOB_UPLOAD_LIMIT=50");
+    world.sandbox.restart_second("PDS_BLOB_UPLOAD_LIMIT=30000");
     let short = world.restore(account, from, &with, None);
     assert_eq!(short.code, 3, "{}", short.stderr);
     assert!(

@@ -101,7 +101,6 @@ fn restore_web() {
         text(&file),
     ]);
     sandbox.note(&did, "n0", "a note");
-    sandbox.post_picture(&did);
     let firekeep = Firekeep::following(&sandbox, "data", &[0]);
     let mut running = firekeep.start();
     running.wait_filled(1);
@@ -215,7 +214,7 @@ fn restore_web() {
         .read_to_string(&mut out)
         .expect("reads");
     let code = child.wait().expect("it ends").code();
-    assert_eq!(code, Some(0), "{}", rest.join("\n"));
+    assert_eq!(code, Some(0), "{out}{}", rest.join("\n"));
     let now = repository(&to, &asked);
     let (old, new) = (blocks(&before), blocks(&now));
     assert_eq!(

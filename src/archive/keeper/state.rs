@@ -17,7 +17,7 @@ use super::{Failed, Keeper};
 use crate::identity::plc_log::PlcLog;
 use crate::identity::resolver::Testimony;
 use crate::metrics::labels::StoreOp;
-use crate::mirror::input::Input;
+use crate::mirror::input::{IdentitySeen, Input};
 use crate::mirror::keyspace::Task;
 use crate::mirror::reader::Mirror;
 use crate::mirror::rows::LogSeen;
@@ -40,16 +40,17 @@ impl Keeper {
         let Some(row) = Mirror::new(&*self.store).account(&did)? else {
             return Ok(Input::TaskDone { task });
         };
-        let (log, changed) = look_at_log(&did, &said, row.log_seen.as_ref());
+        let seen = look_at_log(&did, &said, row.log_seen.as_ref());
         let is_archived = row.identity_archived == Some(digest);
-        if is_archived && (log.is_none() || log == row.log_seen) {
+        let known = row.log_seen.as_ref();
+        let nothing_new = seen.as_ref().is_none_or(|seen| Some(&seen.log) == known);
+        if is_archived && nothing_new {
             return Ok(Input::TaskDone { task });
         }
         let noted = Input::IdentityArchived {
             did: did.clone(),
             digest,
-            log,
-            changed,
+            seen,
             task: task.clone(),
         };
         if is_archived {
@@ -149,14 +150,9 @@ impl Keeper {
 }
 
 /// Where an audit log stands, and what somebody did to the identity since it was read before.
-fn look_at_log(did: &Did, said: &Testimony, before: Option<&LogSeen>) -> (Option<LogSeen>, Option<String>) {
-    let Some(log) = &said.plc_log else {
-        return (None, None);
-    };
+fn look_at_log(did: &Did, said: &Testimony, before: Option<&LogSeen>) -> Option<IdentitySeen> {
     // It verified when it was read.
-    let Ok(log) = PlcLog::parse(did, log.to_string().as_bytes()) else {
-        return (None, None);
-    };
+    let log = PlcLog::parse(did, said.plc_log.as_ref()?.to_string().as_bytes()).ok()?;
     let keys = log.current().map(|state| state.rotation_keys.clone());
     let seen = LogSeen {
         head: log.last().cid,
@@ -165,7 +161,7 @@ fn look_at_log(did: &Did, said: &Testimony, before: Option<&LogSeen>) -> (Option
     let changed = before
         .filter(|before| before.head != seen.head)
         .and_then(|before| log.unexpected(&before.head, said.read_at));
-    (Some(seen), changed)
+    Some(IdentitySeen { log: seen, changed })
 }
 
 /// What tells one testimony from another, whenever it was given.
