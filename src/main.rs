@@ -86,10 +86,7 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
             answer.print(json && args.output.as_deref() != Some("-"))
         }
         Command::Restore(command) => restore(file, command, json),
-        Command::Key(command) => match command {
-            KeyCommand::Generate { curve, output } => commands::keys::generate(curve, &output, json),
-            KeyCommand::Show { file } => commands::keys::show(&file, json),
-        },
+        Command::Key(command) => key(command, json),
         Command::Plc(command) => plc(file, command, json),
         Command::Health(args) => {
             let config = load(file, &args.settings())?.0;
@@ -124,6 +121,13 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
             load(file, &args.settings())?;
             print("the configuration is valid\n")
         }
+    }
+}
+
+fn key(command: KeyCommand, json: bool) -> Result<u8, DaemonError> {
+    match command {
+        KeyCommand::Generate { curve, output } => commands::keys::generate(curve, &output, json),
+        KeyCommand::Show { file } => commands::keys::show(&file, json),
     }
 }
 

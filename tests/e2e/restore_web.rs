@@ -82,6 +82,7 @@ fn publish(file: &Path, members: &Value) {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one story, told in its order")]
 fn restore_web() {
     let began = Instant::now();
     let sandbox = Sandbox::up_as(&["--with", "pds,plc", "--pds", "2"]);
