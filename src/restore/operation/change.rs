@@ -351,7 +351,7 @@ mod tests {
         );
         assert_eq!(
             changed.difference(&log).len(),
-            9,
+            8,
             "{:?}",
             changed.difference(&log)
         );
