@@ -2,7 +2,7 @@
 # ~/.cache/firekeep or $FIREKEEP_CACHE.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-full sim mutants fuzz fmt deny clean-cache
+.PHONY: help run build test test-full sim bench bench-compare mutants fuzz deb fmt deny clean-cache
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 } /^#   / { sub(/^#   /, ""); print "                      " $$0 }' Makefile
@@ -26,6 +26,13 @@ sim: ## The simulation over many seeds; a broken run is taken up; the table goes
 #   SEEDS=10000    so many, FIRST=1 from this one on    SEED=123   only this one, with its trace
 	@SEEDS='$(SEEDS)' FIRST='$(FIRST)' SEED='$(SEED)' exec scripts/sim
 
+bench: ## How fast it is, beside what this machine can do; some minutes (docs/performance.md)
+#   ROWS="commits repo"   only these    SCALE=10   larger sizes    JSON=FILE   where the figures go
+	@SCALE='$(SCALE)' JSON='$(JSON)' exec scripts/bench $(ROWS)
+
+bench-compare: ## Two of those side by side: OLD=before.json NEW=after.json
+	@exec scripts/bench compare '$(OLD)' '$(NEW)'
+
 mutants: ## Puts known bugs in, one at a time: the test named for each must fail; writes docs/mutants.md
 #   MUTANTS="skip-cid-hash …"   only these
 	@exec scripts/mutants $(MUTANTS)
@@ -33,6 +40,9 @@ mutants: ## Puts known bugs in, one at a time: the test named for each must fail
 fuzz: ## libFuzzer on what reads bytes of strangers
 #   T=60                        seconds for each target    FUZZ="frame car"   only these
 	@T='$(T)' exec scripts/fuzz $(FUZZ)
+
+deb: ## A Debian package for this machine's architecture, with service, manual pages and completions
+	@exec scripts/deb
 
 fmt: ## Format the source
 	@cargo fmt

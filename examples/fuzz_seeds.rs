@@ -44,6 +44,19 @@ fn main() -> std::io::Result<()> {
         put("cbor", &format!("{index}"), bytes)?;
         put("node", &format!("{index}"), bytes)?;
     }
+    let claims = "{\"iss\":\"did:plc:ewvi7nxzyoun6zhxrhs64oiz\",\"aud\":\"did:web:backup.example.com#repo_backup\",\
+                  \"lxm\":\"dev.firekeep.backup.signUp\",\"iat\":1800000000,\"exp\":1800000060,\"jti\":\"one\"}";
+    for (name, header) in [
+        ("service", "{\"typ\":\"JWT\",\"alg\":\"ES256K\"}"),
+        ("rotation", "{\"alg\":\"ES256\",\"kid\":\"did:key:zDnaeh\"}"),
+    ] {
+        let parts = [
+            header.as_bytes(),
+            claims.as_bytes(),
+            &account.sign(claims.as_bytes()),
+        ];
+        put("token", name, &parts.join(&0))?;
+    }
     put("cbor", "commit", account.commit_block())?;
     let (did, cid, rev) = (account.did(), account.head(), account.rev());
     for (index, name) in [

@@ -9,16 +9,18 @@ mod living;
 mod plc;
 mod recall;
 mod restore;
+mod setup;
 
 pub use self::archive_args::{
     BucketCommand, DrillArgs, ForgetArgs, PlaceArgs, ProbeArgs, PruneArgs, VerifyArgs,
 };
 pub use living::{LivingArgs, RestoreBlobsArgs, RestoreRecordsArgs};
-pub use plc::{
-    DirectoryArgs, PlcAddKeyArgs, PlcArgs, PlcCommand, PlcUndoArgs, PlcUpdateArgs, PlcWatchArgs, SignerArgs,
+pub use plc::{PlcAddKeyArgs, PlcArgs, PlcCommand, PlcUndoArgs, PlcUpdateArgs, PlcWatchArgs, SignerArgs};
+pub use recall::{
+    AtArgs, CatArgs, DiffArgs, ExportArgs, ExportFormat, HistoryArgs, JudgeArgs, LsArgs, SourceArgs,
 };
-pub use recall::{AtArgs, CatArgs, ExportArgs, ExportFormat, HistoryArgs, JudgeArgs, LsArgs, SourceArgs};
 pub use restore::{CurveArg, KeyCommand, RestoreAccountArgs, RestoreCommand};
+pub use setup::{CheckArgs, InitArgs};
 
 /// Real-time backup of AT Protocol PDSes: every commit verified, every blob kept, all of it readable without us.
 #[derive(Debug, Parser)]
@@ -187,12 +189,53 @@ again, or by itself when the daemon runs. Exit code 3: done, and the bucket keep
     #[command(subcommand)]
     Bucket(BucketCommand),
 
+    /// Make the hash of an admin password, for `admin_password_file`. The password is read from stdin
+    #[command(after_help = "\
+Examples:
+  firekeep admin-password --output admin.hash          asks for it; or: … < password.txt
+
+The admin's name is admin. With it every account is seen over XRPC, whatever its standing, and what was before.")]
+    AdminPassword {
+        /// The file to write; it must not be there yet
+        #[arg(long, short, value_name = "FILE")]
+        output: PathBuf,
+    },
+
     /// Show or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
 
+    /// Write a configuration for the PDS on this machine
+    #[command(after_help = "\
+Examples:
+  sudo firekeep init --from-pds-env /pds/pds.env --archive s3://my-bucket/firekeep -o /etc/firekeep/firekeep.toml
+  firekeep init --host https://pds.example.com
+
+Of pds.env it reads PDS_HOSTNAME, PDS_DID_PLC_URL and, with --bypass-key-file, PDS_RATE_LIMIT_BYPASS_KEY; nothing else.
+It replaces no file without --force.")]
+    Init(InitArgs),
+
     /// Ask the running daemon whether it is ready: for container health checks. Exit code 0 or 1
     Health(SettingArgs),
+
+    /// Print completions for a shell
+    #[command(after_help = "\
+Examples:
+  firekeep completions bash > /etc/bash_completion.d/firekeep
+  firekeep completions zsh > ~/.zfunc/_firekeep")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+
+    /// Write the manual pages into a folder
+    #[command(after_help = "\
+Example:
+  firekeep man /usr/local/share/man/man1")]
+    Man {
+        /// The folder; it is made if it is not there
+        folder: PathBuf,
+    },
 }
 
 /// `firekeep alarms`
@@ -222,28 +265,6 @@ pub enum AlarmCommand {
     },
 }
 
-/// `firekeep diff`
-#[derive(Debug, Args)]
-pub struct DiffArgs {
-    /// The account
-    pub did: String,
-    /// Compare with what the host has now
-    #[arg(long, required_unless_present = "from", conflicts_with_all = ["from", "to"])]
-    pub live: bool,
-    /// Compare what the archive holds as of this time or rev …
-    #[arg(long, value_name = "TIME|REV")]
-    pub from: Option<String>,
-    /// … with that of this one. Default: the newest
-    #[arg(long, value_name = "TIME|REV", requires = "from")]
-    pub to: Option<String>,
-    /// How moments are judged
-    #[command(flatten)]
-    pub judge: JudgeArgs,
-    /// Which archive
-    #[command(flatten)]
-    pub source: SourceArgs,
-}
-
 /// `firekeep config …`
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
@@ -251,8 +272,10 @@ pub enum ConfigCommand {
     Example,
     /// Print the configuration that is in force, and where each value comes from
     Print(Box<RunArgs>),
-    /// Check the configuration without opening or contacting anything
-    Check(Box<RunArgs>),
+    /// Check the configuration, then try hosts, directory, archive and disk, and say what it costs; changes nothing
+    #[command(after_help = "\
+Exit code 0: all is well. 3: the configuration is valid, and something does not answer. 78: it cannot be used.")]
+    Check(Box<CheckArgs>),
 }
 
 /// Settings that every command needs to find the data and the daemon.
@@ -338,6 +361,15 @@ pub struct RunArgs {
     /// How the public reaches that address
     #[arg(long, value_name = "URL")]
     pub public_url: Option<String>,
+    /// File with the hash of the admin's password for XRPC, as `firekeep admin-password` makes it
+    #[arg(long, value_name = "FILE")]
+    pub admin_password_file: Option<String>,
+    /// Which accounts of the PDSes: all, or listed (those that signed up)
+    #[arg(long, value_name = "all|listed")]
+    pub follow: Option<String>,
+    /// Who may sign up: off, hosts (accounts of these PDSes), or open (of any PDS)
+    #[arg(long, value_name = "off|hosts|open")]
+    pub sign_up: Option<String>,
     /// How often changes are shipped to the archive
     #[arg(long, value_name = "DURATION")]
     pub flush_interval: Option<String>,
@@ -430,6 +462,9 @@ impl RunArgs {
             ("plc_url", &self.plc_url),
             ("listen", &self.listen),
             ("public_url", &self.public_url),
+            ("admin_password_file", &self.admin_password_file),
+            ("follow", &self.follow),
+            ("sign_up", &self.sign_up),
             ("flush_interval", &self.flush_interval),
             ("snapshot_interval", &self.snapshot_interval),
             ("audit_interval", &self.audit_interval),

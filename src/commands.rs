@@ -2,12 +2,14 @@
 //! The commands that ask a running daemon, through its private listener; and below, those that need none.
 
 pub mod bucket;
+pub mod check;
 pub mod drill;
 pub mod forget;
 pub mod keys;
 pub mod plc;
 pub mod prune;
 pub mod restore;
+pub mod setup;
 pub mod verify;
 
 pub mod recall;

@@ -44,6 +44,10 @@ const CONNECTIONS_CLOSED: &str = "http_connections_closed_total";
 
 /// Upper bounds of the buckets for requests, in seconds: from one read of the mirror to a long download.
 const REQUEST_SECONDS: &[f64] = &[0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0, 600.0];
+/// Upper bounds of the buckets for applying an event, in seconds.
+const APPLY_SECONDS: &[f64] = &[0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 10.0];
+/// Upper bounds of the buckets for shipping, in seconds.
+const SHIP_SECONDS: &[f64] = &[0.5, 1.0, 1.5, 2.0, 5.0, 30.0, 120.0, 600.0, 3600.0];
 /// Upper bounds of the buckets for snapshots, in seconds.
 const SNAPSHOT_SECONDS: &[f64] = &[0.01, 0.05, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0];
 
@@ -107,6 +111,8 @@ pub struct Metrics {
     pub log_gaps: IntGauge,
     /// How old the oldest of them is, in seconds; 0 without any.
     pub log_oldest: Gauge,
+    /// From the arrival of an event to its being durable in the mirror.
+    pub apply_duration: Histogram,
     /// From the arrival of a change to its segment in the archive.
     pub log_age: Histogram,
     /// 1 while the archive answers and is the mirror's.
@@ -203,10 +209,15 @@ impl Metrics {
                 "Accounts with changes that only their next snapshot tells, for too much waited",
             ),
             log_oldest: make.gauge("log_oldest_unshipped_seconds", "Age of the oldest of them"),
+            apply_duration: make.histogram(
+                "apply_duration_seconds",
+                "From a commit's arrival to its being durable here",
+                APPLY_SECONDS,
+            ),
             log_age: make.histogram(
                 "log_ship_duration_seconds",
-                "From arrival to the archive",
-                SNAPSHOT_SECONDS,
+                "From the arrival of a segment's oldest change to the archive",
+                SHIP_SECONDS,
             ),
             archive_up: make.int_gauge("archive_up", "1 while the archive answers and is the mirror's"),
             store_requests: make.store_requests(),

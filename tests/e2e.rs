@@ -46,6 +46,8 @@ mod moments;
 mod old_pds;
 #[path = "e2e/outages.rs"]
 mod outages;
+#[path = "e2e/own_methods.rs"]
+mod own_methods;
 #[path = "e2e/recall.rs"]
 mod recall;
 #[path = "e2e/restore.rs"]

@@ -16,8 +16,8 @@ use crate::mirror::rows::{JournalEntry, LogRow, OutboxEntry};
 use crate::mirror::store::{Family, StoreError};
 use crate::types::{Cid, Did, HostName, Rev, Timestamp};
 
-/// Entries read at once.
-const PAGE: usize = ITEMS_MAX;
+/// Entries read at once: what is read beyond the end of a file is read again for the next.
+const PAGE: usize = ITEMS_MAX / 8;
 /// What the index of a file takes at most, and the header before it.
 const INDEX_BYTES: u64 = 2 << 20;
 
@@ -41,20 +41,28 @@ pub struct Segment {
 /// # Errors
 /// When the store cannot be read, or the outbox names what the journal does not hold.
 pub fn next_segment(mirror: &Mirror<'_>, log: &LogRow) -> Result<Option<Segment>, StoreError> {
-    let from = log.cut.map_or(0, |(first, _)| first);
+    let behind = log.shipped.map_or(0, |last| last + 1);
+    let mut from = log.cut.map_or(behind, |(first, _)| first);
     let mut parts = Parts::default();
     let (mut first, mut last, mut is_full) = (None, 0, false);
-    for (number, row) in mirror.outbox(from, PAGE)? {
-        let (entry, journalled) = entry_of(mirror, number, row)?;
-        let fits = parts.push(entry, journalled.as_ref());
-        is_full |= !fits;
-        if !fits || log.cut.is_some_and(|(_, end)| number > end) {
-            break;
+    'pages: loop {
+        let page = mirror.outbox(from, PAGE)?;
+        let is_last = page.len() < PAGE;
+        for (number, row) in page {
+            let (entry, blocks) = entry_of(mirror, number, row)?;
+            let fits = parts.push(entry, blocks);
+            is_full |= !fits;
+            if !fits || log.cut.is_some_and(|(_, end)| number > end) {
+                break 'pages;
+            }
+            first.get_or_insert(number);
+            last = number;
+            from = number + 1;
+            if log.cut.is_some_and(|(_, end)| number == end) {
+                break 'pages;
+            }
         }
-        is_full |= parts.entries.len() == PAGE;
-        first.get_or_insert(number);
-        last = number;
-        if log.cut.is_some_and(|(_, end)| number == end) {
+        if is_last {
             break;
         }
     }
@@ -107,8 +115,8 @@ pub fn next_delta(
             return ControlFlow::Break(());
         }
         let host = journalled.host.clone().unwrap_or_else(|| host.clone());
-        let entry = change_entry(did.clone(), host, rev, &journalled);
-        if !parts.push(entry, Some(&journalled)) {
+        let (entry, blocks) = change_entry(did.clone(), host, rev, journalled);
+        if !parts.push(entry, blocks) {
             return ControlFlow::Break(());
         }
         at = rev;
@@ -118,11 +126,7 @@ pub fn next_delta(
     Ok((at > from).then(|| (parts.finish(Origin::Delta { did, from, to: at }), at)))
 }
 
-fn entry_of(
-    mirror: &Mirror<'_>,
-    number: u64,
-    row: OutboxEntry,
-) -> Result<(Entry, Option<JournalEntry>), StoreError> {
+fn entry_of(mirror: &Mirror<'_>, number: u64, row: OutboxEntry) -> Result<(Entry, Blocks), StoreError> {
     Ok(match row {
         OutboxEntry::Change {
             did,
@@ -138,7 +142,7 @@ fn entry_of(
                     "it names a change that the journal does not hold",
                 )
             })?;
-            (change_entry(did, host, rev, &journalled), Some(journalled))
+            change_entry(did, host, rev, journalled)
         }
         OutboxEntry::Loaded {
             did,
@@ -154,7 +158,7 @@ fn entry_of(
                 commit,
                 received,
             };
-            (loaded, None)
+            (loaded, Blocks::new())
         }
         OutboxEntry::Account {
             did,
@@ -168,15 +172,26 @@ fn entry_of(
                 status,
                 received,
             };
-            (account, None)
+            (account, Blocks::new())
         }
     })
 }
 
-fn change_entry(did: Did, host: HostName, rev: Rev, journalled: &JournalEntry) -> Entry {
-    let ops = journalled.ops.iter().map(|op| Op {
-        path: op.path.clone(),
-        cid: op.cid,
+/// What an entry names, with the bytes that are held.
+type Blocks = Vec<(Cid, Bytes)>;
+
+fn change_entry(did: Did, host: HostName, rev: Rev, journalled: JournalEntry) -> (Entry, Blocks) {
+    let commit = Cid::of_block(&journalled.commit_block);
+    let mut blocks = Blocks::with_capacity(1 + journalled.ops.len());
+    blocks.push((commit, journalled.commit_block.into()));
+    let ops = journalled.ops.into_iter().map(|op| {
+        if let (Some(cid), Some(bytes)) = (op.cid, op.bytes) {
+            blocks.push((cid, bytes.into()));
+        }
+        Op {
+            path: op.path,
+            cid: op.cid,
+        }
     });
     let change = Change {
         did,
@@ -186,14 +201,15 @@ fn change_entry(did: Did, host: HostName, rev: Rev, journalled: &JournalEntry) -
         rev,
         time: journalled.time,
         received: journalled.received,
-        commit: Cid::of_block(&journalled.commit_block),
+        commit,
         ops: ops.collect(),
     };
-    if journalled.swap {
+    let entry = if journalled.swap {
         Entry::Swap(change)
     } else {
         Entry::Commit(change)
-    }
+    };
+    (entry, blocks)
 }
 
 /// A file in the making.
@@ -211,16 +227,13 @@ struct Parts {
 
 impl Parts {
     /// Adds an entry with its blocks, unless the file is full. The first always fits.
-    fn push(&mut self, entry: Entry, journalled: Option<&JournalEntry>) -> bool {
-        let mut blocks: BTreeMap<Cid, &[u8]> = BTreeMap::new();
-        if let Some(journalled) = journalled {
-            blocks.insert(Cid::of_block(&journalled.commit_block), &journalled.commit_block);
-            let records = journalled.ops.iter();
-            blocks.extend(records.filter_map(|op| Some((op.cid?, op.bytes.as_deref()?))));
-        }
-        blocks.retain(|cid, _| !self.blocks.contains_key(cid));
+    fn push(&mut self, entry: Entry, mut blocks: Blocks) -> bool {
+        blocks.sort_unstable_by_key(|(cid, _)| *cid);
+        blocks.dedup_by_key(|(cid, _)| *cid);
+        blocks.retain(|(cid, _)| !self.blocks.contains_key(cid));
         let items = self.items + entry.items();
-        let bytes = self.bytes + blocks.values().map(|block| block_bytes(block.len())).sum::<u64>();
+        let new_bytes = blocks.iter().map(|(_, block)| block_bytes(block.len()));
+        let bytes = self.bytes + new_bytes.sum::<u64>();
         let index_bytes = self.index_bytes.saturating_add(entry.encoded_bytes());
         let too_much =
             items > ITEMS_MAX || index_bytes > ENTRIES_BYTES_MAX || bytes + INDEX_BYTES > PLAIN_BYTES_MAX;
@@ -233,9 +246,7 @@ impl Parts {
             Entry::Loaded { received, .. } | Entry::Account { received, .. } => *received,
         });
         self.entries.push(entry);
-        let owned = blocks.into_iter();
-        self.blocks
-            .extend(owned.map(|(cid, block)| (cid, Bytes::copy_from_slice(block))));
+        self.blocks.extend(blocks);
         true
     }
 

@@ -189,13 +189,28 @@ impl Entry {
     /// What it takes in an index.
     #[must_use]
     pub fn encoded_bytes(&self) -> usize {
-        serde_ipld_dagcbor::to_vec(self).map_or(usize::MAX, |bytes| bytes.len())
+        let mut counted = Counted(0);
+        serde_ipld_dagcbor::to_writer(&mut counted, self).map_or(usize::MAX, |()| counted.0)
     }
 
     /// What it counts against [`ITEMS_MAX`].
     #[must_use]
     pub fn items(&self) -> usize {
         1 + self.change().map_or(0, |change| change.ops.len())
+    }
+}
+
+/// Counts what is written, and keeps nothing.
+struct Counted(usize);
+
+impl std::io::Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

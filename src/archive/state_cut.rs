@@ -36,7 +36,8 @@ pub fn host_state(
     }
     let (mut accounts, mut bad) = (BTreeMap::new(), None);
     mirror.each_account(|did, account| {
-        if account.host != *host {
+        // What is not followed is in no backup, and missing from none.
+        if account.host != *host || account.unfollowed {
             return ControlFlow::Continue(());
         }
         match withheld(mirror, account.did_number) {

@@ -174,6 +174,7 @@ fn after(generation: u64, tail: Option<(u64, Cid)>) -> LogRow {
         number: tail.map_or(1, |(number, _)| number + 1),
         prev: tail.map(|(_, index)| index),
         cut: None,
+        shipped: None,
     }
 }
 

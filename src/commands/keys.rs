@@ -2,7 +2,7 @@
 //! `firekeep key` and `firekeep plc`: rotation keys, and the log of an identity.
 
 use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::io::{BufRead as _, IsTerminal as _, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
@@ -17,6 +17,7 @@ use crate::daemon::{DaemonError, exit};
 use crate::identity::plc_log::{PlcEntry, RECOVERY_WINDOW};
 use crate::repo::signing_key::{Curve, SigningKey};
 use crate::restore::secret::UserSecret;
+use crate::serve::password::{AdminPassword, PASSWORD_BYTES_MAX};
 use crate::types::{Did, Timestamp};
 
 /// `firekeep key generate`
@@ -44,6 +45,40 @@ pub fn generate(curve: CurveArg, path: &Path, as_json: bool) -> Result<u8, Daemo
         .map_err(cannot)?;
     file.sync_all().map_err(cannot)?;
     told(&secret, as_json)
+}
+
+/// `firekeep admin-password`
+///
+/// # Errors
+/// When the password cannot be one, or the file is there already.
+pub fn admin_password(path: &Path) -> Result<u8, DaemonError> {
+    let mut salt = [0; 16];
+    aws_lc_rs::rand::fill(&mut salt).map_err(|_| failed("the system gives no randomness".to_owned()))?;
+    if std::io::stdin().is_terminal() {
+        // Whoever looks on sees it: this program changes no terminal.
+        eprint!("The admin's password (it is shown as you type): ");
+    }
+    let mut line = Zeroizing::new(String::new());
+    let read = std::io::stdin()
+        .lock()
+        .take(PASSWORD_BYTES_MAX as u64 + 2)
+        .read_line(&mut line);
+    read.map_err(|error| failed(format!("cannot read the password: {error}")))?;
+    let hash = AdminPassword::hash(line.trim_end_matches(['\r', '\n']), salt);
+    let hash = hash.map_err(|why| DaemonError {
+        code: exit::USAGE,
+        text: format!("the password {why}"),
+    })?;
+    let cannot = |error: std::io::Error| failed(format!("cannot write {}: {error}", path.display()));
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    let mut file = file.map_err(cannot)?;
+    file.write_all(format!("{hash}\n").as_bytes()).map_err(cannot)?;
+    file.sync_all().map_err(cannot)?;
+    print(&format!("wrote {}\n", path.display()))
 }
 
 /// `firekeep key show`

@@ -37,7 +37,7 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'stat
 }
 
 /// Every key, in the order in which a reader wants them.
-pub const KEYS: [Key; 42] = [
+pub const KEYS: [Key; 45] = [
     key(
         "hosts",
         Kind::List,
@@ -70,6 +70,24 @@ pub const KEYS: [Key; 42] = [
         "Address of metrics, health and administration.",
     ),
     key("public_url", Kind::Text, "", "How the public reaches `listen`."),
+    key(
+        "admin_password_file",
+        Kind::Text,
+        "",
+        "File with the hash of the admin's password for XRPC, as `firekeep admin-password` makes it.",
+    ),
+    key(
+        "follow",
+        Kind::Text,
+        "all",
+        "Which accounts of the PDSes: all, or listed (those that signed up).",
+    ),
+    key(
+        "sign_up",
+        Kind::Text,
+        "hosts",
+        "Who may sign up: off, hosts (accounts of these PDSes), or open (of any PDS, which is then followed for them alone).",
+    ),
     key(
         "flush_interval",
         Kind::Text,

@@ -4,6 +4,7 @@
 //! origin; this file turns them into a [`Config`], in which everything is present and in range. Each error is
 //! one line that names the key, where it stands, the value, and what to write instead.
 
+pub mod cost;
 pub mod keys;
 pub mod layers;
 #[cfg(test)]
@@ -16,6 +17,8 @@ use std::time::Duration;
 pub use self::layers::{Layers, Origin, Setting};
 use crate::archive::retention::Keep;
 use crate::archive::settings::{ArchiveConfig, S3Input, SettingError};
+use crate::mirror::rows::Scope;
+use crate::serve::SignUps;
 use crate::types::HostName;
 
 /// A configuration that cannot be used: one line, for a person.
@@ -48,6 +51,12 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// How the public reaches `listen`, without a trailing slash.
     pub public_url: Option<String>,
+    /// Where the hash of the admin's password stands. Absolute.
+    pub admin_password_file: Option<PathBuf>,
+    /// Which accounts of the hosts are followed.
+    pub follow: Scope,
+    /// Whose accounts may be signed up.
+    pub sign_up: SignUps,
     /// How often changes are shipped to the archive.
     pub flush_interval: Duration,
     /// An account is snapshotted at most this often.
@@ -164,6 +173,18 @@ impl Config {
                 .text("public_url")
                 .map(|url| base_url(layers, "public_url", &url, dev_mode))
                 .transpose()?,
+            admin_password_file: layers.text("admin_password_file").map(|path| cwd.join(path)),
+            follow: match layers.text("follow").as_deref() {
+                None | Some("all") => Scope::All,
+                Some("listed") => Scope::Listed,
+                Some(_) => return Err(layers.error("follow", "must be \"all\" or \"listed\"")),
+            },
+            sign_up: match layers.text("sign_up").as_deref() {
+                None | Some("hosts") => SignUps::Hosts,
+                Some("off") => SignUps::Off,
+                Some("open") => SignUps::Open,
+                Some(_) => return Err(layers.error("sign_up", "must be \"off\", \"hosts\" or \"open\"")),
+            },
             flush_interval: duration(layers, "flush_interval", "1s", FLUSH_INTERVAL)?,
             snapshot_interval: duration(layers, "snapshot_interval", "1h", SNAPSHOT_INTERVAL)?,
             audit_interval: duration(layers, "audit_interval", "1d", AUDIT_INTERVAL)?,

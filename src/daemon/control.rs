@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::archive_watch::ArchiveWatch;
 use super::care::Forget;
 use super::drill::Options;
+use super::hosts::Follower;
 use super::inspect::parse_alarm;
 use super::proof::Proof;
 use super::retain::Retain;
@@ -61,6 +62,8 @@ pub struct DaemonControl {
     pub archive: Arc<ArchiveWatch>,
     /// Prunes and erases.
     pub retain: Arc<Retain>,
+    /// Follows hosts.
+    pub follower: Follower,
     /// The configuration in force.
     pub config: Config,
     /// Where XRPC listens.
@@ -93,8 +96,8 @@ impl DaemonControl {
 
     fn hosts_listed(&self) -> Result<bool, StoreError> {
         let hosts = Mirror::new(&*self.store).hosts()?;
-        Ok(self.config.hosts.iter().all(|configured| {
-            let row = hosts.iter().find(|(name, _)| *name == configured.name);
+        Ok(self.follower.hosts.all().keys().all(|followed| {
+            let row = hosts.iter().find(|(name, _)| name == followed);
             row.is_some_and(|(_, row)| matches!(row.listing, Listing::Finished { .. }))
         }))
     }
@@ -190,12 +193,13 @@ impl DaemonControl {
         let standing = self.standing(&totals);
         let mut hosts = Vec::new();
         for (name, row) in Mirror::new(&*self.store).hosts()? {
-            let Some(configured) = self.config.hosts.iter().find(|host| host.name == name) else {
+            let Some(url) = self.follower.hosts.get(&name) else {
                 continue;
             };
             hosts.push(json!({
                 "host": name.as_str(),
-                "url": configured.url,
+                "url": url,
+                "follow": row.scope.label(),
                 "connected": self.metrics.host(&name).connected.get() == 1,
                 "cursor": row.cursor,
                 "highest_seq": row.highest_seq,
@@ -397,6 +401,8 @@ impl Control for DaemonControl {
                     .map_err(text)
             }),
             "alarms" => Box::pin(async move { self.alarms().map_err(text) }),
+            "about" => Box::pin(async move { Ok(self.about()) }),
+            "followed" => Box::pin(async move { self.is_followed(&query) }),
             "diff" => Box::pin(async move {
                 let did = query.get("did").map(String::as_str).unwrap_or_default();
                 let did: Did = did.parse().map_err(|error| format!("{did:?} is {error}"))?;
@@ -422,6 +428,10 @@ impl Control for DaemonControl {
                 self.retain.forget(forget, by, dry_run).await
             }),
             "drill" => Box::pin(async move { self.drill(&query).await }),
+            "follow" | "unfollow" | "sign-up" | "removal" | "snapshot-account" | "pin" | "unpin" => {
+                let name = name.to_owned();
+                Box::pin(async move { self.offer(&name, &query).await })
+            }
             "acknowledge" => Box::pin(async move {
                 let alarm = parse_alarm(&query).ok_or_else(|| "no alarm is named like that".to_owned())?;
                 let by = query.get("by").cloned().unwrap_or_else(|| "an admin".to_owned());

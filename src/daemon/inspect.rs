@@ -125,9 +125,9 @@ impl DaemonControl {
             .account(did)
             .map_err(|error| error.to_string())?;
         let row = row.ok_or_else(|| format!("{did} is not known here"))?;
-        let host = self.config.hosts.iter().find(|host| host.name == row.host);
-        let host = host.ok_or_else(|| format!("{did} is at {}, which is not followed", row.host))?;
-        let theirs = self.fetcher.live_paths(did, &host.url).await?;
+        let url = self.follower.hosts.get(&row.host);
+        let url = url.ok_or_else(|| format!("{did} is at {}, which is not followed", row.host))?;
+        let theirs = self.fetcher.live_paths(did, &url).await?;
         let mut sides = vec![(
             "head".to_owned(),
             row.head.as_ref().map(|head| head.rev),
@@ -163,7 +163,7 @@ impl DaemonControl {
         }
         Ok(json!({
             "did": did.as_str(),
-            "host": host.name.as_str(),
+            "host": row.host.as_str(),
             "host_rev": theirs.rev.to_string(),
             "host_commit": theirs.commit.to_string(),
             "compared": compared,
@@ -217,6 +217,7 @@ fn account_json(did: &Did, row: &AccountRow) -> Value {
         "did": did.as_str(),
         "host": row.host.as_str(),
         "status": row.upstream.label(),
+        "followed": !row.unfollowed,
         "sync": row.sync.label(),
         "reason": reason,
         "tries": tries,

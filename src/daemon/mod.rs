@@ -15,8 +15,11 @@ pub mod cold_start;
 pub mod control;
 pub mod drill;
 pub mod follow;
+pub mod hosts;
 pub mod inspect;
+pub mod manager;
 pub mod observe;
+pub mod offers;
 pub mod probe;
 pub mod proof;
 pub mod progress;
@@ -185,6 +188,11 @@ impl Running {
             });
         }
 
+        if let Some(late) = daemon.late.take() {
+            followers.spawn(hosts::follow_late(late, stop_reading.clone()));
+        }
+        tasks.spawn(Arc::clone(&daemon.control).remove_when_due(stop_work.clone()));
+
         let (resolver, cancel) = (daemon.resolver.clone(), stop_work.clone());
         tasks.spawn(async move {
             resolver.run(cancel).await;
@@ -241,7 +249,14 @@ impl Running {
             progress::show(control, cancel).await;
             Ok(())
         });
+        let (health, cancel) = (Arc::clone(&daemon.health), stop_serving.clone());
+        tasks.spawn(async move {
+            // Busy or without its archive it lives; a part that ended ends all of it.
+            manager::watch(|| health.get() != Readiness::Starting, cancel).await;
+            Ok(())
+        });
         daemon.health.set(Readiness::Ready);
+        manager::ready();
         Self {
             daemon,
             tasks: tokio::sync::Mutex::new(tasks),
@@ -284,6 +299,7 @@ impl Running {
     /// Closes in the order of the data's flow, each step within its time.
     async fn close(self, broken: bool) {
         self.daemon.health.set(Readiness::Stopping);
+        manager::stopping();
         self.stop_reading.cancel();
         let mut followers = self.followers.into_inner();
         if timeout(APPLY_TIMEOUT, async {

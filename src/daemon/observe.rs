@@ -11,7 +11,7 @@ use crate::metrics::labels::{
 };
 use crate::mirror::applier::{Note, Totals};
 use crate::mirror::rows::BlobFailure;
-use crate::types::HostName;
+use crate::types::{HostName, Timestamp};
 
 /// Lines about blobs that cannot be had, for each host and reason; then only every doubling of their number.
 const BLOB_LINES_MAX: u64 = 20;
@@ -33,9 +33,13 @@ impl Observer {
         }
     }
 
-    /// Counts and logs the notes of one durable group.
-    pub fn observe(&mut self, notes: &[Note], totals: &Totals) {
+    /// Counts and logs the notes of one group, durable now.
+    pub fn observe(&mut self, notes: &[Note], totals: &Totals, now: Timestamp) {
         for note in notes {
+            if let Note::Applied { received, .. } = note {
+                let took = now.since(*received);
+                self.metrics.apply_duration.observe(took.as_secs_f64());
+            }
             if let Note::BlobMissing {
                 host,
                 did,

@@ -108,14 +108,14 @@ fn summarise(control: &DaemonControl) {
 fn summary(control: &DaemonControl, totals: &Totals, standing: Standing) -> String {
     let mut text = String::from("\n");
     let mut line = |name: &str, value: String| text.push_str(&format!("  {name:<10} {value}\n"));
-    for host in &control.config.hosts {
-        let connected = control.metrics.host(&host.name).connected.get() == 1;
+    for (name, url) in control.follower.hosts.all() {
+        let connected = control.metrics.host(&name).connected.get() == 1;
         let state = if connected {
             "connected"
         } else {
             "not connected; tried again until it answers"
         };
-        line("following", format!("{} ({state})", host.url));
+        line("following", format!("{url} ({state})"));
     }
     let active = totals.accounts.get("active").copied().unwrap_or(0);
     let known: u64 = totals.sync.values().sum();

@@ -12,7 +12,8 @@ use super::archive_link::{ArchiveLink, check_archive, open_archive};
 use super::archive_watch::ArchiveWatch;
 use super::cold_start;
 use super::control::DaemonControl;
-use super::follow::{Follow, KeyCache};
+use super::follow::Follow;
+use super::hosts::{Follower, Hosts, Late};
 use super::probe::probe_hosts;
 use super::proof::Proof;
 use super::states::States;
@@ -25,22 +26,19 @@ use crate::cli::Said;
 use crate::clock::Clock;
 use crate::config::{Config, HostConfig};
 use crate::http::client::Upstream;
-use crate::identity::document::PdsEndpoint;
 use crate::identity::resolver::{Resolver, ResolverConfig};
 use crate::metrics::Metrics;
-use crate::mirror::applier::epochs::resume_cursor;
 use crate::mirror::applier::{Applier, ApplierLimits};
 use crate::mirror::blobs::BlobFetcher;
 use crate::mirror::handle::{self, ApplierHandle};
 use crate::mirror::numbers::Numbers;
-use crate::mirror::reader::Mirror;
 use crate::mirror::resync::Fetcher;
 use crate::mirror::resync::quarantine::KEPT_CAR_BYTES_MAX;
 use crate::mirror::rocks::{RocksOptions, RocksStore};
 use crate::mirror::store::{Store, StoreError};
-use crate::serve::{self, Health, ServeLimits, Service};
+use crate::serve::{self, AdminPassword, Health, History, ServeLimits, Service, SignUps, Trust};
 use crate::stream::session::Start;
-use crate::stream::subscriber::{Subscriber, SubscriberEvent, SubscriberLimits};
+use crate::stream::subscriber::{Subscriber, SubscriberEvent};
 
 /// A host that is about to be followed.
 pub struct HostParts {
@@ -57,6 +55,8 @@ pub struct HostParts {
 /// Everything, opened.
 pub struct Daemon {
     hosts: Vec<HostParts>,
+    /// Those that are added later.
+    pub late: Option<mpsc::UnboundedReceiver<Late>>,
     /// DID documents.
     pub resolver: Resolver,
     /// Persisted work.
@@ -181,17 +181,14 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
     };
     link.adopt_at_start(archive).await?;
     let (keeper, shipper) = (Arc::clone(&link.keeper), Arc::clone(&link.shipper));
-    let fetcher = Fetcher {
-        store: Arc::clone(&store),
-        numbers,
-        upstream: upstream.clone(),
-        resolver: resolver.clone(),
-        clock: clock.clone(),
-        spool_dir: temp_dir,
-        counts: Arc::default(),
-        kept_car_bytes_max: KEPT_CAR_BYTES_MAX,
-    };
-    let workshop = Arc::new(workshop(&config, &fetcher, &applier, (&keeper, &watch), &metrics));
+    let fetcher = fetcher(&store, numbers, (&upstream, &resolver, &clock), temp_dir);
+    let around = (&upstream, &metrics, &clock);
+    let (follower, late) = follower(&config, &store, &applier, around);
+    let hosts = host_parts(&config, &follower)?;
+    follower.take_up().map_err(store_error)?;
+    let mut workshop = workshop(&config, &fetcher, &applier, (&keeper, &watch), &metrics);
+    workshop.urls = Arc::clone(&follower.hosts);
+    let workshop = Arc::new(workshop);
     let proof = proof(&config, &workshop, fetcher.spool_dir.clone());
     let control = Arc::new(DaemonControl {
         proof: Arc::new(proof),
@@ -204,14 +201,15 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         shipper: Arc::clone(&shipper),
         archive: watch,
         retain: Arc::new(super::retain::Retain::new(&link, &config)),
+        follower,
         config: config.clone(),
         listen: xrpc.local_addr().unwrap_or(config.listen),
         admin_listen: admin.local_addr().unwrap_or(config.admin_listen),
     });
-    let service = service(&control, &link);
-    let hosts = host_parts(&config, &upstream, &store, &applier, &metrics, &clock)?;
+    let service = service(&control, &link, &resolver)?;
     Ok(Daemon {
         hosts,
+        late: Some(late),
         resolver,
         states: Some(states(&workshop, &control)),
         proof: Arc::clone(&control.proof),
@@ -226,8 +224,21 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
     })
 }
 
-fn service(control: &Arc<DaemonControl>, link: &ArchiveLink) -> Service {
-    Service {
+fn service(
+    control: &Arc<DaemonControl>,
+    link: &ArchiveLink,
+    resolver: &Resolver,
+) -> Result<Service, DaemonError> {
+    let admin = control.config.admin_password_file.as_deref();
+    let admin = admin.map(admin_password).transpose()?;
+    Ok(Service {
+        trust: Trust {
+            identities: Arc::new(resolver.clone()),
+            clock: control.clock.clone(),
+            admin,
+        },
+        history: History::new(Arc::clone(&link.bucket), link.temp_dir.clone()),
+        sign_ups: control.config.sign_up,
         store: Arc::clone(&control.store),
         blobs: Arc::new(super::archive_link::LateBucket(Arc::clone(&link.bucket))),
         metrics: Arc::clone(&control.metrics),
@@ -235,7 +246,20 @@ fn service(control: &Arc<DaemonControl>, link: &ArchiveLink) -> Service {
         control: Arc::clone(control) as Arc<dyn serve::Control>,
         limits: ServeLimits::default(),
         public_url: control.config.public_url.clone(),
-    }
+    })
+}
+
+/// Reads the hash of the admin's password.
+fn admin_password(path: &Path) -> Result<AdminPassword, DaemonError> {
+    let bad = |why: &dyn std::fmt::Display| {
+        DaemonError::config(format!(
+            "admin_password_file = \"{}\" {why}; make one with `firekeep admin-password --output FILE`",
+            path.display()
+        ))
+    };
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|error| bad(&format!("cannot be read ({error})")))?;
+    AdminPassword::parse(&text).map_err(|why| bad(&why))
 }
 
 fn proof(config: &Config, workshop: &Workshop, temp_dir: PathBuf) -> Proof {
@@ -269,7 +293,7 @@ fn states(workshop: &Workshop, control: &DaemonControl) -> States {
 }
 
 fn must_follow(config: &Config) -> Result<(), DaemonError> {
-    if config.hosts.is_empty() {
+    if config.hosts.is_empty() && config.sign_up != SignUps::Open {
         return Err(DaemonError::config(
             "no PDS to follow: give one with --host https://pds.example.com, or set hosts in firekeep.toml",
         ));
@@ -284,10 +308,6 @@ fn workshop(
     (keeper, archive): (&Arc<OnceLock<Arc<Keeper>>>, &Arc<ArchiveWatch>),
     metrics: &Arc<Metrics>,
 ) -> Workshop {
-    let urls = config
-        .hosts
-        .iter()
-        .map(|host| (host.name.clone(), host.url.clone()));
     Workshop {
         store: Arc::clone(&fetcher.store),
         applier: applier.clone(),
@@ -303,7 +323,7 @@ fn workshop(
         archive: Arc::clone(archive),
         sweep_interval: config.blob_sweep_interval,
         held_bytes_max: config.spool_bytes_max,
-        urls: urls.collect(),
+        urls: Arc::default(),
         clock: fetcher.clock.clone(),
         metrics: Arc::clone(metrics),
     }
@@ -364,7 +384,8 @@ fn open_applier(config: &Config, store: &Arc<dyn Store>) -> Result<(Applier, Arc
         tracing::info!(orphans, "removed what an interrupted fetch had left");
     }
     for host in &config.hosts {
-        applier.ensure_host(&host.name, &host.url).map_err(store_error)?;
+        let ensured = applier.ensure_host_within(&host.name, &host.url, config.follow);
+        ensured.map_err(store_error)?;
     }
     Ok((applier, numbers))
 }
@@ -417,7 +438,8 @@ fn start_applier(
     let failed = |error: std::io::Error| DaemonError::failed(format!("cannot start a thread: {error}"));
     let (said, result) = watch::channel(None);
     let mut observer = observe::Observer::new(Arc::clone(metrics));
-    let watching = move |notes: &[_], totals: &_| observer.observe(notes, totals);
+    let now = clock.clone();
+    let watching = move |notes: &[_], totals: &_| observer.observe(notes, totals, now.now());
     let (handle, thread) = handle::start(applier, clock.clone(), watching).map_err(failed)?;
     let waiter = std::thread::Builder::new().name("applier-end".to_owned());
     let thread = waiter.spawn(move || {
@@ -433,46 +455,47 @@ fn start_applier(
     Ok((handle, thread.map_err(failed)?, result))
 }
 
-fn host_parts(
+fn fetcher(
+    store: &Arc<dyn Store>,
+    numbers: Arc<Numbers>,
+    (upstream, resolver, clock): (&Upstream, &Resolver, &Clock),
+    spool_dir: PathBuf,
+) -> Fetcher {
+    Fetcher {
+        store: Arc::clone(store),
+        numbers,
+        upstream: upstream.clone(),
+        resolver: resolver.clone(),
+        clock: clock.clone(),
+        spool_dir,
+        counts: Arc::default(),
+        kept_car_bytes_max: KEPT_CAR_BYTES_MAX,
+    }
+}
+
+fn follower(
     config: &Config,
-    upstream: &Upstream,
     store: &Arc<dyn Store>,
     applier: &ApplierHandle,
-    metrics: &Arc<Metrics>,
-    clock: &Clock,
-) -> Result<Vec<HostParts>, DaemonError> {
-    let keys = Arc::new(KeyCache::default());
+    (upstream, metrics, clock): (&Upstream, &Arc<Metrics>, &Clock),
+) -> (Follower, mpsc::UnboundedReceiver<Late>) {
+    let configured = config
+        .hosts
+        .iter()
+        .map(|host| (host.name.clone(), host.url.clone()));
+    Follower::new(
+        Arc::new(Hosts::new(configured.collect())),
+        config.dev_mode,
+        upstream.clone(),
+        (Arc::clone(store), applier.clone()),
+        (Arc::clone(metrics), clock.clone()),
+    )
+}
+
+fn host_parts(config: &Config, follower: &Follower) -> Result<Vec<HostParts>, DaemonError> {
     let part = |host: &HostConfig| {
-        let endpoint = PdsEndpoint::parse(&host.url, config.dev_mode)
-            .map_err(|error| DaemonError::config(format!("hosts = \"{}\": {error}", host.url)))?;
-        let (subscriber, queue) = Subscriber::new(
-            endpoint,
-            upstream.clone(),
-            clock.clone(),
-            SubscriberLimits::default(),
-        );
-        let (reader, name, now) = (Arc::clone(store), host.name.clone(), clock.clone());
-        let start = move || {
-            let row = Mirror::new(&*reader).host(&name).ok().flatten();
-            Some(Start {
-                cursor: resume_cursor(row.as_ref(), now.now()),
-                applied: row.and_then(|row| row.cursor).unwrap_or(0),
-            })
-        };
-        let follow = Follow {
-            host: host.name.clone(),
-            store: Arc::clone(store),
-            applier: applier.clone(),
-            keys: Arc::clone(&keys),
-            clock: clock.clone(),
-            metrics: metrics.host(&host.name),
-        };
-        Ok(HostParts {
-            subscriber,
-            queue,
-            start: Box::new(start),
-            follow,
-        })
+        let parts = follower.parts(&host.name, &host.url);
+        parts.map_err(|error| DaemonError::config(format!("hosts = \"{}\": {error}", host.url)))
     };
     config.hosts.iter().map(part).collect()
 }

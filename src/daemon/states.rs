@@ -15,6 +15,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::archive_watch::ArchiveWatch;
+use super::hosts::Hosts;
 use crate::archive::keeper::Keeper;
 use crate::archive::shipper::Shipper;
 use crate::archive::state_cut::{host_state, service_state};
@@ -44,7 +45,7 @@ pub struct States {
     /// What the newest look at the archive found.
     pub archive: Arc<ArchiveWatch>,
     /// The followed hosts, with their base URLs.
-    pub hosts: BTreeMap<HostName, String>,
+    pub hosts: Arc<Hosts>,
     /// At most this often.
     pub interval: Duration,
     /// The clock.
@@ -112,7 +113,7 @@ impl States {
         keeper: &Keeper,
         seen: &mut Seen,
     ) -> Result<Result<(), String>, StoreError> {
-        for host in self.hosts.keys() {
+        for host in self.hosts.all().keys() {
             if !seen.waiting.contains_key(host)
                 && let Some(state) = self.due(host, seen).await?
             {
@@ -202,7 +203,7 @@ impl States {
         let this = Arc::clone(self);
         let built = tokio::task::spawn_blocking(move || {
             let view = this.store.view();
-            service_state(&Mirror::new(&*view), &this.hosts, now)
+            service_state(&Mirror::new(&*view), &this.hosts.all(), now)
         });
         let state = built
             .await

@@ -15,6 +15,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::archive_watch::ArchiveWatch;
+use super::hosts::Hosts;
 use crate::archive::keeper::Keeper;
 use crate::clock::Clock;
 use crate::http::request::FetchError;
@@ -84,7 +85,7 @@ pub struct Workshop {
     /// While so many bytes of blobs wait for the archive, no more are fetched.
     pub held_bytes_max: u64,
     /// Base URLs of the followed hosts.
-    pub urls: BTreeMap<HostName, String>,
+    pub urls: Arc<Hosts>,
     /// The clock.
     pub clock: Clock,
     /// Counts.
@@ -249,7 +250,7 @@ impl Workshop {
     fn host_of(&self, did: &Did) -> Result<Option<(HostName, String)>, StoreError> {
         let row = Mirror::new(&*self.store).account(did)?;
         let row = row.filter(|row| !matches!(row.sync, SyncState::Moved { .. }));
-        Ok(row.and_then(|row| self.urls.get(&row.host).cloned().map(|url| (row.host, url))))
+        Ok(row.and_then(|row| self.urls.get(&row.host).map(|url| (row.host, url))))
     }
 
     fn blob_key(&self, did: &Did, digest: crate::types::Digest) -> Result<Option<BlobKey>, StoreError> {
@@ -306,7 +307,7 @@ impl Workshop {
             .await
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         while let Some(blob) = batch.ask() {
-            let answer = self.blobs.ask(blob, url).await;
+            let answer = self.blobs.ask(blob, &url).await;
             batch.take(answer);
         }
         let (verdicts, mark) = batch.finish(self.clock.now());
@@ -377,7 +378,7 @@ impl Workshop {
             Listing::Finished { .. } => None,
         };
         let upstream = &self.fetcher.upstream;
-        match list_host(upstream, &self.clock, &self.applier, &host, url, cursor, key).await? {
+        match list_host(upstream, &self.clock, &self.applier, &host, &url, cursor, key).await? {
             Listed::Finished => tracing::info!(%host, "every account of this host is listed"),
             Listed::Failed(error) => {
                 tracing::warn!(%host, %error, "cannot list the host's accounts; trying again")

@@ -279,6 +279,50 @@ labels! {
         DescribeServer = "com.atproto.server.describeServer",
         /// `com.atproto.identity.resolveHandle`
         ResolveHandle = "com.atproto.identity.resolveHandle",
+        /// `dev.firekeep.backup.describeServer`
+        BackupDescribeServer = "dev.firekeep.backup.describeServer",
+        /// `dev.firekeep.backup.getAccountStatus`
+        BackupGetAccountStatus = "dev.firekeep.backup.getAccountStatus",
+        /// `dev.firekeep.backup.listHosts`
+        BackupListHosts = "dev.firekeep.backup.listHosts",
+        /// `dev.firekeep.backup.getHostStatus`
+        BackupGetHostStatus = "dev.firekeep.backup.getHostStatus",
+        /// `dev.firekeep.backup.listMissingBlobs`
+        BackupListMissingBlobs = "dev.firekeep.backup.listMissingBlobs",
+        /// `dev.firekeep.backup.listSnapshots`
+        BackupListSnapshots = "dev.firekeep.backup.listSnapshots",
+        /// `dev.firekeep.backup.listRevisions`
+        BackupListRevisions = "dev.firekeep.backup.listRevisions",
+        /// `dev.firekeep.backup.getRepoAt`
+        BackupGetRepoAt = "dev.firekeep.backup.getRepoAt",
+        /// `dev.firekeep.backup.getRecordAt`
+        BackupGetRecordAt = "dev.firekeep.backup.getRecordAt",
+        /// `dev.firekeep.backup.signUp`
+        BackupSignUp = "dev.firekeep.backup.signUp",
+        /// `dev.firekeep.backup.requestSnapshot`
+        BackupRequestSnapshot = "dev.firekeep.backup.requestSnapshot",
+        /// `dev.firekeep.backup.removeAccount`
+        BackupRemoveAccount = "dev.firekeep.backup.removeAccount",
+        /// `dev.firekeep.backup.followHost`
+        BackupFollowHost = "dev.firekeep.backup.followHost",
+        /// `dev.firekeep.backup.unfollowHost`
+        BackupUnfollowHost = "dev.firekeep.backup.unfollowHost",
+        /// `dev.firekeep.backup.pin`
+        BackupPin = "dev.firekeep.backup.pin",
+        /// `dev.firekeep.backup.unpin`
+        BackupUnpin = "dev.firekeep.backup.unpin",
+        /// `dev.firekeep.backup.verify`
+        BackupVerify = "dev.firekeep.backup.verify",
+        /// `com.pdsmoover.backup.describeServer`
+        MooverDescribeServer = "com.pdsmoover.backup.describeServer",
+        /// `com.pdsmoover.backup.getRepoStatus`
+        MooverGetRepoStatus = "com.pdsmoover.backup.getRepoStatus",
+        /// `com.pdsmoover.backup.signUp`
+        MooverSignUp = "com.pdsmoover.backup.signUp",
+        /// `com.pdsmoover.backup.requestBackup`
+        MooverRequestBackup = "com.pdsmoover.backup.requestBackup",
+        /// `com.pdsmoover.backup.removeRepo`
+        MooverRemoveRepo = "com.pdsmoover.backup.removeRepo",
         /// `/xrpc/_health`
         Health = "_health",
         /// `/`, `/robots.txt`, `/.well-known/did.json`
@@ -295,6 +339,8 @@ labels! {
         Get = "GET",
         /// HEAD
         Head = "HEAD",
+        /// POST
+        Post = "POST",
         /// OPTIONS
         Options = "OPTIONS",
         /// Any other.

@@ -7,8 +7,10 @@ use super::rows::{BlobFailure, KeptCar, Listing, LogRow, LogSeen, StoredIdentity
 use crate::types::{AccountStatus, Cid, Did, Digest, HostName, Rev, Timestamp};
 use crate::verify::{CheckedEvent, LaxRepo, VerifiedRepo};
 
+mod asked;
 mod restored;
 
+pub use asked::Ask;
 pub use restored::{Refilled, Restored, RestoredRepo};
 
 /// One thing for the applier to do. Inputs are applied in the order in which they come.
@@ -82,6 +84,8 @@ pub enum Input {
         /// The key of the task row that asked for it.
         task: Vec<u8>,
     },
+    /// An owner or an admin asks for something.
+    Asked(Ask),
     /// Something is to be gone, and not to come again.
     Erase(Box<Erase>),
     /// The archive is to lose a blob to which nothing refers.

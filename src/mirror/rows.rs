@@ -21,10 +21,11 @@ mod status;
 mod waiting;
 
 pub use account::{
-    AccountRow, DeleteWindow, Head, KeptCar, LogSeen, Pin, PinReason, SnapshotMark, StoredIdentity, Unlogged,
+    AccountRow, DeleteWindow, Head, KeptCar, LogSeen, Owner, Pin, PinReason, SnapshotMark, StoredIdentity,
+    Unlogged,
 };
 pub use blob::{BlobFailure, BlobRow, BlobState};
-pub use host::{HostRow, Listing, RING_MAX, SweepMark, SweepPoint};
+pub use host::{HostRow, Listing, RING_MAX, Scope, SweepMark, SweepPoint};
 pub use log::{JournalEntry, JournalOp, LogRow, OutboxEntry, StateMark};
 pub use status::{DesyncReason, HeadSigner, SyncState};
 pub use waiting::{Acknowledged, AlarmRow, ParkedFrame, TaskRow};

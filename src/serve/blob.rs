@@ -122,9 +122,9 @@ async fn send(
     request: &HeaderMap,
     head: bool,
 ) -> Result<Response<Body>, XrpcError> {
-    let wanted = did.clone();
+    let (wanted, sight) = (did.clone(), xrpc.sight());
     let (account, row) = xrpc
-        .look_up(move |mirror| lookup::served_blob(mirror, &wanted, &cid))
+        .look_up(move |mirror| lookup::served_blob(mirror, &wanted, &cid, &sight))
         .await?;
     let etag = response::etag(&cid);
     if response::not_modified(request, &etag) {

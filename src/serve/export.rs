@@ -17,7 +17,7 @@ use hyper::{Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::lookup::{self, Exported, Failure};
+use super::lookup::{self, Exported, Failure, Sight};
 use super::params::Params;
 use super::response::{self, Body, Piece, XrpcError};
 use super::xrpc::Xrpc;
@@ -52,9 +52,9 @@ pub(super) async fn get_repo(
 ) -> Result<Response<Body>, XrpcError> {
     let did = params.did()?;
     let since = params.since()?;
-    let wanted = did.clone();
+    let (wanted, sight) = (did.clone(), xrpc.sight());
     let commit = xrpc
-        .look_up(move |mirror| Ok(lookup::exported(mirror, &wanted)?.commit()))
+        .look_up(move |mirror| Ok(lookup::exported(mirror, &wanted, &sight)?.commit()))
         .await?;
     let etag = |commit: &Cid| match since {
         Some(since) => response::etag_text(&format!("{commit}.{since}")),
@@ -105,6 +105,7 @@ struct Export {
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
     did: Did,
+    sight: Sight,
     since: Option<Rev>,
     sender: mpsc::Sender<Piece>,
     deadline: Instant,
@@ -127,6 +128,7 @@ impl Export {
             store: Arc::clone(&xrpc.store),
             metrics: Arc::clone(&xrpc.metrics),
             did,
+            sight: xrpc.sight(),
             since,
             sender,
             deadline: Instant::now() + xrpc.limits.transfer_time_max,
@@ -137,7 +139,7 @@ impl Export {
     fn run(self, begin: oneshot::Sender<Result<Begun, XrpcError>>) {
         let view = self.store.view();
         let mirror = Mirror::new(&*view);
-        let served = match lookup::exported(&mirror, &self.did) {
+        let served = match lookup::exported(&mirror, &self.did, &self.sight) {
             Ok(Exported::Proven(served)) => served,
             Ok(Exported::AsItCame(car)) => return self.run_as_it_came(&mirror, &car, begin),
             Err(failure) => {

@@ -13,7 +13,16 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::admin::{Control, Controlled};
-use super::{BlobArchive, Health, Readiness, ServeLimits, Service, bind};
+use super::who::Looked;
+use super::{
+    AdminPassword, BlobArchive, Health, History, Identities, Readiness, ServeLimits, Service, SignUps, Trust,
+    bind,
+};
+use crate::archive::bucket::Bucket;
+use crate::clock::Clock;
+use crate::identity::document::{Identity, PdsEndpoint};
+use crate::identity::plc_log::PlcLog;
+use crate::identity::resolver::ResolveError;
 use crate::metrics::Metrics;
 use crate::mirror::memory::MemoryStore;
 use crate::mirror::reader::BLOB_CHUNK_BYTES;
@@ -30,16 +39,108 @@ use crate::types::{Cid, Did, Rev, Timestamp};
 /// Longer than anything here takes; whatever needs it has failed.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// One question, which gives its query back, and one command.
-struct EchoControl;
+/// The admin's password here.
+pub(super) const PASSWORD: &str = "correct horse";
+
+/// A daemon that remembers what it was told, and answers as the real one does. One question gives its query back, and
+/// one command fails.
+#[derive(Default)]
+pub(super) struct EchoControl {
+    /// Commands, as `name key=value …`.
+    pub(super) told: std::sync::Mutex<Vec<String>>,
+    /// This command fails.
+    pub(super) failing: std::sync::Mutex<Option<&'static str>>,
+}
 
 impl Control for EchoControl {
     fn ask<'a>(&'a self, name: &str, query: BTreeMap<String, String>) -> Option<Controlled<'a>> {
-        (name == "echo").then(|| Box::pin(std::future::ready(Ok(serde_json::json!(query)))) as Controlled<'a>)
+        let answer = match name {
+            "echo" => serde_json::json!(query),
+            "status" => serde_json::json!({
+                "version": "1.2.3", "standing": "archiving", "summary": "On its way.",
+                "hosts": [{ "last_event": "2026-01-02T03:04:05.678Z" }],
+                "accounts": { "held": 3, "records": 5, "record_bytes": 70 },
+                "blobs": { "by_state": { "held": 2, "archived": 4, "missing": 1 }, "stored_bytes": 900 },
+            }),
+            "about" => serde_json::json!({
+                "follow": "all", "flushIntervalMs": 1000, "snapshotIntervalMs": 3_600_000,
+                "keepWindowSeconds": 60, "removalGraceSeconds": 90,
+            }),
+            "followed" => serde_json::json!({ "followed": query["host"] == "pds.example.com" }),
+            _ => return None,
+        };
+        Some(Box::pin(std::future::ready(Ok(answer))))
     }
 
-    fn command<'a>(&'a self, name: &str, _: BTreeMap<String, String>) -> Option<Controlled<'a>> {
-        (name == "fail").then(|| Box::pin(std::future::ready(Err("as asked".to_owned()))) as Controlled<'a>)
+    fn command<'a>(&'a self, name: &str, query: BTreeMap<String, String>) -> Option<Controlled<'a>> {
+        if name == "fail" || *self.failing.lock().expect("no panic") == Some("any") {
+            return Some(Box::pin(std::future::ready(Err("as asked".to_owned()))));
+        }
+        let values: Vec<String> = query
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        let told = format!("{name} {}", values.join(" "));
+        self.told.lock().expect("no panic").push(told);
+        let did = query.get("did").cloned().unwrap_or_default();
+        let answer = match name {
+            "pin" | "unpin" => serde_json::json!({ "did": did, "pinned": name == "pin" }),
+            "removal" if query["cancel"] == "false" => {
+                serde_json::json!({ "did": did, "due": "2026-01-02T03:04:05.678Z" })
+            }
+            "follow" => serde_json::json!({ "hostname": "pds.example.com", "follow": query["scope"] }),
+            "unfollow" => serde_json::json!({ "hostname": query["host"] }),
+            "sign-up" | "removal" | "snapshot-account" | "forget" => serde_json::json!({ "did": did }),
+            _ => return None,
+        };
+        Some(Box::pin(std::future::ready(Ok(answer))))
+    }
+}
+
+/// Identities that a test sets.
+#[derive(Default)]
+pub(super) struct Directory {
+    /// Documents: signing key and host.
+    pub(super) identities: std::sync::Mutex<BTreeMap<Did, Arc<Identity>>>,
+    /// Documents that only a refresh gives.
+    pub(super) fresh: std::sync::Mutex<BTreeMap<Did, Arc<Identity>>>,
+    /// Audit logs.
+    pub(super) logs: std::sync::Mutex<BTreeMap<Did, Arc<PlcLog>>>,
+    /// How often something was looked up.
+    pub(super) looks: std::sync::atomic::AtomicU64,
+}
+
+impl Directory {
+    /// A document with this signing key, at the usual host.
+    pub(super) fn identity(did: &Did, key: &SecretKey, host: &str) -> Arc<Identity> {
+        Arc::new(Identity {
+            did: did.clone(),
+            host: PdsEndpoint::parse(&format!("https://{host}"), false).ok(),
+            key: Some(key.public()),
+            handle: None,
+            resolved_at: Timestamp::default(),
+        })
+    }
+}
+
+impl Identities for Arc<Directory> {
+    fn identity<'a>(&'a self, did: &'a Did, refresh: bool) -> Looked<'a, Arc<Identity>> {
+        self.looks.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let fresh = self
+            .fresh
+            .lock()
+            .expect("no panic")
+            .get(did)
+            .filter(|_| refresh)
+            .cloned();
+        let known = self.identities.lock().expect("no panic").get(did).cloned();
+        Box::pin(std::future::ready(fresh.or(known).ok_or(ResolveError::NotFound)))
+    }
+
+    fn audit_log<'a>(&'a self, did: &'a Did) -> Looked<'a, Arc<PlcLog>> {
+        self.looks.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let log = self.logs.lock().expect("no panic").get(did).cloned();
+        Box::pin(std::future::ready(log.ok_or(ResolveError::NotFound)))
     }
 }
 
@@ -276,6 +377,10 @@ pub(super) struct Server {
     pub(super) admin: SocketAddr,
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Arc<Health>,
+    pub(super) control: Arc<EchoControl>,
+    pub(super) directory: Arc<Directory>,
+    pub(super) bucket: Arc<std::sync::OnceLock<Bucket>>,
+    pub(super) clock: Clock,
     pub(super) shutdown: CancellationToken,
     pub(super) task: tokio::task::JoinHandle<()>,
 }
@@ -302,6 +407,8 @@ impl Server {
         let free = || bind("127.0.0.1:0".parse().expect("address"), "listen").expect("a free port");
         let (xrpc, admin) = (free(), free());
         let (metrics, health) = (Arc::new(Metrics::new()), Arc::new(Health::default()));
+        let (control, directory, bucket) = (Arc::default(), Arc::default(), Arc::default());
+        let clock = Clock::manual(Timestamp::from_micros(1_700_000_000_000_000));
         let shutdown = CancellationToken::new();
         health.set(Readiness::Ready);
         let service = Service {
@@ -309,9 +416,16 @@ impl Server {
             blobs: Arc::new(blobs),
             metrics: Arc::clone(&metrics),
             health: Arc::clone(&health),
-            control: Arc::new(EchoControl),
+            control: Arc::clone(&control) as Arc<dyn Control>,
             limits,
             public_url: public_url.map(str::to_owned),
+            trust: Trust {
+                identities: Arc::new(Arc::clone(&directory)),
+                clock: clock.clone(),
+                admin: Some(AdminPassword::cheap(PASSWORD)),
+            },
+            history: History::new(Arc::clone(&bucket), std::env::temp_dir()),
+            sign_ups: SignUps::Hosts,
         };
         let addresses = [&xrpc, &admin].map(|listener| listener.local_addr().expect("bound"));
         let task = tokio::spawn(service.run(xrpc, admin, shutdown.clone()));
@@ -320,6 +434,10 @@ impl Server {
             admin: addresses[1],
             metrics,
             health,
+            control,
+            directory,
+            bucket,
+            clock,
             shutdown,
             task,
         }
@@ -355,6 +473,24 @@ impl Server {
             .await
             .unwrap_or_else(|_| panic!("never: {what}"));
     }
+}
+
+/// A header line with which the admin asks.
+pub(super) fn admin_header() -> String {
+    let basic = data_encoding::BASE64.encode(format!("admin:{PASSWORD}").as_bytes());
+    format!("authorization: Basic {basic}\r\n")
+}
+
+/// A POST of JSON, with further header lines.
+pub(super) async fn post(address: SocketAddr, path: &str, headers: &str, body: &str) -> Answer {
+    let mut stream = TcpStream::connect(address).await.expect("listening");
+    let length = body.len();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {length}\r\n{headers}\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    Answer::read(&mut stream).await
 }
 
 /// One request on its own connection.

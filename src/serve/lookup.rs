@@ -20,6 +20,19 @@ const BLOBS_READ: usize = 1024;
 /// Records that are looked at to tell whether a blob is newer than a rev; past them it counts as newer.
 const REFERRERS_MAX: usize = 10_000;
 
+/// What a caller may see beside what everybody may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Sight {
+    /// Nothing.
+    Public,
+    /// This account while it is off: its PDS has it too.
+    Own(Did),
+    /// All that is held of it.
+    AllOf(Did),
+    /// All that is held.
+    All,
+}
+
 /// Why a look-up gave nothing.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -49,11 +62,11 @@ pub(super) struct Served {
 }
 
 /// The account, if it is served.
-pub(super) fn served(mirror: &Mirror<'_>, did: &Did) -> Result<Served, Failure> {
+pub(super) fn served(mirror: &Mirror<'_>, did: &Did, sight: &Sight) -> Result<Served, Failure> {
     let row = mirror
         .account(did)?
         .ok_or_else(|| XrpcError::RepoNotFound(did.clone()))?;
-    check_visible(&row.upstream, did)?;
+    check_visible(&row.upstream, did, sight)?;
     match row.head {
         Some(head) if row.account_number != keyspace::NO_NUMBER => Ok(Served {
             did_number: row.did_number,
@@ -83,23 +96,31 @@ impl Exported {
 }
 
 /// The repository, if the account is served. A proven copy goes before a newer one that does not rebuild.
-pub(super) fn exported(mirror: &Mirror<'_>, did: &Did) -> Result<Exported, Failure> {
+pub(super) fn exported(mirror: &Mirror<'_>, did: &Did, sight: &Sight) -> Result<Exported, Failure> {
     let row = mirror
         .account(did)?
         .ok_or_else(|| XrpcError::RepoNotFound(did.clone()))?;
     match (row.head.is_none(), row.kept_car) {
         (true, Some(car)) => {
-            check_visible(&row.upstream, did)?;
+            check_visible(&row.upstream, did, sight)?;
             Ok(Exported::AsItCame(car))
         }
-        _ => served(mirror, did).map(Exported::Proven),
+        _ => served(mirror, did, sight).map(Exported::Proven),
     }
 }
 
-/// Whether the public may see an account of this status.
-fn check_visible(status: &AccountStatus, did: &Did) -> Result<(), XrpcError> {
+/// Whether a caller may see an account of this status.
+pub(super) fn check_visible(status: &AccountStatus, did: &Did, sight: &Sight) -> Result<(), XrpcError> {
+    let seen = match sight {
+        Sight::Public => false,
+        // What is deleted at its host is no longer the host's: it does not come back on its word.
+        Sight::Own(own) => own == did && *status != AccountStatus::Deleted,
+        Sight::AllOf(own) => own == did,
+        Sight::All => true,
+    };
     let did = || did.clone();
     match status {
+        _ if seen => Ok(()),
         AccountStatus::Active | AccountStatus::Desynchronized | AccountStatus::Throttled => Ok(()),
         AccountStatus::Deactivated => Err(XrpcError::RepoDeactivated(did())),
         AccountStatus::Suspended => Err(XrpcError::RepoSuspended(did())),
@@ -159,8 +180,13 @@ pub(super) fn accounts_page(
 }
 
 /// A blob that is served: what is known of it.
-pub(super) fn served_blob(mirror: &Mirror<'_>, did: &Did, cid: &Cid) -> Result<(Served, BlobRow), Failure> {
-    let account = served(mirror, did)?;
+pub(super) fn served_blob(
+    mirror: &Mirror<'_>,
+    did: &Did,
+    cid: &Cid,
+    sight: &Sight,
+) -> Result<(Served, BlobRow), Failure> {
+    let account = served(mirror, did, sight)?;
     let digest = cid.digest();
     // A record is not a blob, even under the same digest.
     if cid.codec() != Codec::Raw || !mirror.blob_is_referenced(account.account_number, digest)? {
@@ -321,7 +347,7 @@ mod tests {
         let did: Did = "did:plc:ewvi7nxzyoun6zhxrhs64oiz".parse().expect("valid");
         let name = |active, status| {
             let status = AccountStatus::from_wire(active, status);
-            check_visible(&status, &did).map_err(|error| error.name())
+            check_visible(&status, &did, &Sight::Public).map_err(|error| error.name())
         };
         for status in [
             None,
@@ -341,6 +367,27 @@ mod tests {
             (None, "RepoNotFound"),
         ] {
             assert_eq!(name(false, status), Err(want), "{status:?}");
+        }
+    }
+
+    #[test]
+    fn an_account_sees_itself_and_only_its_owner_what_is_deleted() {
+        let did: Did = "did:plc:ewvi7nxzyoun6zhxrhs64oiz".parse().expect("valid");
+        let other: Did = "did:plc:zzzzzzzzzzzzzzzzzzzzzzzz".parse().expect("valid");
+        for (status, own) in [
+            (AccountStatus::Deactivated, true),
+            (AccountStatus::Suspended, true),
+            (AccountStatus::Takendown, true),
+            (AccountStatus::Other("new-in-2030".to_owned()), true),
+            (AccountStatus::Deleted, false),
+        ] {
+            let sees = |sight: &Sight| check_visible(&status, &did, sight).is_ok();
+            assert!(!sees(&Sight::Public), "{status:?}");
+            assert_eq!(sees(&Sight::Own(did.clone())), own, "{status:?}");
+            assert!(!sees(&Sight::Own(other.clone())), "{status:?}");
+            assert!(!sees(&Sight::AllOf(other.clone())), "{status:?}");
+            assert!(sees(&Sight::AllOf(did.clone())), "{status:?}");
+            assert!(sees(&Sight::All), "{status:?}");
         }
     }
 }

@@ -4,6 +4,8 @@
 //! `admin` (private) routes it, [`params`] parses what the caller sent into types, `lookup` decides what the public
 //! may see, `export` and [`blob`] stream what is large, and [`response`] says how answers and errors look.
 //!
+//! Callers prove who they are to `who`; [`own`] answers what only a backup can be asked.
+//!
 //! Architecture invariants: nothing unproven is served as good (a repository is proven before its first byte, a
 //! blob before its last); what is hidden upstream is hidden here; nothing is fetched for a caller.
 
@@ -25,12 +27,15 @@ pub mod limits;
 pub mod listener;
 mod lookup;
 mod methods;
+pub mod own;
 pub mod params;
+pub mod password;
 mod range;
 mod records;
 pub mod response;
 pub mod service;
 mod sync;
+pub mod who;
 mod xrpc;
 
 pub use admin::{CONTROL_HEADER, Control, Controlled};
@@ -38,5 +43,8 @@ pub use blob::{ArchivedBlob, BlobArchive, NoBlobArchive};
 pub use health::{Health, Readiness};
 pub use limits::ServeLimits;
 pub use listener::{BindError, bind};
+pub use own::{History, SignUps};
+pub use password::AdminPassword;
 pub use response::XrpcError;
 pub use service::Service;
+pub use who::{Identities, Trust};

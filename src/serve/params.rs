@@ -255,6 +255,14 @@ impl Params {
         self.optional("cursor", "a cursor that this method returned")
     }
 
+    /// A parameter of one of our own methods.
+    ///
+    /// # Errors
+    /// When it is doubled or malformed.
+    pub fn named<T: FromStr>(&self, name: &'static str, rule: &'static str) -> Result<Option<T>, ParamError> {
+        self.optional(name, rule)
+    }
+
     fn required<T: FromStr>(&self, name: &'static str, rule: &'static str) -> Result<T, ParamError> {
         self.optional(name, rule)?.ok_or(ParamError::Missing(name))
     }

@@ -141,7 +141,7 @@ impl Xrpc {
         Ok(response::json(&described))
     }
 
-    /// On a PDS this is for the account itself, which its token names. This server takes no tokens, and what blobs
+    /// On a PDS this is for the account itself, which its token names. Here no token is needed, for what blobs
     /// are missing is no secret, for `listBlobs` and `getBlob` tell it too: so the account is a parameter.
     pub(super) async fn list_missing_blobs(&self, params: &Params) -> Result<Response<Body>, XrpcError> {
         #[derive(Serialize)]
@@ -158,9 +158,10 @@ impl Xrpc {
         }
         let (limit, cursor) = (params.limit()?, params.cursor::<Cid>()?);
         let did = params.did_if_given()?.ok_or(XrpcError::AuthMissing)?;
+        let sight = self.sight();
         let (page, more) = self
             .look_up(move |mirror| {
-                let account = lookup::served(mirror, &did)?;
+                let account = lookup::served(mirror, &did, &sight)?;
                 let (cids, more) = lookup::missing_blobs_page(mirror, &account, cursor, limit)?;
                 let uri = |cid: Cid| -> Result<Missing, Failure> {
                     let path = mirror.blob_referrers(account.account_number, cid.digest(), 1)?;
@@ -186,7 +187,7 @@ impl Xrpc {
         repo: AtIdentifier,
         read: impl FnOnce(&Mirror<'_>, &Did, &Served) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, XrpcError> {
-        let directory = std::sync::Arc::clone(&self.directory);
+        let (directory, sight) = (std::sync::Arc::clone(&self.directory), self.sight());
         self.look_up(move |mirror| {
             let did = match repo {
                 AtIdentifier::Did(did) => did,
@@ -194,7 +195,7 @@ impl Xrpc {
                     .resolve(mirror, &handle)?
                     .ok_or(XrpcError::RepoNotNamed(handle.0))?,
             };
-            let account = lookup::served(mirror, &did)?;
+            let account = lookup::served(mirror, &did, &sight)?;
             read(mirror, &did, &account)
         })
         .await

@@ -12,7 +12,7 @@ use serde::Serialize;
 pub use super::body::Body;
 pub(super) use super::body::Piece;
 use super::params::ParamError;
-use crate::types::Did;
+use crate::types::{Did, HostName};
 
 /// Cache rule of an answer that holds while the account's state does: ask again each time.
 pub(super) const CACHE_REVALIDATE: HeaderValue = HeaderValue::from_static("private, no-cache");
@@ -95,6 +95,45 @@ pub enum XrpcError {
     /// Every place is taken.
     #[error("Too many requests at once, try again later")]
     Busy,
+    /// A token that does not count.
+    #[error("The token does not count: {0}")]
+    InvalidToken(String),
+    /// A password that does not count.
+    #[error("Basic authentication failed: {0}")]
+    Password(&'static str),
+    /// Wrong passwords came too fast.
+    #[error("Too many wrong passwords, try again in a minute")]
+    TooManyTries,
+    /// Who it is has to be proven.
+    #[error("Authentication Required: {0}")]
+    Unauthenticated(&'static str),
+    /// Who it is may not.
+    #[error("{0}")]
+    Forbidden(String),
+    /// An identity cannot be looked up now.
+    #[error("The identity of {0} cannot be looked up now, try again later")]
+    Unresolved(Did),
+    /// Which keys a host holds cannot be told now.
+    #[error(
+        "Which rotation keys {0} holds cannot be told now: its accounts are not listed yet, or their identities cannot \
+         be read"
+    )]
+    HostKeysUnknown(HostName),
+    /// An error of one of our own methods, as its lexicon has it.
+    #[error("{1}")]
+    Own(&'static str, String),
+    /// The same, of what is to be tried again later.
+    #[error("{1}")]
+    OwnTooSoon(&'static str, String),
+    /// It is there already.
+    #[error("This account is signed up already")]
+    AlreadyRegistered,
+    /// A method that changes something, asked for as if it were a query.
+    #[error("Incorrect HTTP method, expected POST")]
+    HttpMethodPost,
+    /// The input of a procedure is not as its lexicon says.
+    #[error("{0}")]
+    Input(String),
     /// Something failed here; the log says what.
     #[error("Internal Server Error")]
     Internal,
@@ -108,12 +147,19 @@ impl XrpcError {
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         match self {
-            Self::HttpMethod => StatusCode::METHOD_NOT_ALLOWED,
+            Self::HttpMethod | Self::HttpMethodPost => StatusCode::METHOD_NOT_ALLOWED,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::MethodNotImplemented => StatusCode::NOT_IMPLEMENTED,
-            Self::AuthMissing => StatusCode::UNAUTHORIZED,
+            Self::AuthMissing | Self::InvalidToken(_) | Self::Password(_) | Self::Unauthenticated(_) => {
+                StatusCode::UNAUTHORIZED
+            }
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::AlreadyRegistered => StatusCode::CONFLICT,
+            Self::TooManyTries | Self::OwnTooSoon(..) => StatusCode::TOO_MANY_REQUESTS,
             Self::Range(_) => StatusCode::RANGE_NOT_SATISFIABLE,
-            Self::Busy | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::Unavailable | Self::Unresolved(_) | Self::HostKeysUnknown(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_REQUEST,
         }
@@ -126,6 +172,8 @@ impl XrpcError {
             Self::Params(_)
             | Self::Path
             | Self::HttpMethod
+            | Self::HttpMethodPost
+            | Self::Input(_)
             | Self::Body
             | Self::UriTooLong
             | Self::BlocksNotFound(_)
@@ -136,15 +184,34 @@ impl XrpcError {
             Self::RecordNotFound(_) => "RecordNotFound",
             Self::HandleNotFound => "HandleNotFound",
             Self::HostNotFound => "HostNotFound",
-            Self::AuthMissing => "AuthMissing",
+            Self::AuthMissing | Self::Unauthenticated(_) => "AuthMissing",
+            Self::InvalidToken(_) => "InvalidToken",
+            Self::Password(_) => "AuthenticationRequired",
+            Self::TooManyTries => "RateLimitExceeded",
+            Self::Forbidden(_) => "Forbidden",
+            Self::AlreadyRegistered => "AlreadyRegistered",
+            Self::Own(name, _) | Self::OwnTooSoon(name, _) => name,
             Self::RepoTakendown(_) => "RepoTakendown",
             Self::RepoSuspended(_) => "RepoSuspended",
             Self::RepoDeactivated(_) => "RepoDeactivated",
             Self::BlobNotFound => "BlobNotFound",
             Self::MethodNotImplemented => "MethodNotImplemented",
-            Self::Busy | Self::Unavailable => "ServiceUnavailable",
+            Self::Busy | Self::Unavailable | Self::Unresolved(_) | Self::HostKeysUnknown(_) => {
+                "ServiceUnavailable"
+            }
             Self::Internal => "InternalServerError",
         }
+    }
+
+    /// Whether it says that an account is hidden, which it may not be from everybody.
+    pub(super) const fn hides(&self) -> bool {
+        matches!(
+            self,
+            Self::RepoNotFound(_)
+                | Self::RepoTakendown(_)
+                | Self::RepoSuspended(_)
+                | Self::RepoDeactivated(_)
+        )
     }
 
     /// The answer: JSON, never to be cached.
@@ -165,15 +232,26 @@ impl XrpcError {
             Self::HttpMethod => {
                 headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
             }
-            Self::Busy | Self::Unavailable => {
+            Self::HttpMethodPost => {
+                headers.insert(header::ALLOW, HeaderValue::from_static("POST, OPTIONS"));
+            }
+            Self::Busy | Self::Unavailable | Self::Unresolved(_) | Self::HostKeysUnknown(_) => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+            }
+            Self::TooManyTries | Self::OwnTooSoon(..) => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
+            }
+            // A browser would ask its user.
+            Self::Password(_) | Self::Unauthenticated(_) => {
+                let schemes = HeaderValue::from_static("Bearer, Basic realm=\"firekeep\"");
+                headers.insert(header::WWW_AUTHENTICATE, schemes);
             }
             Self::Range(size) => {
                 let size = HeaderValue::try_from(format!("bytes */{size}")).expect("digits");
                 headers.insert(header::CONTENT_RANGE, size);
             }
             // What is left of the request must not be taken for the next one.
-            Self::Body => {
+            Self::Body | Self::Input(_) => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             _ => {}

@@ -13,6 +13,8 @@ use super::blob::BlobArchive;
 use super::health::Health;
 use super::limits::ServeLimits;
 use super::listener;
+use super::own::{History, SignUps};
+use super::who::{Gate, Trust};
 use super::xrpc::Xrpc;
 use crate::metrics::Metrics;
 use crate::mirror::Store;
@@ -33,6 +35,12 @@ pub struct Service {
     pub limits: ServeLimits,
     /// How the public reaches it, if it does.
     pub public_url: Option<String>,
+    /// What callers are believed by.
+    pub trust: Trust,
+    /// The archive, for whoever may ask for what was.
+    pub history: History,
+    /// Whose accounts may be signed up.
+    pub sign_ups: SignUps,
 }
 
 impl Service {
@@ -45,7 +53,7 @@ impl Service {
         let admin_answers = Arc::new(Admin {
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),
-            control: self.control,
+            control: Arc::clone(&self.control),
         });
         let port = xrpc.local_addr().map_or(0, |address| address.port());
         let base_url = self.public_url.clone();
@@ -62,6 +70,10 @@ impl Service {
             did: about::service_did(&base_url),
             public_url: self.public_url,
             directory: Arc::default(),
+            control: self.control,
+            gate: Gate::new(self.trust),
+            history: self.history,
+            sign_ups: self.sign_ups,
         });
         let public = async {
             let metrics = Arc::clone(&self.metrics);

@@ -29,9 +29,9 @@ struct HostData {
 
 impl Xrpc {
     pub(super) async fn get_latest_commit(&self, params: &Params) -> Result<Response<Body>, XrpcError> {
-        let did = params.did()?;
+        let (did, sight) = (params.did()?, self.sight());
         let head = self
-            .look_up(move |mirror| Ok(lookup::served(mirror, &did)?.head))
+            .look_up(move |mirror| Ok(lookup::served(mirror, &did, &sight)?.head))
             .await?;
         let (cid, rev) = (lexicon_cid(&head.commit.to_string()), lexicon_rev(head.rev));
         Ok(response::json(&sync::get_latest_commit::OutputData { cid, rev }))
@@ -70,9 +70,10 @@ impl Xrpc {
     pub(super) async fn list_blobs(&self, params: &Params) -> Result<Response<Body>, XrpcError> {
         let (did, since) = (params.did()?, params.since()?);
         let (limit, cursor) = (params.limit()?, params.cursor::<Cid>()?);
+        let sight = self.sight();
         let (page, more) = self
             .look_up(move |mirror| {
-                let account = lookup::served(mirror, &did)?;
+                let account = lookup::served(mirror, &did, &sight)?;
                 lookup::blobs_page(mirror, account.account_number, since, cursor, limit)
             })
             .await?;

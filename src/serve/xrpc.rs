@@ -1,7 +1,8 @@
 //! The public listener: which method a request asks for, and what all methods share.
 //!
-//! Reads are open to all and `Authorization` is not looked at: tools send their PDS's token along. Names and
-//! texts of errors are those that clients compare. A caller's identifiers are parsed before anything is
+//! Reads are open to all, and `Authorization` is looked at only where an account is hidden: tools send their PDS's
+//! token along, and what does not count opens nothing and is no error. Names and texts of errors are those that
+//! clients compare. A caller's identifiers are parsed before anything is
 //! looked up, and nothing is ever fetched upstream for a caller.
 //!
 //! Source: <https://atproto.com/specs/xrpc>.
@@ -10,6 +11,7 @@
 
 use std::sync::Arc;
 
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper::header;
 use hyper::{Method, Request, Response, StatusCode};
@@ -17,6 +19,7 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use super::admin::Control;
 use super::blob::{self, BlobArchive};
 use super::coding;
 use super::directory::Directory;
@@ -25,14 +28,19 @@ use super::health::Health;
 use super::limits::ServeLimits;
 use super::listener::Answer;
 use super::lookup::Failure;
-use super::methods;
+use super::methods::{self, Access};
+use super::own::{Asked, History, SignUps};
 use super::params::Params;
 use super::response::{self, Body, XrpcError};
+use super::who::{Gate, SIGHT};
 use crate::metrics::Metrics;
-use crate::metrics::labels::{Endpoint, HttpMethod};
+use crate::metrics::labels::{Endpoint, HttpMethod, Label as _};
 use crate::mirror::Store;
 use crate::mirror::reader::Mirror;
 use crate::types::Nsid;
+
+/// Bytes of a procedure's input.
+const INPUT_BYTES_MAX: usize = 16 * 1024;
 
 /// The public listener's answers.
 pub(super) struct Xrpc {
@@ -45,17 +53,21 @@ pub(super) struct Xrpc {
     pub(super) did: String,
     pub(super) public_url: Option<String>,
     pub(super) directory: Arc<Directory>,
+    pub(super) control: Arc<dyn Control>,
+    pub(super) gate: Gate,
+    pub(super) history: History,
+    pub(super) sign_ups: SignUps,
     pub(super) lookups: Arc<Semaphore>,
     pub(super) exports: Arc<Semaphore>,
     pub(super) blob_streams: Arc<Semaphore>,
 }
 
 impl Answer for Xrpc {
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Response<Body> {
         let started = Instant::now();
         let endpoint = methods::endpoint(request.uri().path());
         let answered = self
-            .route(endpoint, &request)
+            .route(endpoint, &mut request)
             .await
             .unwrap_or_else(|error| error.response());
         let answered = coding::apply(request.headers(), answered);
@@ -63,6 +75,7 @@ impl Answer for Xrpc {
         let method = match *request.method() {
             Method::GET => HttpMethod::Get,
             Method::HEAD => HttpMethod::Head,
+            Method::POST => HttpMethod::Post,
             Method::OPTIONS => HttpMethod::Options,
             _ => HttpMethod::Other,
         };
@@ -77,10 +90,40 @@ impl Answer for Xrpc {
 }
 
 impl Xrpc {
+    /// As [`Self::answer_to`]; where an account is hidden from the public and the caller may see it, as the caller
+    /// sees it.
     async fn route(
         &self,
         endpoint: Endpoint,
-        request: &Request<Incoming>,
+        request: &mut Request<Incoming>,
+    ) -> Result<Response<Body>, XrpcError> {
+        let answered = self.answer_to(endpoint, request).await;
+        let open = methods::of(endpoint).is_some_and(|method| method.access == Access::Open);
+        let hides = match &answered {
+            Ok(answer) => match endpoint {
+                // Its errors are answers already.
+                Endpoint::GetBlob => answer.status() == StatusCode::BAD_REQUEST,
+                endpoint => endpoint == Endpoint::BackupGetAccountStatus,
+            },
+            Err(error) => error.hides(),
+        };
+        if !open || !hides || !self.claims_more(request.headers()) {
+            return answered;
+        }
+        match self.who(request.headers(), endpoint.text(), false).await {
+            Ok(who) => SIGHT.scope(who.sight(), self.answer_to(endpoint, request)).await,
+            // What does not count opens nothing, and is no error: see the head of this file.
+            Err(error) => {
+                tracing::debug!(%error, "what a caller brought opens nothing");
+                answered
+            }
+        }
+    }
+
+    async fn answer_to(
+        &self,
+        endpoint: Endpoint,
+        request: &mut Request<Incoming>,
     ) -> Result<Response<Body>, XrpcError> {
         let uri = request.uri();
         if uri
@@ -97,6 +140,9 @@ impl Xrpc {
             return Err(name
                 .parse::<Nsid>()
                 .map_or(XrpcError::Path, |_| XrpcError::MethodNotImplemented));
+        }
+        if let Some(method) = methods::of(endpoint).filter(|method| method.is_own()) {
+            return self.answer_own(method, request).await;
         }
         let head = *request.method() == Method::HEAD;
         if !head && *request.method() != Method::GET {
@@ -125,10 +171,66 @@ impl Xrpc {
             Endpoint::ResolveHandle => self.resolve_handle(&params()?).await,
             Endpoint::Health => Ok(self.health().await),
             Endpoint::Page => Ok(self.page(uri.path())),
-            Endpoint::UnknownMethod | Endpoint::Other => {
-                Ok(response::text(StatusCode::NOT_FOUND, "Not found\n"))
-            }
+            _ => Ok(response::text(StatusCode::NOT_FOUND, "Not found\n")),
         }
+    }
+
+    async fn answer_own(
+        &self,
+        method: &methods::Method,
+        request: &mut Request<Incoming>,
+    ) -> Result<Response<Body>, XrpcError> {
+        let params = Params::parse(request.uri().query().unwrap_or_default())?;
+        let input = if method.input.is_some() {
+            if *request.method() != Method::POST {
+                return Err(XrpcError::HttpMethodPost);
+            }
+            self.input(request).await?
+        } else if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Err(XrpcError::HttpMethod);
+        } else if !request.body().is_end_stream() {
+            return Err(XrpcError::Body);
+        } else {
+            serde_json::Map::new()
+        };
+        let asked = Asked {
+            endpoint: method.endpoint,
+            params,
+            input,
+            headers: request.headers(),
+            method: request.method(),
+        };
+        self.own(asked).await
+    }
+
+    /// The input of a procedure: a JSON object, or nothing.
+    async fn input(
+        &self,
+        request: &mut Request<Incoming>,
+    ) -> Result<serde_json::Map<String, serde_json::Value>, XrpcError> {
+        let bad = |text: &str| XrpcError::Input(text.to_owned());
+        if request.body().is_end_stream() {
+            return Ok(serde_json::Map::new());
+        }
+        let media = request.headers().get(header::CONTENT_TYPE);
+        let media = media.and_then(|media| media.to_str().ok()).unwrap_or_default();
+        let is_json = media
+            .split(';')
+            .next()
+            .is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"));
+        let body = Limited::new(request.body_mut(), INPUT_BYTES_MAX).collect();
+        let body = tokio::time::timeout(self.limits.header_timeout, body).await;
+        let body = body
+            .map_err(|_| bad("The request body did not come in time"))?
+            .map_err(|_| bad("The request body is larger than 16 KiB, or was cut off"))?
+            .to_bytes();
+        if body.is_empty() {
+            return Ok(serde_json::Map::new());
+        }
+        if !is_json {
+            return Err(bad("The request body must be application/json"));
+        }
+        serde_json::from_slice(&body).map_err(|_| bad("The request body must be a JSON object"))
     }
 
     /// As the PDS: the version, and an error when the stores cannot be read.

@@ -6,6 +6,8 @@
 //! [`run`] plays a seed: hosts, their users and the directory ([`act`], [`pds`], [`flaws`]), the daemon around the
 //! real core ([`daemon`], [`work`], [`fetch`]), its [`bucket`], and the [`oracle`], in one [`world`] with its own time and chance. The same
 //! seed gives the same trace.
+//!
+//! [`load`] makes many accounts and a long stream instead, and nothing goes wrong there: for benchmarks.
 
 pub mod account;
 pub mod act;
@@ -17,6 +19,7 @@ pub mod daemon;
 pub mod faults;
 pub mod fetch;
 pub mod flaws;
+pub mod load;
 mod moves;
 pub mod oracle;
 pub mod pds;

@@ -78,6 +78,20 @@ pub enum EventBody {
     },
 }
 
+impl EventBody {
+    /// Whose, if it says so.
+    #[must_use]
+    pub const fn did(&self) -> Option<&Did> {
+        match self {
+            Self::Commit { did, .. }
+            | Self::Sync { did, .. }
+            | Self::Identity { did }
+            | Self::Account { did, .. } => Some(did),
+            Self::Malformed { did, .. } => did.as_ref(),
+        }
+    }
+}
+
 /// The outcome of verification.
 #[derive(Debug, Clone)]
 pub enum Checked<T> {

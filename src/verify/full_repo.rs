@@ -163,6 +163,19 @@ pub enum RepoFault<E> {
 }
 
 impl<E> RepoFault<E> {
+    /// The same with the visitor's failure told otherwise.
+    pub fn map_visit<F>(self, of: impl FnOnce(E) -> F) -> RepoFault<F> {
+        match self {
+            Self::Visit(error) => RepoFault::Visit(of(error)),
+            Self::Head(reason) => RepoFault::Head(reason),
+            Self::Tree(error) => RepoFault::Tree(error),
+            Self::RecordMissing { path } => RepoFault::RecordMissing { path },
+            Self::RecordTooLarge { path } => RepoFault::RecordTooLarge { path },
+            Self::NotANode(cid) => RepoFault::NotANode(cid),
+            Self::Read(error) => RepoFault::Read(error),
+        }
+    }
+
     /// Whether it says that a rule of the tree is broken, and not that anything is missing or forged: what is
     /// all there all the same may be kept as it is.
     #[must_use]

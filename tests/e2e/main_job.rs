@@ -1,5 +1,6 @@
 //! Twenty accounts, followed live; then everything is compared.
 
+use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use crate::support::alone::{Alone, blocks, repository};
@@ -249,23 +250,58 @@ fn check_commands(running: &Running) {
 }
 
 /// SIGTERM in the middle of everything: what was applied is archived, and the next start goes on from there.
+/// The socket of a service manager, and its name.
+fn service_manager(sandbox: &Sandbox) -> (UnixDatagram, String) {
+    let path = sandbox.folder().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    socket.set_nonblocking(true).expect("a socket");
+    (socket, path.to_str().expect("UTF-8").to_owned())
+}
+
+/// All that it was told since it was read last.
+fn words_to(socket: &UnixDatagram) -> Vec<String> {
+    let (mut words, mut bytes) = (Vec::new(), [0u8; 4096]);
+    while let Ok(length) = socket.recv(&mut bytes) {
+        words.extend(
+            String::from_utf8_lossy(&bytes[..length])
+                .lines()
+                .map(str::to_owned),
+        );
+    }
+    words
+}
+
 #[test]
 fn stop_under_load() {
     let began = Instant::now();
     let sandbox = Sandbox::up("pds,plc");
     let accounts = 8;
     sandbox.populate(accounts, 300, 12);
-    let firekeep = Firekeep::new(&sandbox, "data");
+    // As systemd starts it: with a socket for what it says, and a watchdog.
+    let (told, socket) = service_manager(&sandbox);
+    let firekeep = Firekeep::new(&sandbox, "data")
+        .env("NOTIFY_SOCKET", &socket)
+        .env("WATCHDOG_USEC", "1000000");
     let archive = firekeep.archive();
     let archive = archive.to_str().unwrap();
     let mut running = firekeep.start();
     let filled = running.wait_filled(accounts);
+    let said = words_to(&told);
+    assert_eq!(
+        said.iter().filter(|word| *word == "READY=1").count(),
+        1,
+        "{said:?}"
+    );
+    assert!(said.contains(&"WATCHDOG=1".to_owned()), "{said:?}");
+    assert!(!said.contains(&"STOPPING=1".to_owned()), "{said:?}");
 
     let churn = sandbox.churn(30, 600);
     let under_load = running.wait_status("it applies live events", |status| {
         status.cursor() >= filled.cursor() + sized(60, 600)
     });
     let stopped = running.stop();
+    let said = words_to(&told);
+    assert!(said.contains(&"STOPPING=1".to_owned()), "{said:?}");
     std::thread::sleep(Duration::from_millis(300));
     let churn = churn.end();
     churn.assert_taken();

@@ -378,6 +378,24 @@ fn many_changes_are_cut_into_files_that_fit() {
 }
 
 #[test]
+fn what_was_shipped_is_not_looked_for_again() {
+    let mut world = World::new();
+    let mut account = world.live(1);
+    let mut shipped = Shipped::default();
+    for round in 1..4 {
+        world.commit(&mut account, &[write("b", &format!("text {round}"))]);
+        shipped.drain(&mut world);
+        let log = Mirror::new(&*world.store).log().expect("reads");
+        let last = shipped.files.last().expect("a segment");
+        let Origin::Segment { first, .. } = last.index.origin else {
+            panic!("a segment");
+        };
+        assert_eq!(log.shipped, Some(first + last.index.entries.len() as u64 - 1));
+        assert_eq!(last.index.entries.len(), if round == 1 { 2 } else { 1 });
+    }
+}
+
+#[test]
 fn a_change_that_the_journal_lacks_is_damage() {
     let mut world = World::new();
     let mut account = world.live(1);

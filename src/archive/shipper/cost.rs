@@ -5,6 +5,7 @@ use super::*;
 use crate::archive::folder::FolderBucket;
 use crate::archive::identity::{self, ArchiveId};
 use crate::archive::keeper::Keeper;
+use crate::config::cost::{Habits, writes_a_month};
 use crate::mirror::applier::tests::{NOW, World};
 use crate::mirror::applier::{Applier, ApplierLimits};
 use crate::mirror::handle;
@@ -259,4 +260,13 @@ async fn a_month_of_a_hundred_accounts_costs_less_than_a_hundred_thousand_puts()
     let quarter = puts_a_month(Duration::from_secs(900), 4).await;
     eprintln!("at flush_interval 1 min: {minute}; 15 min: {quarter}");
     assert!(second > minute + PUTS_MAX / 10 && minute > quarter + PUTS_MAX / 10);
+    // What `config check` tells beforehand.
+    for (measured, seconds) in [(second, 1), (minute, 60), (quarter, 900)] {
+        let told = writes_a_month(&Habits::A_HUNDRED, Duration::from_secs(seconds));
+        let ratio = f64::from(u32::try_from(measured).expect("few")) / told;
+        assert!(
+            (0.85..1.15).contains(&ratio),
+            "{measured} measured, {told} told at {seconds} s"
+        );
+    }
 }

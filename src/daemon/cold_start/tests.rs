@@ -94,6 +94,7 @@ impl Scene {
             number: u64::MAX,
             prev: None,
             cut: None,
+            shipped: None,
         };
         cold.fill(&mut applier, "an archive", log).await.expect("fills")
     }

@@ -292,6 +292,7 @@ impl Applier {
             host: arrival.host.clone(),
             seq: arrival.seq,
             time: arrival.time,
+            received: arrival.received,
         });
         Ok(())
     }

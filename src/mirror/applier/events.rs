@@ -69,8 +69,14 @@ impl Applier {
         }
         epochs::remember(&mut row, event.seq, event.fingerprint);
         row.last_event = Some(received);
-        let epoch = row.epoch;
+        let (epoch, scope) = (row.epoch, row.scope);
         group.stage.put_host(&host, row);
+        if let Some(did) = event.body.did()
+            && !self.is_followed(group, did, scope)?
+        {
+            group.notes.push(Note::Inactive { host });
+            return Ok(());
+        }
 
         let arrival = Arrival {
             host: host.clone(),

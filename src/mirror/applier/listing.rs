@@ -72,7 +72,11 @@ impl Applier {
         repo: ListedRepo,
         asked_at: Timestamp,
     ) -> Result<(), StoreError> {
-        let Some(mut row) = self.account(group, &repo.did)? else {
+        if self.list_unfollowed(group, &repo.did, host, &repo.status)? {
+            return Ok(());
+        }
+        let known = self.account(group, &repo.did)?.filter(|row| !row.unfollowed);
+        let Some(mut row) = known else {
             let mut row = self.account_or_new(group, &repo.did, host)?;
             // One that was never seen counts as active.
             if row.upstream != repo.status {

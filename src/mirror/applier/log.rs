@@ -175,6 +175,7 @@ impl Applier {
         log.number += 1;
         log.prev = Some(shipped.index);
         log.cut = None;
+        log.shipped = Some(shipped.last);
         group.stage.batch().put(Family::Meta, META_LOG, log.encode());
 
         let count = usize::try_from(shipped.last - shipped.first + 1).unwrap_or(usize::MAX);

@@ -9,6 +9,9 @@
 //! last good copy of anything because a host said so.
 
 mod alarms;
+mod asked;
+#[cfg(test)]
+mod asked_tests;
 mod behind;
 mod blobs;
 #[cfg(test)]
@@ -61,7 +64,7 @@ use super::erased::ErasedMark;
 use super::input::Input;
 use super::keyspace::{self, Task};
 use super::numbers::Numbers;
-use super::rows::{AccountRow, DesyncReason, HostRow, SyncState};
+use super::rows::{AccountRow, DesyncReason, HostRow, Scope, SyncState};
 use super::store::{Family, KeyRange, Store, StoreError};
 use crate::types::{Did, HostName, Rev, Timestamp};
 
@@ -199,15 +202,33 @@ impl Applier {
     /// # Errors
     /// When the store fails.
     pub fn ensure_host(&mut self, host: &HostName, url: &str) -> Result<HostRow, StoreError> {
+        self.ensure_host_within(host, url, Scope::All)
+    }
+
+    /// The same of a host of which perhaps only some accounts are followed.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn ensure_host_within(
+        &mut self,
+        host: &HostName,
+        url: &str,
+        scope: Scope,
+    ) -> Result<HostRow, StoreError> {
         let store = Arc::clone(&self.store);
         let mut stage = Stage::new(&*store);
         let row = match stage.host(host)? {
-            Some(row) if row.url == url => return Ok(row),
+            Some(row) if row.url == url && row.scope == scope => return Ok(row),
             Some(mut row) => {
                 url.clone_into(&mut row.url);
+                // What was passed over is listed when the host connects.
+                asked::set_scope(&mut row, scope);
                 row
             }
-            None => HostRow::new(url),
+            None => HostRow {
+                scope,
+                ..HostRow::new(url)
+            },
         };
         stage.put_host(host, row.clone());
         self.write(stage)?;
@@ -279,6 +300,7 @@ impl Applier {
                 task,
                 retry_at,
             } => self.on_blob_failed(group, &blob, failure, &task, retry_at),
+            Input::Asked(ask) => self.on_asked(group, ask),
             Input::Erase(erase) => self.on_erase(group, &erase),
             Input::BlobDropped { blob } => self.on_blob_dropped(group, &blob),
             Input::BlobLost { blob, task } => self.on_blob_lost(group, &blob, &task),
@@ -366,7 +388,17 @@ impl Applier {
         did: &Did,
         host: &HostName,
     ) -> Result<AccountRow, StoreError> {
-        if let Some(row) = self.account(group, did)? {
+        let scope = match group.stage.host(host)? {
+            Some(row) => row.scope,
+            None => Scope::All,
+        };
+        if let Some(mut row) = self.account(group, did)? {
+            if row.unfollowed && scope == Scope::All {
+                // It was passed over, there or at another host.
+                row.host = host.clone();
+                Self::follow_now(group, did, &mut row);
+                group.stage.put_account(did, row.clone());
+            }
             return Ok(row);
         }
         let mut row = AccountRow::new(self.numbers.next()?, host.clone(), group.now);
@@ -374,6 +406,11 @@ impl Applier {
         row.erased = erased.map(|erased| erased.mark());
         if row.erased == Some(ErasedMark::Whole) {
             row.sync = SyncState::Live;
+            group.stage.put_account(did, row.clone());
+            return Ok(row);
+        }
+        if scope == Scope::Listed {
+            (row.unfollowed, row.sync) = (true, SyncState::Live);
             group.stage.put_account(did, row.clone());
             return Ok(row);
         }
@@ -393,7 +430,7 @@ impl Applier {
         // Kept whatever state the account is in: only other rows put it right.
         row.damaged |= reason == DesyncReason::CopyDamaged;
         row.min_rev = row.min_rev.max(least_rev);
-        if row.erased == Some(ErasedMark::Whole) {
+        if row.erased == Some(ErasedMark::Whole) || row.unfollowed {
             return;
         }
         // What moved away cannot be fetched here.

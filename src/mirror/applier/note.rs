@@ -17,6 +17,8 @@ pub enum Note {
         seq: u64,
         /// When the host says that it happened.
         time: Option<Timestamp>,
+        /// When it reached us.
+        received: Timestamp,
     },
     /// An event changed nothing because it was seen before.
     Replayed {

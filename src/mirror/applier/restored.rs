@@ -56,6 +56,8 @@ impl Applier {
             self.audit_some_time(group, &did, &mut row);
         }
         let held = restored.repo.is_some();
+        // What was backed up goes on to be.
+        row.unfollowed &= !held;
         if let Some(repo) = restored.repo {
             Self::point_at(group, &mut row, repo);
             if !row.is_snapshotted() {

@@ -222,6 +222,7 @@ fn numbers_go_on_and_what_the_archive_does_not_tell_is_told_again() {
             number: 9,
             prev: None,
             cut: None,
+            shipped: None,
         },
         next_log: 40,
         hosts: vec![(name.clone(), host)],

@@ -411,6 +411,8 @@ fn hosts_and_alarms() {
         gone: vec![],
         withheld: vec![],
         sweep: None,
+        scope: crate::mirror::rows::Scope::All,
+        added: false,
         url: "https://pds.example".to_owned(),
         epoch: 0,
         cursor: None,

@@ -1,5 +1,6 @@
 //! Fetching from a host and a directory that say what they are told to: whose key a head may be signed by.
 
+mod bulk;
 mod catch_up;
 mod lax;
 

@@ -98,7 +98,9 @@ pub(super) fn family(family: Family, cache: &Cache) -> Options {
     let mut options = Options::default();
     options.set_write_buffer_size(write_buffer_bytes(family));
     options.set_compression_type(DBCompressionType::Lz4);
-    options.set_bottommost_compression_type(DBCompressionType::Zstd);
+    if stays(family) {
+        options.set_bottommost_compression_type(DBCompressionType::Zstd);
+    }
     options.set_block_based_table_factory(&table(family, cache));
     if let Some(bytes) = prefix_bytes(family) {
         options.set_prefix_extractor(SliceTransform::create_fixed_prefix(bytes));
@@ -129,7 +131,7 @@ fn table(family: Family, cache: &Cache) -> BlockBasedOptions {
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     let point_gets = matches!(
         family,
-        Family::Accounts | Family::Records | Family::Blobs | Family::BlobData
+        Family::Accounts | Family::Records | Family::Journal | Family::Blobs | Family::BlobData
     );
     if point_gets || prefix_bytes(family).is_some() {
         table.set_bloom_filter(10.0, false);
@@ -145,6 +147,14 @@ pub(super) const fn prefix_bytes(family: Family) -> Option<usize> {
         Family::BlobRefs => Some(BLOB_KEY_BYTES),
         _ => None,
     }
+}
+
+/// Whether rows stay for long: what is deleted again soon is not worth the time that packing it well takes.
+const fn stays(family: Family) -> bool {
+    !matches!(
+        family,
+        Family::Journal | Family::Outbox | Family::Parked | Family::Tasks
+    )
 }
 
 const fn write_buffer_bytes(family: Family) -> usize {

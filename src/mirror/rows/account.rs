@@ -104,6 +104,27 @@ pub struct AccountRow {
     /// How much of it is erased, and not taken again ([`crate::mirror::erased`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erased: Option<super::super::erased::ErasedMark>,
+    /// What its owner asked for, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
+    /// Its host is followed for other accounts: nothing of this one is fetched or stored.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unfollowed: bool,
+}
+
+/// What an account's owner asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Owner {
+    /// When the account was signed up; none: it is here because its host is followed.
+    #[serde(default, with = "codec::option", skip_serializing_if = "Option::is_none")]
+    pub signed_up: Option<Timestamp>,
+    /// The key, as did:key, that opens its history whatever becomes of its identity. Its host does not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned_key: Option<String>,
+    /// When all of it is to be erased, unless that is taken back.
+    #[serde(default, with = "codec::option", skip_serializing_if = "Option::is_none")]
+    pub removal_due: Option<Timestamp>,
 }
 
 impl AccountRow {
@@ -152,6 +173,8 @@ impl AccountRow {
             kept_car: None,
             car_at: None,
             erased: None,
+            owner: None,
+            unfollowed: false,
         }
     }
 
@@ -270,6 +293,8 @@ pub enum PinReason {
     MassDelete,
     /// Many accounts of its host went at once.
     MassTakedown,
+    /// An admin wants it.
+    Asked,
 }
 
 /// Deletions of an account within a day.

@@ -41,6 +41,39 @@ pub struct HostRow {
     /// How far its blobs are asked for again; none before the first connection.
     #[serde(default)]
     pub sweep: Option<SweepMark>,
+    /// Which of its accounts are followed.
+    #[serde(default, skip_serializing_if = "Scope::is_all")]
+    pub scope: Scope,
+    /// It was not named in the configuration but added while the daemon ran, and is followed until it is taken out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub added: bool,
+}
+
+/// Which of a host's accounts are followed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// All of them.
+    #[default]
+    All,
+    /// Those that were signed up.
+    Listed,
+}
+
+impl Scope {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+    const fn is_all(&self) -> bool {
+        matches!(self, Self::All)
+    }
+
+    /// As the configuration writes it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Listed => "listed",
+        }
+    }
 }
 
 /// How far a host was asked again for the blobs that we hold of it: takedowns of blobs are no events.
@@ -99,6 +132,8 @@ impl HostRow {
             gone: Vec::new(),
             withheld: Vec::new(),
             sweep: None,
+            scope: Scope::All,
+            added: false,
         }
     }
 }

@@ -120,6 +120,10 @@ pub struct LogRow {
     /// What the next one holds, once that is fixed: first and last log number. Fixed before the upload, so that
     /// every try writes the same entries.
     pub cut: Option<(u64, u64)>,
+    /// The log number of the last entry that was shipped: none up to it is in the outbox any more. Numbers rise, so
+    /// looking begins behind it, and not among the marks of what was deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shipped: Option<u64>,
 }
 
 /// A `meta` row: which state of a host, or of our own, the archive has.

@@ -90,6 +90,26 @@ fn account(status: AccountStatus, sync: SyncState) -> AccountRow {
         kept_car: None,
         car_at: None,
         erased: None,
+        owner: None,
+        unfollowed: false,
+    }
+}
+
+#[test]
+fn what_an_owner_asked_for_round_trips() {
+    for owner in [
+        Owner::default(),
+        Owner {
+            signed_up: Some(at(40)),
+            pinned_key: Some("did:key:zOne".to_owned()),
+            removal_due: Some(at(41)),
+        },
+    ] {
+        round_trip(&AccountRow {
+            owner: Some(owner),
+            unfollowed: true,
+            ..account(AccountStatus::Active, SyncState::Live)
+        });
     }
 }
 
@@ -252,6 +272,8 @@ fn other_rows_round_trip() {
                 finished: Some(at(25)),
                 ..SweepMark::new(at(26))
             }),
+            scope: Scope::Listed,
+            added: true,
             url: "https://pds.example".to_owned(),
             epoch: 1,
             cursor: Some(2),
@@ -324,6 +346,7 @@ fn outbox_entries_round_trip() {
         number: 2,
         prev: Some(Cid::of_block(b"index")),
         cut: Some((3, 4)),
+        shipped: Some(2),
     });
 }
 

@@ -97,9 +97,9 @@ async fn answer(
     request: &HeaderMap,
     read: impl FnOnce(&WatchedRows<'_, '_>, &Head) -> Result<Part, ExportError<RowsError>> + Send + 'static,
 ) -> Result<Response<Body>, XrpcError> {
-    let wanted = did.clone();
+    let (wanted, sight) = (did.clone(), xrpc.sight());
     let commit = xrpc
-        .look_up(move |mirror| Ok(lookup::served(mirror, &wanted)?.head.commit))
+        .look_up(move |mirror| Ok(lookup::served(mirror, &wanted, &sight)?.head.commit))
         .await?;
     let validator = |commit: &Cid| response::etag_text(&format!("{commit}.{asked}"));
     if response::not_modified(request, &validator(&commit)) {
@@ -123,7 +123,7 @@ impl Export {
         let mirror = Mirror::new(&*view);
         let Served {
             account_number, head, ..
-        } = lookup::served(&mirror, &self.did).map_err(|failure| self.told(failure))?;
+        } = lookup::served(&mirror, &self.did, &self.sight).map_err(|failure| self.told(failure))?;
         let rows = WatchedRows {
             rows: mirror.rows(account_number),
             export: &self,
