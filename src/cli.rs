@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+mod alarms;
 mod archive_args;
 mod living;
 mod plc;
@@ -11,6 +12,7 @@ mod recall;
 mod restore;
 mod setup;
 
+pub use self::alarms::{AlarmArgs, AlarmCommand};
 pub use self::archive_args::{
     BucketCommand, DrillArgs, ForgetArgs, PlaceArgs, ProbeArgs, PruneArgs, VerifyArgs,
 };
@@ -64,12 +66,13 @@ Examples:
   firekeep snapshot --json")]
     Snapshot(SettingArgs),
 
-    /// What is held, and whether it is off this machine
+    /// Protected or not and why; off this machine, missing, restorable, disk, bill
     #[command(after_help = "\
 Examples:
   firekeep status
+  firekeep status --watch
   firekeep status --json | jq .accounts")]
-    Status(SettingArgs),
+    Status(StatusArgs),
 
     /// Every account: its standing at its host, and how well our copy follows
     #[command(after_help = "\
@@ -163,7 +166,7 @@ Examples:
 Exit code 0: every account came out whole, proven, and as it was. 4: one did not; the report says which, and why.")]
     Drill(Box<DrillArgs>),
 
-    /// Remove from the archive what the keep.* keys do not ask for: the daemon does it every `prune_interval`, if set
+    /// Remove from the archive what the keep.* keys do not ask for: the daemon does it every `prune_interval`
     #[command(after_help = "\
 Examples:
   firekeep prune --dry-run                            what would go, and why the rest stays
@@ -238,31 +241,15 @@ Example:
     },
 }
 
-/// `firekeep alarms`
+/// `firekeep status`
 #[derive(Debug, Args)]
-pub struct AlarmArgs {
+pub struct StatusArgs {
     /// Settings that other commands have too
     #[command(flatten)]
     pub common: SettingArgs,
-    /// What to do with alarms; without it they are listed
-    #[command(subcommand)]
-    pub command: Option<AlarmCommand>,
-}
-
-/// `firekeep alarms …`
-#[derive(Debug, Subcommand)]
-pub enum AlarmCommand {
-    /// Say that an alarm was seen
-    Ack {
-        /// Its kind, as the list shows it
-        kind: String,
-        /// Its host
-        #[arg(long, value_name = "HOST")]
-        host: Option<String>,
-        /// Its subject: an account, or nothing for a whole host
-        #[arg(long, value_name = "DID")]
-        subject: Option<String>,
-    },
+    /// Show it again every two seconds
+    #[arg(long)]
+    pub watch: bool,
 }
 
 /// `firekeep config …`

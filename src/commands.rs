@@ -10,6 +10,7 @@ pub mod plc;
 pub mod prune;
 pub mod restore;
 pub mod setup;
+pub mod status;
 pub mod verify;
 
 pub mod recall;
@@ -39,18 +40,6 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 const SHORT: Duration = Duration::from_secs(10);
 /// For a snapshot of everything.
 const LONG: Duration = Duration::from_secs(24 * 3600);
-
-/// `firekeep status`
-///
-/// # Errors
-/// When the daemon does not answer.
-pub async fn status(config: &Config, json: bool) -> Result<u8, DaemonError> {
-    let report = ask(config.admin_listen, Method::GET, "/control/status", SHORT).await?;
-    if json {
-        return print(&format!("{report:#}\n"));
-    }
-    print(&status_text(&report))
-}
 
 /// `firekeep snapshot`
 ///
@@ -345,97 +334,6 @@ fn number(value: &Value) -> u64 {
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or("?")
-}
-
-fn status_text(report: &Value) -> String {
-    let mut out = format!("{}\n\n", text(&report["summary"]));
-    for host in report["hosts"].as_array().into_iter().flatten() {
-        let connected = if host["connected"] == true {
-            "connected"
-        } else {
-            "NOT CONNECTED"
-        };
-        let listed = if host["listed"] == true {
-            ""
-        } else {
-            ", not all accounts listed yet"
-        };
-        out.push_str(&format!(
-            "{}  {connected}, seq {}{listed}\n",
-            text(&host["host"]),
-            number(&host["cursor"])
-        ));
-    }
-    match number(&report["alarms"]) {
-        0 => {}
-        1 => out.push_str("  ALARMS     1 open: see `firekeep alarms`\n"),
-        n => out.push_str(&format!("  ALARMS     {n} open: see `firekeep alarms`\n")),
-    }
-    let accounts = &report["accounts"];
-    let by_sync = &accounts["by_sync"];
-    out.push_str(&format!(
-        "  accounts   {} held, {} live, {} to be fetched; {} records, {}\n",
-        number(&accounts["held"]),
-        number(&by_sync["live"]),
-        number(&by_sync["wanted"]),
-        number(&accounts["records"]),
-        size(number(&accounts["record_bytes"])),
-    ));
-    match number(&by_sync["quarantined"]) {
-        0 => {}
-        n => out.push_str(&format!(
-            "             {n} QUARANTINED: they do not rebuild, and are kept as they came; see `firekeep accounts`\n"
-        )),
-    }
-    let blobs = &report["blobs"]["by_state"];
-    out.push_str(&format!(
-        "  blobs      {} archived, {} held here only, {} to come, {} missing; {}\n",
-        number(&blobs["archived"]),
-        number(&blobs["held"]),
-        number(&blobs["wanted"]),
-        number(&blobs["missing"]),
-        size(number(&report["blobs"]["stored_bytes"])),
-    ));
-    match number(&report["blobs"]["withheld"]) {
-        0 => {}
-        n => out.push_str(&format!(
-            "             {n} of them are not served: their host gives them no longer\n"
-        )),
-    }
-    let archive = &report["archive"];
-    let open = if archive["open"] == true {
-        "open"
-    } else {
-        "CANNOT BE REACHED"
-    };
-    let place = if archive["on_this_machine"] == true {
-        "on this machine"
-    } else {
-        "off this machine"
-    };
-    out.push_str(&format!(
-        "  archive    {} ({open}, {place}); {} accounts archived, {} due, {} changes on their way\n",
-        text(&archive["url"]),
-        number(&archive["accounts_archived"]),
-        number(&archive["accounts_due"]),
-        number(&archive["changes_due"]),
-    ));
-    match number(&archive["accounts_unlogged"]) {
-        0 => {}
-        n => out.push_str(&format!(
-            "             TOO MUCH WAITS (spool_bytes_max): changes of {n} accounts are archived with their next \
-             snapshot only\n"
-        )),
-    }
-    if archive["keeps_others_out"] == false {
-        out.push_str(
-            "             this store does not keep a second Firekeep out; one is noticed afterwards: start no other\n",
-        );
-    }
-    if let Some(trouble) = archive["trouble"].as_str() {
-        out.push_str(&format!("             {trouble}\n"));
-    }
-    out
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]

@@ -52,8 +52,8 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
             block_on(commands::snapshot(&config, json))
         }
         Command::Status(args) => {
-            let config = load(file, &args.settings())?.0;
-            block_on(commands::status(&config, json))
+            let config = load(file, &args.common.settings())?.0;
+            block_on(commands::status::status(&config, args.watch, json))
         }
         Command::Accounts(args) => {
             let config = load(file, &args.settings())?.0;

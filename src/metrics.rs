@@ -8,6 +8,7 @@
 //! set by whoever counts it, from time to time.
 
 pub mod labels;
+mod by;
 mod host;
 mod process;
 
@@ -26,7 +27,8 @@ use crate::types::HostName;
 use host::HostFamilies;
 use labels::{
     AccountLabel, BlobLabel, By, By2, CatchUpResult, CloseReason, Direction, Endpoint, ExportResult,
-    HttpMethod, Label, Outcome, RepoPart, StoreOp, SyncLabel,
+    HttpMethod, Label, Outcome, ProofKind, ProtectionLabel, RepoPart, StoreOp, SyncLabel, TaskLabel,
+    UnprotectedLabel,
 };
 
 /// The media type of the exposition.
@@ -35,6 +37,7 @@ pub const EXPOSITION_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// How many hosts get series of their own; the rest share `host="_other"`.
 pub const METRIC_HOSTS_MAX: usize = 3000;
 
+const LAST_LOOK: &str = "last_look_timestamp_seconds";
 const LAST_SNAPSHOT: &str = "last_successful_snapshot_timestamp_seconds";
 const LAST_SCRUB: &str = "last_successful_scrub_timestamp_seconds";
 const LAST_MIRROR_SCRUB: &str = "last_mirror_scrub_timestamp_seconds";
@@ -59,6 +62,34 @@ pub struct Metrics {
     process: ProcessMetrics,
     http_requests: IntCounterVec,
 
+    /// 1 while everything is protected.
+    pub protected: IntGauge,
+    /// 1 for where the backup stands.
+    pub protection: By<IntGauge, ProtectionLabel>,
+    /// 1 for each reason why it is not protected.
+    pub unprotected: By<IntGauge, UnprotectedLabel>,
+    /// 1 while a part of the daemon runs, and does not stand still.
+    pub task_up: By<IntGauge, TaskLabel>,
+    /// When the daemon last looked at itself.
+    pub last_look: Gauge,
+    /// Alarms of no host that nobody has acknowledged.
+    pub own_alarms_open: IntGauge,
+    /// Heartbeats sent.
+    pub heartbeats: By<IntCounter, Outcome>,
+    /// Alarms told to webhooks.
+    pub webhooks: By<IntCounter, Outcome>,
+    /// Times that a proof was done.
+    pub verify_runs: By2<IntCounter, ProofKind, Outcome>,
+    /// What they found that is not as it must be.
+    pub verify_failures: By<IntCounter, ProofKind>,
+    /// Bytes of blobs that are held, here or in the archive.
+    pub blob_bytes: IntGauge,
+    /// Bytes of records that are held.
+    pub record_bytes: IntGauge,
+    /// An account is snapshotted at most this often.
+    pub snapshot_interval: Gauge,
+    /// Accounts of which no snapshot stands in the archive.
+    pub accounts_unsnapshotted: IntGauge,
     /// Accounts by their status upstream.
     pub accounts: By<IntGauge, AccountLabel>,
     /// Accounts by how well they are mirrored.
@@ -160,6 +191,7 @@ impl Default for Metrics {
 impl Metrics {
     /// All metrics at zero, of a build of this version.
     #[must_use]
+    #[expect(clippy::too_many_lines, reason = "one metric after the other")]
     pub fn new() -> Self {
         let registry = Registry::new();
         let make = Make(&registry);
@@ -169,6 +201,33 @@ impl Metrics {
             hosts: Mutex::default(),
             process: ProcessMetrics::new(&make),
             http_requests: make.http_requests(),
+            protected: make.int_gauge("protected", "1 while everything is protected"),
+            protection: make.gauges_by("protection", "1 for where the backup stands", "state"),
+            unprotected: make.gauges_by("unprotected", "1 for each reason not to be protected", "reason"),
+            task_up: make.gauges_by("task_up", "1 while it runs and does not stand still", "task"),
+            last_look: make.gauge(LAST_LOOK, "When the daemon last looked at itself"),
+            own_alarms_open: make.int_gauge("own_alarms_open", "Open alarms that are of no host's doing"),
+            heartbeats: make.counters_by("heartbeats_total", "Heartbeats sent", "result"),
+            webhooks: make.counters_by("webhooks_total", "Alarms told to a webhook", "result"),
+            verify_runs: By2::new(
+                &make.counters("verify_runs_total", "Proofs of the archive", &["kind", "result"]),
+                &[],
+            ),
+            verify_failures: make.counters_by(
+                "verify_failures_total",
+                "What proofs found that is not as it must be",
+                "kind",
+            ),
+            blob_bytes: make.int_gauge("blob_bytes", "Bytes of blobs held, here or in the archive"),
+            record_bytes: make.int_gauge("record_bytes", "Bytes of records held"),
+            snapshot_interval: make.gauge(
+                "snapshot_interval_seconds",
+                "An account is snapshotted at most this often",
+            ),
+            accounts_unsnapshotted: make.int_gauge(
+                "accounts_unsnapshotted",
+                "Accounts of which no snapshot stands in the archive",
+            ),
             accounts: make.gauges_by("accounts", "Accounts by status upstream", "status"),
             account_sync: make.gauges_by("account_sync", "Accounts by how well they are mirrored", "state"),
             blobs: make.gauges_by("blobs", "Blobs by where their bytes are", "state"),
@@ -400,3 +459,7 @@ impl Make<'_> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+#[path = "metrics/monitoring_tests.rs"]
+mod monitoring_tests;

@@ -48,6 +48,8 @@ mod old_pds;
 mod outages;
 #[path = "e2e/own_methods.rs"]
 mod own_methods;
+#[path = "e2e/overview.rs"]
+mod overview;
 #[path = "e2e/recall.rs"]
 mod recall;
 #[path = "e2e/restore.rs"]

@@ -268,46 +268,108 @@ pub fn check_begin(
     }
 }
 
-/// What the archive holds of an account, as far as it stands in for entries of the log.
+/// What the archive holds of an account, as far as it stands in for entries of the log. Names say where to look; what
+/// counts is what was found there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cover {
-    /// Revs that have a snapshot.
-    pub snapshots: BTreeSet<Rev>,
-    /// From and to of each delta.
-    pub deltas: Vec<(Rev, Rev)>,
-    /// No moment before this rev is kept any more.
+    /// Snapshots, by rev.
+    pub snapshots: BTreeMap<Rev, Cid>,
+    /// Those that were read, and rebuild to their signed root; and those that do not.
+    pub sound: BTreeSet<Rev>,
+    /// See there.
+    pub rotten: BTreeSet<Rev>,
+    /// From and to of each delta; and whether it was read.
+    pub deltas: Vec<(Rev, Rev, bool)>,
+    /// What the deltas that were read tell: which rev builds on which, and its commit.
+    pub told: BTreeSet<(Rev, Rev, Cid)>,
+    /// No moment before the rev of this snapshot is kept any more.
     pub needless_before: Option<Rev>,
     /// Nothing of the account is kept: it was erased, or deleted long ago.
     pub is_gone: bool,
 }
 
+/// Whether what an entry says stands elsewhere, or is not needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stands {
+    /// It does, or is not.
+    Yes,
+    /// No.
+    No,
+    /// If the snapshot of this rev proves.
+    IfSound(Rev),
+    /// If this one of the deltas tells it.
+    IfTold(usize),
+}
+
 impl Cover {
-    /// Whether what an entry says stands elsewhere, or is not needed.
+    /// Whether what an entry says stands elsewhere, or is not needed; or what has to be looked at first.
     #[must_use]
-    pub fn has(&self, entry: &Entry) -> bool {
+    pub fn has(&self, entry: &Entry) -> Stands {
         if self.is_gone {
-            return true;
+            return Stands::Yes;
         }
         match entry {
             // The boundary keeps it.
-            Entry::Account { .. } => true,
-            Entry::Loaded { rev, .. } => self.snapshots.range(*rev..).next().is_some(),
+            Entry::Account { .. } => Stands::Yes,
+            Entry::Loaded { rev, .. } => self.says(self.snapshots.range(*rev..).map(|(rev, _)| *rev)),
             Entry::Commit(change) | Entry::Swap(change) => {
-                self.snapshots.contains(&change.rev)
-                    || self.needless_before.is_some_and(|base| change.rev <= base)
-                    || self
-                        .deltas
-                        .iter()
-                        .any(|(from, to)| *from <= change.since && change.rev <= *to)
+                if self.told.contains(&(change.since, change.rev, change.commit)) {
+                    return Stands::Yes;
+                }
+                // A delta that leads over it need not hold it: a mirror that fell back may have made it.
+                let leads_over =
+                    |(from, to, read): &(Rev, Rev, bool)| !read && *from <= change.since && change.rev <= *to;
+                if let Some(at) = self.deltas.iter().position(leads_over) {
+                    return Stands::IfTold(at);
+                }
+                self.says(
+                    self.needless_before
+                        .filter(|base| change.rev <= *base)
+                        .into_iter(),
+                )
             }
         }
+    }
+
+    /// Whether the moment that a change led to has a snapshot of its own: then nothing else has to lead there, though
+    /// what it changed is told by comparing only.
+    #[must_use]
+    pub fn has_moment(&self, change: &Change) -> Stands {
+        let same = self.snapshots.get(&change.rev) == Some(&change.commit);
+        self.says(same.then_some(change.rev).into_iter())
+    }
+
+    /// Whether one of these snapshots proves.
+    fn says(&self, revs: impl Iterator<Item = Rev> + Clone) -> Stands {
+        if revs.clone().any(|rev| self.sound.contains(&rev)) {
+            return Stands::Yes;
+        }
+        let mut unseen = revs.filter(|rev| !self.rotten.contains(rev));
+        unseen.next().map_or(Stands::No, Stands::IfSound)
+    }
+
+    /// Whether something here leads to a rev, so that what builds on it can be told by a delta; none: a delta may, which
+    /// was not read.
+    #[must_use]
+    pub fn anchors(&self, rev: Rev) -> Stands {
+        if self.snapshots.contains_key(&rev) || self.told.iter().any(|(_, told, _)| *told == rev) {
+            return Stands::Yes;
+        }
+        let leads_over = |(from, to, read): &(Rev, Rev, bool)| !read && *from < rev && rev <= *to;
+        let at = self.deltas.iter().position(leads_over);
+        at.map_or(Stands::No, Stands::IfTold)
     }
 
     /// Whether the archive leads as far as a boundary says that the removed segments did.
     #[must_use]
     pub fn leads_to(&self, rev: Rev) -> bool {
-        self.is_gone
-            || self.snapshots.range(rev..).next().is_some()
-            || self.deltas.iter().any(|(_, to)| *to >= rev)
+        let ends = self.deltas.iter().map(|(_, to, _)| *to);
+        self.is_gone || leads_to(self.snapshots.keys().copied().chain(ends), rev)
     }
+}
+
+/// Whether what leads to these revs leads to this one.
+#[must_use]
+pub fn leads_to(mut ends: impl Iterator<Item = Rev>, rev: Rev) -> bool {
+    ends.any(|end| end >= rev)
 }

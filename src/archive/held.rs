@@ -4,6 +4,7 @@
 )]
 //! What pruning and erasing ask of the mirror, and what they have it let go of.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -11,15 +12,16 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use super::bucket::Bucket;
 use super::names::{ERASED, ObjectName};
-use super::prune::{Answered, Held, Known, KnownBlob, PruneError, read_note};
+use super::prune::{Answered, Held, Known, KnownBlob, May, PruneError, read_note};
 use crate::mirror::handle::ApplierHandle;
 use crate::mirror::input::{BlobKey, Erase, Input};
-use crate::mirror::keyspace::NO_NUMBER;
+use crate::mirror::keyspace::{AlarmKind, NO_NUMBER};
 use crate::mirror::reader::Mirror;
-use crate::mirror::rows::BlobState;
+use crate::mirror::rows::{AccountRow, BlobState, SyncState};
 use crate::mirror::store::{Family, KeyRange};
 use crate::mirror::{Store, StoreError};
-use crate::types::{AccountStatus, Cid, Did, Digest};
+use crate::repo::record::scan_record;
+use crate::types::{AccountStatus, Cid, Did, Digest, Rev, Timestamp};
 
 /// What goes from the mirror into the archive. Each has a gate of its own: the log does not wait for a large blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,17 +161,15 @@ impl Held for MirrorSide {
         let Some(row) = mirror.account(did)? else {
             return Ok(None);
         };
-        // What concerns the whole host concerns each of its accounts.
-        let alarmed = mirror.alarms()?.into_iter().any(|(id, alarm)| {
-            let ours =
-                id.subject == did.as_str() || (id.subject.is_empty() && id.host.as_ref() == Some(&row.host));
-            ours && alarm.acknowledged.is_none()
-        });
         let deleted = row.upstream == AccountStatus::Deleted;
+        let follows = row.sync == SyncState::Live && row.kept_car.is_none();
         Ok(Some(Known {
-            pinned: alarmed || !row.pins.is_empty(),
+            pinned: mirror.is_pinned(did, &row)?,
             deleted: row.deletion_confirmed_at.filter(|_| deleted),
+            empty: row.head.is_none() && row.account_number == NO_NUMBER && row.kept_car.is_none(),
             snapshot: row.snapshot.map(|mark| mark.rev),
+            kept_car: row.kept_car.as_ref().map(|car| (car.rev, *car.commit.digest())),
+            followed_again: row.followed_again_at.filter(|_| follows),
         }))
     }
 
@@ -181,14 +181,52 @@ impl Held for MirrorSide {
         if account.account_number == NO_NUMBER {
             return Ok(KnownBlob::Unknown);
         }
-        if !account.pins.is_empty() || mirror.blob_is_referenced(account.account_number, digest)? {
+        let beside = !account.pins.is_empty() || account.kept_car.is_some();
+        if beside || mirror.blob_is_referenced(account.account_number, digest)? {
             return Ok(KnownBlob::Referenced);
         }
-        let row = mirror.blob(account.did_number, digest)?;
-        Ok(row.map_or(KnownBlob::Unknown, |row| KnownBlob::Unreferenced(row.first_seen)))
+        let Some(row) = mirror.blob(account.did_number, digest)? else {
+            return Ok(KnownBlob::Unknown);
+        };
+        Ok(match (row.needed_at, account.blobs_listed_at) {
+            // Its host was asked since, and does not list it.
+            (Some(needed), Some(listed)) if needed < listed => KnownBlob::Unreferenced(needed),
+            _ => KnownBlob::Referenced,
+        })
     }
 
-    fn remove_blob<'a>(&'a self, did: &'a Did, digest: Digest, name: &'a str) -> Answered<'a, bool> {
+    fn waiting_blobs(&self, did: &Did) -> Result<BTreeSet<Digest>, StoreError> {
+        let mut found = BTreeSet::new();
+        let mirror = Mirror::new(&*self.store);
+        if let Some(account) = mirror.account(did)? {
+            mirror.each_journal_entry(account.did_number, None, |_, entry| {
+                for bytes in entry.ops.iter().filter_map(|op| op.bytes.as_deref()) {
+                    found.extend(scan_record(bytes).blobs.iter().map(|blob| *blob.cid.digest()));
+                }
+                ControlFlow::Continue(())
+            })?;
+        }
+        Ok(found)
+    }
+
+    fn deleted_accounts(&self) -> Result<Vec<Did>, StoreError> {
+        let mut deleted = Vec::new();
+        Mirror::new(&*self.store).each_account(|did, row| {
+            if row.upstream == AccountStatus::Deleted && row.deletion_confirmed_at.is_some() {
+                deleted.push(did);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(deleted)
+    }
+
+    fn remove_blob<'a>(
+        &'a self,
+        did: &'a Did,
+        digest: Digest,
+        name: &'a str,
+        before: Timestamp,
+    ) -> Answered<'a, bool> {
         Box::pin(async move {
             let _alone = self.gate.alone(Going::Blobs).await;
             let Some(account) = Mirror::new(&*self.store).account(did)? else {
@@ -199,7 +237,7 @@ impl Held for MirrorSide {
                 did_number: account.did_number,
                 digest,
             };
-            self.applier.apply(Input::BlobDropped { blob }).await?;
+            self.applier.apply(Input::BlobDropped { blob, before }).await?;
             let row = Mirror::new(&*self.store).blob(account.did_number, &digest)?;
             let may_go = row.is_some_and(|row| matches!(row.state, BlobState::Withdrawn | BlobState::Erased));
             if may_go {
@@ -209,14 +247,59 @@ impl Held for MirrorSide {
         })
     }
 
-    fn drop_account<'a>(&'a self, did: &'a Did) -> Answered<'a, ()> {
-        self.erase(Erase {
-            did: did.clone(),
-            whole: true,
-            lasting: false,
-            records: Vec::new(),
-            blobs: Vec::new(),
-            kept_car: true,
+    fn remove_while<'a>(&'a self, did: &'a Did, name: &'a str, may: May<'a>) -> Answered<'a, bool> {
+        Box::pin(async move {
+            // What is put there again while it is looked at would be taken for archived.
+            let _repositories = self.gate.alone(Going::Repositories).await;
+            let _blobs = self.gate.alone(Going::Blobs).await;
+            let may_go = self.account(did)?.is_some_and(|known| may(&known));
+            if may_go {
+                self.bucket.delete(name).await?;
+            }
+            Ok(may_go)
+        })
+    }
+
+    fn drop_account<'a>(&'a self, did: &'a Did) -> Answered<'a, bool> {
+        Box::pin(async move {
+            self.erase(Erase {
+                did: did.clone(),
+                whole: true,
+                lasting: false,
+                records: Vec::new(),
+                blobs: Vec::new(),
+                kept_car: true,
+            })
+            .await?;
+            // The applier refuses if it came back meanwhile.
+            let row = Mirror::new(&*self.store).account(did)?;
+            let gone = |row: &AccountRow| row.head.is_none() && row.upstream == AccountStatus::Deleted;
+            Ok(row.is_some_and(|row| gone(&row)))
+        })
+    }
+
+    fn snapshot_lost<'a>(&'a self, did: &'a Did, rev: Rev) -> Answered<'a, ()> {
+        Box::pin(async move {
+            let newest = Mirror::new(&*self.store)
+                .account(did)?
+                .and_then(|row| row.snapshot);
+            let again = newest.is_some_and(|mark| mark.rev == rev);
+            if again {
+                let (did, blob) = (did.clone(), None);
+                self.applier.apply(Input::ArchiveLost { did, blob }).await?;
+            }
+            let fate = if again {
+                "it is made again"
+            } else {
+                "what was to go in its favour stays"
+            };
+            let message = format!(
+                "the snapshot of {did} at rev {rev} in {} does not prove: {fate}; run `firekeep verify`",
+                self.bucket
+            );
+            let kind = AlarmKind::ArchiveDamaged;
+            self.applier.apply(Input::OwnAlarm { kind, message }).await?;
+            Ok(())
         })
     }
 }
@@ -288,3 +371,6 @@ impl Letting for MirrorSide {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ use time::OffsetDateTime;
 
 use crate::types::{Digest, Rev, Timestamp};
 
+mod lead;
 #[cfg(test)]
 mod tests;
 
@@ -77,6 +78,8 @@ pub struct Delta {
     pub to: Rev,
     /// Its length.
     pub bytes: u64,
+    /// Which rev it leads to from which, step by step; none: it was not read, and counts for what its name says.
+    pub steps: Option<Vec<(Rev, Rev)>>,
 }
 
 /// A blob in the archive.
@@ -213,6 +216,30 @@ pub fn time_of(rev: Rev, now: Timestamp) -> Option<Timestamp> {
     (time >= FIRST_TIME && time <= now.plus(FUTURE)).then_some(time.min(now))
 }
 
+/// A CAR that is kept as it came, by rev and digest of its commit.
+pub type KeptAsItCame = (Rev, Digest);
+
+/// Which CARs of a lax or restored host, kept as they came, may go: one that was what the host had at a moment of the
+/// window stays. That is over for one when a later one stands for longer than the window, or when the account has
+/// followed its host again for as long (`over`: the one that the mirror keeps, and since when it follows again).
+#[must_use]
+pub fn superseded(
+    all: &[KeptAsItCame],
+    over: (Option<KeptAsItCame>, Option<Timestamp>),
+    keep: &Keep,
+    now: Timestamp,
+) -> BTreeSet<KeptAsItCame> {
+    let start = now.minus(keep.window);
+    let (current, followed_again) = over;
+    let old = |rev: Rev| time_of(rev, now).is_some_and(|time| time <= start);
+    let follows = current.is_none() && followed_again.is_some_and(|since| since <= start);
+    let gone = all.iter().filter(|kept| {
+        let later = all.iter().any(|(rev, _)| *rev > kept.0 && old(*rev));
+        old(kept.0) && Some(**kept) != current && (follows || later)
+    });
+    gone.copied().collect()
+}
+
 /// Plans for one account.
 #[must_use]
 pub fn plan(holdings: &Holdings, keep: &Keep, now: Timestamp) -> Plan {
@@ -260,6 +287,8 @@ struct Planner<'a> {
     kept: BTreeMap<Rev, BTreeSet<Kept>>,
     /// From here on every moment is kept.
     base: Option<Rev>,
+    /// Deltas that lead there from before.
+    led: BTreeSet<(Rev, Rev)>,
 }
 
 impl<'a> Planner<'a> {
@@ -280,6 +309,7 @@ impl<'a> Planner<'a> {
             usable: usable.collect(),
             kept: BTreeMap::new(),
             base: None,
+            led: BTreeSet::new(),
         }
     }
 
@@ -303,7 +333,9 @@ impl<'a> Planner<'a> {
         let deltas = holdings.deltas.into_iter().map(|what| Planned {
             fate: match self.base {
                 None => Fate::Keep(BTreeSet::from([Kept::NoSnapshot])),
-                Some(base) if what.to > base => Fate::Keep(BTreeSet::from([Kept::Window])),
+                Some(base) if what.to > base || self.led.contains(&(what.from, what.to)) => {
+                    Fate::Keep(BTreeSet::from([Kept::Window]))
+                }
                 Some(_) => Fate::Delete(Gone::NotNeeded),
             },
             what,
@@ -401,18 +433,7 @@ impl<'a> Planner<'a> {
         let Some((base, ..)) = base.copied() else { return };
         self.base = Some(base);
         self.keep(base, Kept::WindowBase);
-        let mut reach = base;
-        for (rev, ..) in usable.iter().filter(|(rev, ..)| *rev > base) {
-            for delta in deltas.iter().filter(|delta| delta.to > base) {
-                if delta.from <= reach {
-                    reach = reach.max(delta.to);
-                }
-            }
-            if reach < *rev {
-                self.keep(*rev, Kept::NothingLeadsHere);
-                reach = *rev;
-            }
-        }
+        self.lead(base, deltas);
     }
 
     fn blob(&self, blob: &Blob) -> Fate {

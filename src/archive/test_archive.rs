@@ -322,6 +322,17 @@ impl TestArchive {
 
     /// The entries `range` of a churn, as a delta.
     pub(crate) async fn delta(&self, churn: &Churn, range: Range<usize>) -> String {
+        let entries = &churn.entries[range.clone()];
+        self.delta_of(churn, range, entries).await
+    }
+
+    /// These entries, as a delta from one state to another.
+    pub(crate) async fn delta_of(
+        &self,
+        churn: &Churn,
+        range: Range<usize>,
+        entries: &[(Entry, BTreeMap<Cid, Bytes>)],
+    ) -> String {
         let (from, to) = (&churn.states[range.start], &churn.states[range.end]);
         let name = DeltaName::new(
             DidFolder::try_from(churn.did()).expect("short"),
@@ -335,7 +346,7 @@ impl TestArchive {
             from: from.rev,
             to: to.rev,
         };
-        let file = log_file(origin, churn.entries[range].iter());
+        let file = log_file(origin, entries.iter());
         self.put(&name, pack(&file.encode_car())).await;
         name
     }

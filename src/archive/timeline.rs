@@ -22,6 +22,9 @@ use crate::types::{AccountStatus, Cid, Did, Digest, HostName, RepoPath, Rev, Tim
 /// A rev's time is taken for one from 2020 on: the protocol is not older.
 const REV_TIME_MIN: Timestamp = Timestamp::from_micros(1_577_836_800_000_000);
 
+/// Ways that are known to one moment, besides the first.
+const OTHERS_MAX: usize = 8;
+
 /// An object of the archive that holds entries. [`Timeline::source_name`] names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source(usize);
@@ -50,6 +53,8 @@ pub struct Moment {
     /// Whether a snapshot of it stands in the archive.
     pub snapshot: bool,
     source: Option<Source>,
+    /// Other revs that entries lead here from, and the objects that hold those: a mirror that fell back told them.
+    others: Vec<(Rev, Source)>,
     /// Where in the log it stands, if it was read there.
     place: Option<u64>,
 }
@@ -274,6 +279,11 @@ impl TimelineBuilder {
                         known.source = moment.source;
                     }
                     known.place = known.place.or(place);
+                    if let Some(since) = moment.since.filter(|since| known.since != Some(*since))
+                        && known.others.len() < OTHERS_MAX
+                    {
+                        known.others.push((since, source));
+                    }
                     continue;
                 }
                 _ => drop(self.drafts.insert(rev, moment)),
@@ -322,6 +332,7 @@ impl TimelineBuilder {
             ops: (0, 0),
             snapshot: false,
             source: None,
+            others: Vec::new(),
             place: None,
         });
         if moment.commit == commit {
@@ -355,6 +366,7 @@ fn of_change(change: &Change, kind: MomentKind) -> Moment {
         ops: (puts, change.ops.len() as u64 - puts),
         snapshot: false,
         source: None,
+        others: Vec::new(),
         place: None,
     }
 }
@@ -372,6 +384,7 @@ fn loaded(rev: Rev, commit: Cid, host: &HostName, received: Timestamp) -> Moment
         ops: (0, 0),
         snapshot: false,
         source: None,
+        others: Vec::new(),
         place: None,
     }
 }

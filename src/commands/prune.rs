@@ -106,6 +106,7 @@ fn collect(holdings: &mut Holdings, name: &ObjectName, bytes: u64) {
             from: name.from(),
             to: name.to(),
             bytes,
+            steps: None,
         }),
         _ => {}
     }

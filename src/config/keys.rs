@@ -37,7 +37,7 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'stat
 }
 
 /// Every key, in the order in which a reader wants them.
-pub const KEYS: [Key; 45] = [
+pub const KEYS: [Key; 48] = [
     key(
         "hosts",
         Kind::List,
@@ -115,7 +115,7 @@ pub const KEYS: [Key; 45] = [
     key(
         "prune_interval",
         Kind::Text,
-        "off",
+        "1d",
         "How often what is no longer needed, by the keep.* keys, goes from the archive; off: nothing goes by itself.",
     ),
     key(
@@ -278,6 +278,24 @@ pub const KEYS: [Key; 45] = [
         "30d",
         "How long a blob is kept that no kept moment refers to any more.",
     ),
+    key(
+        "notify.heartbeat_url",
+        Kind::Text,
+        "",
+        "Asked once a minute while all goes on; a service such as healthchecks.io tells you when it stops.",
+    ),
+    key(
+        "notify.webhook_url",
+        Kind::Text,
+        "",
+        "Where alarms are sent, by POST.",
+    ),
+    key(
+        "notify.webhook_format",
+        Kind::Text,
+        "json",
+        "As what: json, ntfy (https://ntfy.sh/topic) or discord.",
+    ),
 ];
 
 /// The key with this name.
@@ -346,7 +364,7 @@ pub fn table() -> String {
             "s3.session_token_file" | "s3.connect_timeout" | "s3.attempt_timeout" | "s3.idle_timeout" => {
                 String::new()
             }
-            name if name.starts_with("keep.") => String::new(),
+            name if name.starts_with("keep.") || name.starts_with("notify.") => String::new(),
             name => format!("`--{}`", flag_name(name)),
         };
         let default = if key.default.is_empty() {

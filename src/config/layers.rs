@@ -202,12 +202,19 @@ impl Layers {
     }
 
     /// Every key with the value in force and where it stands, a line each. No value is a secret: those are in
-    /// files that these name.
+    /// files that these name; of where alarms go only the host is shown.
     #[must_use]
     pub fn shown(&self) -> String {
         let mut text = String::new();
         for key in &KEYS {
             let line = match self.settings.get(key.name) {
+                Some(setting) if key.name.starts_with("notify.") && key.name.ends_with("_url") => {
+                    let url = setting.value.as_str().unwrap_or_default();
+                    let host: Vec<&str> = url.splitn(4, '/').take(3).collect();
+                    let host = host.join("/");
+                    let host = host.split(['?', '@']).next().unwrap_or_default();
+                    format!("{} = \"{host}/…\"  # {}", key.name, setting.origin)
+                }
                 Some(setting) => format!("{} = {}  # {}", key.name, setting.value, setting.origin),
                 None if key.default.is_empty() => continue,
                 None => format!("{} = {}  # default", key.name, key.default),

@@ -7,6 +7,7 @@
 pub mod cost;
 pub mod keys;
 pub mod layers;
+mod notify;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::layers::{Layers, Origin, Setting};
+pub use self::notify::{Webhook, WebhookFormat};
 use crate::archive::retention::Keep;
 use crate::archive::settings::{ArchiveConfig, S3Input, SettingError};
 use crate::mirror::rows::Scope;
@@ -85,6 +87,10 @@ pub struct Config {
     pub records_gone_percent: u64,
     /// What stays in the archive, and how long.
     pub keep: Keep,
+    /// What is asked while all goes on.
+    pub heartbeat_url: Option<String>,
+    /// Where alarms are sent.
+    pub webhook: Option<Webhook>,
     /// Whether plain http, loopback and private addresses are allowed.
     pub dev_mode: bool,
     /// Log lines as text or JSON.
@@ -189,10 +195,7 @@ impl Config {
             snapshot_interval: duration(layers, "snapshot_interval", "1h", SNAPSHOT_INTERVAL)?,
             audit_interval: duration(layers, "audit_interval", "1d", AUDIT_INTERVAL)?,
             archive_check_interval: duration(layers, "archive_check_interval", "1h", ARCHIVE_CHECK_INTERVAL)?,
-            prune_interval: match layers.text("prune_interval").as_deref() {
-                None | Some("off") => None,
-                Some(_) => Some(duration(layers, "prune_interval", "1d", PRUNE_INTERVAL)?),
-            },
+            prune_interval: prune_interval(layers)?,
             scrub_interval: duration(layers, "scrub_interval", "30d", PROOF_INTERVAL)?,
             drill_interval: duration(layers, "drill_interval", "1d", PROOF_INTERVAL)?,
             blob_bytes_max: size(layers, "blob_bytes_max", "300MiB", BLOB_BYTES)?,
@@ -202,6 +205,8 @@ impl Config {
             accounts_gone_percent: percent(layers, "accounts_gone_percent", "10")?,
             records_gone_percent: percent(layers, "records_gone_percent", "50")?,
             keep: keep(layers)?,
+            heartbeat_url: notify::notify_url(layers, "notify.heartbeat_url", dev_mode)?,
+            webhook: notify::webhook(layers, dev_mode)?,
             dev_mode,
             log_format: log_format(layers)?,
             log_level: layers.text("log_level").unwrap_or_else(|| "info".to_owned()),
@@ -374,6 +379,22 @@ fn duration(
         return Err(layers.error_for(key, &text, &remedy));
     }
     Ok(value)
+}
+
+/// `off`: nothing goes by itself.
+fn prune_interval(layers: &Layers) -> Result<Option<Duration>, ConfigError> {
+    let text = layers.text("prune_interval").unwrap_or_else(|| "1d".to_owned());
+    if text == "off" {
+        return Ok(None);
+    }
+    let (least, most) = PRUNE_INTERVAL;
+    let value = parse_duration(&text).filter(|value| (least..=most).contains(value));
+    value.map(Some).ok_or_else(|| {
+        let (least, most) = (show_duration(least), show_duration(most));
+        let remedy =
+            format!("must be from {least} to {most}, such as \"1d\"; \"off\" if nothing is to go by itself");
+        layers.error_for("prune_interval", &text, &remedy)
+    })
 }
 
 fn optional_duration(layers: &Layers, key: &'static str) -> Result<Option<Duration>, ConfigError> {

@@ -18,6 +18,12 @@ fn config(file: &str, env: &[(&str, &str)], flags: &[(&'static str, &str)]) -> R
     Config::check(&layers, Path::new("/srv/x"))
 }
 
+#[test]
+fn pruning_can_be_turned_off() {
+    let config = config("prune_interval = \"off\"", &[], &[]).expect("valid");
+    assert_eq!(config.prune_interval, None);
+}
+
 fn error(file: &str) -> String {
     config(file, &[], &[]).expect_err("a mistake").to_string()
 }
@@ -33,6 +39,7 @@ fn defaults_hold_together() {
     assert_eq!(config.listen.to_string(), "127.0.0.1:2585");
     assert_eq!(config.plc_url, "https://plc.directory");
     assert_eq!(config.snapshot_interval, Duration::from_secs(3600));
+    assert_eq!(config.prune_interval, Some(Duration::from_secs(24 * 3600)));
     assert_eq!(config.audit_interval, Duration::from_secs(24 * 3600));
     assert_eq!(config.blob_sweep_interval, Duration::from_secs(24 * 3600));
     assert_eq!(config.accounts_gone_percent, 10);
@@ -141,6 +148,12 @@ fn each_mistake_names_key_value_and_remedy() {
         ),
         ("snapshot_interval = \"8d\"", "must be from 1s to 7d"),
         ("audit_interval = \"8d\"", "must be from 1s to 7d"),
+        (
+            "prune_interval = \"never\"",
+            "\"off\" if nothing is to go by itself",
+        ),
+        ("prune_interval = \"31d\"", "must be from 1s to 30d"),
+        ("prune_interval = \"500ms\"", "must be from 1s to 30d"),
         ("blob_sweep_interval = \"9s\"", "must be from 10s to 30d"),
         ("archive_check_interval = \"2d\"", "must be from 1s to 1d"),
         (

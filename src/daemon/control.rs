@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -13,11 +13,13 @@ use serde_json::{Value, json};
 use super::archive_watch::ArchiveWatch;
 use super::care::Forget;
 use super::drill::Options;
+use super::history::History;
 use super::hosts::Follower;
 use super::inspect::parse_alarm;
 use super::proof::Proof;
 use super::retain::Retain;
 use super::standing::{Standing, Surroundings};
+use super::supervise::Supervisor;
 
 use crate::archive::keeper::Keeper;
 use crate::archive::shipper::Shipper;
@@ -64,6 +66,10 @@ pub struct DaemonControl {
     pub retain: Arc<Retain>,
     /// Follows hosts.
     pub follower: Follower,
+    /// Watches the tasks.
+    pub supervisor: Arc<Supervisor>,
+    /// What the last day was like.
+    pub history: Mutex<History>,
     /// The configuration in force.
     pub config: Config,
     /// Where XRPC listens.
@@ -87,14 +93,14 @@ impl DaemonControl {
     }
 
     /// Whether the archive is open, and took what was last put there.
-    fn archive_works(&self) -> bool {
+    pub(super) fn archive_works(&self) -> bool {
         let (keeper, shipper) = (self.keeper.get(), self.shipper.get());
         keeper.is_some_and(|keeper| !keeper.is_failing())
             && shipper.is_some_and(|shipper| !shipper.is_failing())
             && self.archive.is_good()
     }
 
-    fn hosts_listed(&self) -> Result<bool, StoreError> {
+    pub(super) fn hosts_listed(&self) -> Result<bool, StoreError> {
         let hosts = Mirror::new(&*self.store).hosts()?;
         Ok(self.follower.hosts.all().keys().all(|followed| {
             let row = hosts.iter().find(|(name, _)| name == followed);
@@ -181,7 +187,7 @@ impl DaemonControl {
                 host.last_event.set(at.seconds_f64());
             }
         }
-        Ok(())
+        self.look_at_all(now)
     }
 
     /// The status as data.
@@ -191,6 +197,7 @@ impl DaemonControl {
     pub fn report(&self) -> Result<Value, StoreError> {
         let totals = self.applier.totals();
         let standing = self.standing(&totals);
+        let now = self.clock.now();
         let mut hosts = Vec::new();
         for (name, row) in Mirror::new(&*self.store).hosts()? {
             let Some(url) = self.follower.hosts.get(&name) else {
@@ -206,10 +213,24 @@ impl DaemonControl {
                 "epoch": row.epoch,
                 "listed": matches!(row.listing, Listing::Finished { .. }),
                 "last_event": row.last_event.map(|at| at.to_string()),
+                "active": totals.active.get(&name),
+                "lag_seconds": self.metrics.host(&name).replication_lag.get(),
+                "off_machine_seconds": self.metrics.host(&name).undurable_age.get(),
+                "away_seconds": self.away_for(&name, now).map(|away| away.as_secs_f64()),
             }));
         }
         Ok(json!({
             "version": env!("CARGO_PKG_VERSION"),
+            "now": now.to_string(),
+            "up_seconds": self.up(now).as_secs_f64(),
+            "protection": self.protection(&totals, now).json(),
+            "off_machine_seconds": self.metrics.log_oldest.get(),
+            "proof": self.proof_json(),
+            "disk": {
+                "free": self.metrics.data_dir_free.get(),
+                "mirror": self.metrics.mirror_bytes.get(),
+            },
+            "bill": self.bill_json(now),
             "standing": standing.name(),
             "summary": standing.sentence(),
             "hosts": hosts,
@@ -396,6 +417,12 @@ impl Control for DaemonControl {
         let text = |error: StoreError| error.to_string();
         Some(match name {
             "status" => Box::pin(async move { self.report().map_err(text) }),
+            "overview" => Box::pin(async move { self.overview().map_err(text) }),
+            "account" => Box::pin(async move {
+                let did = query.get("did").map(String::as_str).unwrap_or_default();
+                let did: Did = did.parse().map_err(|error| format!("{did:?} is {error}"))?;
+                self.account_page(&did).await
+            }),
             "accounts" => Box::pin(async move {
                 self.accounts(query.get("after").map(String::as_str))
                     .map_err(text)
@@ -432,6 +459,7 @@ impl Control for DaemonControl {
                 let name = name.to_owned();
                 Box::pin(async move { self.offer(&name, &query).await })
             }
+            "break-task" if self.config.dev_mode => Box::pin(async move { self.break_task(&query) }),
             "acknowledge" => Box::pin(async move {
                 let alarm = parse_alarm(&query).ok_or_else(|| "no alarm is named like that".to_owned())?;
                 let by = query.get("by").cloned().unwrap_or_else(|| "an admin".to_owned());

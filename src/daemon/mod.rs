@@ -8,6 +8,7 @@
 //! data folder, ports, hosts and archive were looked at. [`run`] owns every task. Closing goes the way of the
 //! data: stop reading, apply what was read, archive what is open, stop serving, close the store.
 
+pub mod account_page;
 pub mod archive_link;
 pub mod archive_watch;
 pub mod care;
@@ -15,19 +16,24 @@ pub mod cold_start;
 pub mod control;
 pub mod drill;
 pub mod follow;
+pub mod history;
 pub mod hosts;
 pub mod inspect;
 pub mod manager;
+pub mod notify;
 pub mod observe;
 pub mod offers;
+pub mod overview;
 pub mod probe;
-pub mod proof;
 pub mod progress;
+pub mod proof;
+pub mod protection;
 pub mod readiness;
 pub mod retain;
 pub mod standing;
 pub mod start;
 pub mod states;
+pub mod supervise;
 pub mod upstream;
 pub mod work;
 
@@ -41,10 +47,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::control::DaemonControl;
 use self::start::Daemon;
+use self::supervise::Rhythm;
 use crate::archive::shipper::{ShipError, Shipper};
 use crate::cli::Said;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::metrics::labels::TaskLabel;
 use crate::mirror::reader::Mirror;
 use crate::serve::Readiness;
 
@@ -150,6 +158,9 @@ fn interrupted() -> DaemonError {
     }
 }
 
+/// A task as it is spawned.
+type Task = std::pin::Pin<Box<dyn Future<Output = Result<(), DaemonError>> + Send>>;
+
 /// A daemon whose tasks run.
 struct Running {
     daemon: Daemon,
@@ -166,6 +177,7 @@ struct Running {
 }
 
 impl Running {
+    #[expect(clippy::too_many_lines, reason = "one task after the other")]
     fn start(mut daemon: Daemon) -> Self {
         let token = CancellationToken::new;
         let running = (token(), token(), token(), token());
@@ -173,19 +185,43 @@ impl Running {
         let mut tasks = JoinSet::new();
         let mut followers = JoinSet::new();
 
+        let failed = |error: &dyn std::fmt::Display| DaemonError::failed(error.to_string());
+        let supervisor = Arc::clone(&daemon.control.supervisor);
+        let watch = |label, rhythm, told: &CancellationToken, task: Task| {
+            let (supervisor, told) = (Arc::clone(&supervisor), told.clone());
+            async move {
+                supervisor
+                    .watch(label, rhythm, told, task)
+                    .await
+                    .unwrap_or(Ok(()))
+            }
+        };
+
         for host in daemon.take_hosts() {
             let cancel = stop_reading.clone();
             let (subscriber, queue, start) = (host.subscriber, host.queue, host.start);
-            followers.spawn(async move {
+            let task = async move {
                 subscriber.run(start, cancel).await;
                 Ok(())
-            });
+            };
+            followers.spawn(watch(
+                TaskLabel::Subscribe,
+                Rhythm::Waits,
+                &stop_reading,
+                Box::pin(task),
+            ));
             // Ends when the subscriber's queue does, so that what was read is handed over.
             let follow = Arc::new(host.follow);
-            followers.spawn(async move {
+            let task = async move {
                 let done = follow.run(queue, CancellationToken::new()).await;
-                done.map_err(|error| DaemonError::failed(error.to_string()))
-            });
+                done.map_err(|error| failed(&error))
+            };
+            followers.spawn(watch(
+                TaskLabel::Follow,
+                Rhythm::Waits,
+                &stop_reading,
+                Box::pin(task),
+            ));
         }
 
         if let Some(late) = daemon.late.take() {
@@ -194,56 +230,108 @@ impl Running {
         tasks.spawn(Arc::clone(&daemon.control).remove_when_due(stop_work.clone()));
 
         let (resolver, cancel) = (daemon.resolver.clone(), stop_work.clone());
-        tasks.spawn(async move {
+        let task = async move {
             resolver.run(cancel).await;
             Ok(())
-        });
+        };
+        tasks.spawn(watch(
+            TaskLabel::Resolve,
+            Rhythm::Waits,
+            &stop_work,
+            Box::pin(task),
+        ));
         let work = work::run(
             Arc::clone(&daemon.workshop),
             stop_work.clone(),
             stop_archiving.clone(),
         );
-        tasks.spawn(async move { work.await.map_err(|error| DaemonError::failed(error.to_string())) });
+        let task = async move { work.await.map_err(|error| failed(&error)) };
+        tasks.spawn(watch(
+            TaskLabel::Work,
+            Rhythm::Own,
+            &stop_archiving,
+            Box::pin(task),
+        ));
         if let Some(link) = daemon.archive_link.take() {
-            let cancel = stop_archiving.clone();
-            tasks.spawn(async move { link.run(cancel).await });
+            let task = link.run(stop_archiving.clone());
+            tasks.spawn(watch(
+                TaskLabel::ArchiveLink,
+                Rhythm::Waits,
+                &stop_archiving,
+                Box::pin(task),
+            ));
         }
-        let (shipper, hurry, cancel) = (
+        let task = ship(
             Arc::clone(&daemon.shipper),
             stop_work.clone(),
             stop_archiving.clone(),
         );
-        tasks.spawn(async move { ship(shipper, hurry, cancel).await });
+        let rhythm = if daemon.control.config.flush_interval < supervise::STALL_AFTER / 2 {
+            Rhythm::Own
+        } else {
+            Rhythm::Waits
+        };
+        tasks.spawn(watch(TaskLabel::Ship, rhythm, &stop_archiving, Box::pin(task)));
         let (proof, cancel) = (Arc::clone(&daemon.proof), stop_work.clone());
-        tasks.spawn(async move {
-            let done = proof.run(cancel).await;
-            done.map_err(|error| DaemonError::failed(error.to_string()))
-        });
+        let task = async move { proof.run(cancel).await.map_err(|error| failed(&error)) };
+        tasks.spawn(watch(TaskLabel::Prove, Rhythm::Own, &stop_work, Box::pin(task)));
         if let Some(states) = daemon.states.take() {
             let cancel = stop_archiving.clone();
-            tasks.spawn(async move {
-                let done = states.run(cancel).await;
-                done.map_err(|error| DaemonError::failed(error.to_string()))
-            });
+            let task = async move { states.run(cancel).await.map_err(|error| failed(&error)) };
+            tasks.spawn(watch(
+                TaskLabel::States,
+                Rhythm::Own,
+                &stop_archiving,
+                Box::pin(task),
+            ));
         }
         if let Some((service, xrpc, admin)) = daemon.service.take() {
             let cancel = stop_serving.clone();
-            tasks.spawn(async move {
+            let task = async move {
                 service.run(xrpc, admin, cancel).await;
                 Ok(())
-            });
+            };
+            tasks.spawn(watch(
+                TaskLabel::Serve,
+                Rhythm::Waits,
+                &stop_serving,
+                Box::pin(task),
+            ));
         }
         let (retain, cancel) = (Arc::clone(&daemon.control.retain), stop_work.clone());
-        tasks.spawn(async move {
+        let task = async move {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => retain.cancel.cancel(),
                 () = Arc::clone(&retain).run() => {}
             }
             Ok(())
-        });
-        let (control, cancel) = (Arc::clone(&daemon.control), stop_serving.clone());
-        tasks.spawn(async move { measure(control, cancel).await });
+        };
+        tasks.spawn(watch(
+            TaskLabel::Retain,
+            Rhythm::Waits,
+            &stop_work,
+            Box::pin(task),
+        ));
+        let task = measure(Arc::clone(&daemon.control), stop_serving.clone());
+        tasks.spawn(watch(
+            TaskLabel::Measure,
+            Rhythm::Own,
+            &stop_serving,
+            Box::pin(task),
+        ));
+        if let Some(notify) = daemon.notify.take() {
+            let cancel = stop_work.clone();
+            let task = async move {
+                tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => Ok(()),
+                    done = notify.run() => done.map_err(|error| failed(&error)),
+                }
+            };
+            tasks.spawn(watch(TaskLabel::Notify, Rhythm::Own, &stop_work, Box::pin(task)));
+        }
+        // It has nothing to do once the mirror is filled.
         let (control, cancel) = (Arc::clone(&daemon.control), stop_work.clone());
         tasks.spawn(async move {
             progress::show(control, cancel).await;

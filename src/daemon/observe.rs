@@ -98,6 +98,10 @@ fn show_totals(metrics: &Metrics, totals: &Totals) {
     for label in BlobLabel::ALL {
         metrics.blobs.of(*label).set(count(&totals.blobs, label.text()));
     }
+    let int = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    metrics.blob_bytes.set(int(totals.blob_bytes));
+    metrics.record_bytes.set(int(totals.record_bytes));
+    metrics.accounts_unsnapshotted.set(int(totals.without_snapshot));
     metrics
         .blobs_withheld
         .set(i64::try_from(totals.blobs_withheld).unwrap_or(i64::MAX));
@@ -210,7 +214,8 @@ fn observe_note(metrics: &Metrics, note: &Note) {
         }
         Note::Listed { host } => tracing::debug!(%host, "listing finished"),
         Note::Gap { host } => {
-            tracing::warn!(%host, "events of this host were lost; every account is compared")
+            metrics.host(host).gaps.inc();
+            tracing::warn!(%host, "events of this host were lost; every account is compared");
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::control::DaemonControl;
-use super::standing::Standing;
+use super::protection::Protection;
 use crate::mirror::applier::Totals;
 
 /// Between two looks.
@@ -97,7 +97,8 @@ fn draw(bar: &ProgressBar, totals: &Totals) {
 /// Prints what is followed, what is held, whether it is off this machine, and where to look.
 fn summarise(control: &DaemonControl) {
     let totals = control.applier.totals();
-    let text = summary(control, &totals, control.standing(&totals));
+    let judged = control.protection(&totals, control.clock.now());
+    let text = summary(control, &totals, &judged);
     let mut out = std::io::stdout().lock();
     // A closed stdout must not stop a backup.
     if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
@@ -105,7 +106,7 @@ fn summarise(control: &DaemonControl) {
     }
 }
 
-fn summary(control: &DaemonControl, totals: &Totals, standing: Standing) -> String {
+fn summary(control: &DaemonControl, totals: &Totals, judged: &Protection) -> String {
     let mut text = String::from("\n");
     let mut line = |name: &str, value: String| text.push_str(&format!("  {name:<10} {value}\n"));
     for (name, url) in control.follower.hosts.all() {
@@ -139,7 +140,10 @@ fn summary(control: &DaemonControl, totals: &Totals, standing: Standing) -> Stri
             control.config.archive.url, totals.archived, totals.with_head
         ),
     );
-    line("state", standing.sentence().to_owned());
+    line("state", judged.level.headline().to_uppercase());
+    for finding in &judged.findings {
+        line("", format!("- {}", finding.text));
+    }
     line(
         "look at",
         format!("http://{}/  and  firekeep status", control.listen),

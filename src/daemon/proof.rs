@@ -22,7 +22,7 @@ use crate::archive::scrub::run::{self, Progress, ScrubError};
 use crate::archive::scrub::{Checkpoint, Fault, Finding, Sample};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::metrics::labels::Outcome;
+use crate::metrics::labels::{Outcome, ProofKind};
 use crate::mirror::handle::{ApplierHandle, Stopped};
 use crate::mirror::input::Input;
 use crate::mirror::keyspace::{AlarmKind, encode_number, meta_proof};
@@ -180,6 +180,9 @@ impl Proof {
                     self.metrics
                         .scrub_findings
                         .set(i64::try_from(bad).unwrap_or(i64::MAX));
+                    let outcome = if bad == 0 { Outcome::Ok } else { Outcome::Error };
+                    self.metrics.verify_runs.of(ProofKind::Archive, outcome).inc();
+                    self.metrics.verify_failures.of(ProofKind::Archive).inc_by(bad);
                     if bad == 0 {
                         self.mark("scrub", now)?;
                         self.metrics.last_scrub.set(now.seconds_f64());
@@ -348,6 +351,7 @@ impl Proof {
         self.mark("drilled", now)?;
         if report.is_good() {
             self.metrics.drills.of(Outcome::Ok).inc();
+            self.metrics.verify_runs.of(ProofKind::Drill, Outcome::Ok).inc();
             self.metrics.last_drill.set(now.seconds_f64());
             self.mark("drill", now)?;
             tracing::info!(
@@ -357,6 +361,19 @@ impl Proof {
             return Ok(Ok(report));
         }
         self.metrics.drills.of(Outcome::Error).inc();
+        self.metrics
+            .verify_runs
+            .of(ProofKind::Drill, Outcome::Error)
+            .inc();
+        let bad = report
+            .accounts
+            .iter()
+            .filter(|account| !account.problems.is_empty())
+            .count();
+        self.metrics
+            .verify_failures
+            .of(ProofKind::Drill)
+            .inc_by(bad as u64);
         self.metrics.last_failed_drill.set(now.seconds_f64());
         self.mark("drill_failed", now)?;
         let failed = report.accounts.iter().find_map(|account| {

@@ -13,10 +13,13 @@ use super::archive_watch::ArchiveWatch;
 use super::cold_start;
 use super::control::DaemonControl;
 use super::follow::Follow;
+use super::history::History as LagHistory;
 use super::hosts::{Follower, Hosts, Late};
+use super::notify::Notify;
 use super::probe::probe_hosts;
 use super::proof::Proof;
 use super::states::States;
+use super::supervise::Supervisor;
 use super::upstream::upstream;
 use super::work::Workshop;
 use super::{DaemonError, exit, observe};
@@ -28,6 +31,7 @@ use crate::config::{Config, HostConfig};
 use crate::http::client::Upstream;
 use crate::identity::resolver::{Resolver, ResolverConfig};
 use crate::metrics::Metrics;
+use crate::metrics::labels::TaskLabel;
 use crate::mirror::applier::{Applier, ApplierLimits};
 use crate::mirror::blobs::BlobFetcher;
 use crate::mirror::handle::{self, ApplierHandle};
@@ -69,6 +73,8 @@ pub struct Daemon {
     pub proof: Arc<Proof>,
     /// Writes the states of hosts into the archive.
     pub states: Option<States>,
+    /// Tells people.
+    pub notify: Option<Notify>,
     /// The listeners.
     pub service: Option<(Service, TcpListener, TcpListener)>,
     /// What commands and the status need.
@@ -111,6 +117,7 @@ impl Daemon {
             shipper,
             states,
             proof,
+            notify,
             ..
         } = self;
         drop((
@@ -122,6 +129,7 @@ impl Daemon {
             shipper,
             states,
             proof,
+            notify,
         ));
         if let Some(thread) = thread {
             let joined = tokio::task::spawn_blocking(move || thread.join().is_ok());
@@ -190,7 +198,10 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
     workshop.urls = Arc::clone(&follower.hosts);
     let workshop = Arc::new(workshop);
     let proof = proof(&config, &workshop, fetcher.spool_dir.clone());
+    let supervisor = Arc::new(Supervisor::new(Arc::clone(&metrics), Arc::clone(&health)));
     let control = Arc::new(DaemonControl {
+        supervisor,
+        history: Mutex::new(LagHistory::new(clock.now())),
         proof: Arc::new(proof),
         store: Arc::clone(&store),
         applier: applier.clone(),
@@ -211,6 +222,7 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         hosts,
         late: Some(late),
         resolver,
+        notify: Some(notify(&control, upstream)),
         states: Some(states(&workshop, &control)),
         proof: Arc::clone(&control.proof),
         workshop,
@@ -246,6 +258,7 @@ fn service(
         control: Arc::clone(control) as Arc<dyn serve::Control>,
         limits: ServeLimits::default(),
         public_url: control.config.public_url.clone(),
+        branding: serve::Branding::from_variables(|name| std::env::var(name).ok()),
     })
 }
 
@@ -260,6 +273,14 @@ fn admin_password(path: &Path) -> Result<AdminPassword, DaemonError> {
     let text = std::fs::read_to_string(path);
     let text = text.map_err(|error| bad(&format!("cannot be read ({error})")))?;
     AdminPassword::parse(&text).map_err(|why| bad(&why))
+}
+
+fn notify(control: &Arc<DaemonControl>, upstream: Upstream) -> Notify {
+    Notify {
+        control: Arc::clone(control),
+        upstream,
+        applier_pulse: control.supervisor.probe(TaskLabel::Apply),
+    }
 }
 
 fn proof(config: &Config, workshop: &Workshop, temp_dir: PathBuf) -> Proof {

@@ -27,7 +27,20 @@ pub fn upstream(config: &Config, clock: &Clock) -> Result<Upstream, DaemonError>
         .plc_url
         .split_once("://")
         .and_then(|(_, rest)| rest.parse::<HostName>().ok());
-    let trusted = config.hosts.iter().map(|host| host.name.clone()).chain(plc);
+    let told = [
+        config.heartbeat_url.as_deref(),
+        config.webhook.as_ref().map(|webhook| webhook.url.as_str()),
+    ];
+    let told = told.into_iter().flatten().filter_map(|url| {
+        let (_, rest) = url.split_once("://")?;
+        rest.split(['/', '?']).next()?.parse::<HostName>().ok()
+    });
+    let trusted = config
+        .hosts
+        .iter()
+        .map(|host| host.name.clone())
+        .chain(plc)
+        .chain(told);
     let policy = AddressPolicy::new(config.dev_mode, trusted);
     let mut paced = Vec::with_capacity(config.hosts.len());
     for host in &config.hosts {

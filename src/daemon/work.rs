@@ -32,7 +32,7 @@ use crate::mirror::resync::{Fetcher, stored_identity};
 use crate::mirror::rows::{BlobFailure, Listing, SyncState};
 use crate::mirror::store::{Family, Store, StoreError};
 use crate::mirror::sweep;
-use crate::types::{Did, HostName};
+use crate::types::{Did, HostName, Timestamp};
 
 /// How many pieces of each kind of work run at once.
 const LIMITS: [(TaskKind, usize); 10] = [
@@ -421,7 +421,7 @@ impl Workshop {
         if !shown {
             return Ok(self.applier.apply(audited).await?);
         }
-        let listed = self.audit_pages(&did, &url).await?;
+        let listed = self.audit_pages(&did, &url, asked_at).await?;
         let last = match listed {
             Ok(()) => audited,
             Err(error) if error.is_transient() => Input::TaskDelayed {
@@ -441,7 +441,12 @@ impl Workshop {
         Ok(self.applier.apply(last).await?)
     }
 
-    async fn audit_pages(&self, did: &Did, url: &str) -> Result<Result<(), FetchError>, WorkError> {
+    async fn audit_pages(
+        &self,
+        did: &Did,
+        url: &str,
+        asked_at: Timestamp,
+    ) -> Result<Result<(), FetchError>, WorkError> {
         let mut cursor: Option<String> = None;
         for _ in 0..LIST_PAGES_MAX {
             let (digests, next) = match self.blobs.list_page(did, url, cursor.as_deref()).await {
@@ -452,7 +457,7 @@ impl Workshop {
                 .apply(Input::BlobsListed {
                     did: did.clone(),
                     digests,
-                    task: None,
+                    complete: next.is_none().then_some(asked_at),
                 })
                 .await?;
             cursor = next;

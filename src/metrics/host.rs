@@ -12,6 +12,8 @@ use super::labels::{
 pub struct HostMetrics {
     /// Seconds between now and the time of the last applied event; 0 when caught up and connected.
     pub replication_lag: Gauge,
+    /// How old the oldest of its changes is that is not in the archive; 0 without any.
+    pub undurable_age: Gauge,
     /// 1 while the stream is open.
     pub connected: IntGauge,
     /// The last sequence number at each stage.
@@ -36,6 +38,8 @@ pub struct HostMetrics {
     pub frames_rejected: By<IntCounter, FrameReason>,
     /// Times the stream was opened again.
     pub reconnects: By<IntCounter, ReconnectReason>,
+    /// Times that its numbering had a gap, or started over.
+    pub gaps: IntCounter,
     /// Whole repositories fetched.
     pub resyncs: By2<IntCounter, ResyncReason, ResyncResult>,
     /// Blobs fetched.
@@ -44,11 +48,16 @@ pub struct HostMetrics {
     pub blob_sweep: Gauge,
     /// Alarms raised.
     pub alarms: By<IntCounter, AlarmKind>,
+    /// Alarms that nobody has acknowledged.
+    pub alarms_open: IntGauge,
 }
 
 /// The families that [`HostMetrics`] takes its series from.
 pub(super) struct HostFamilies {
     replication_lag: GaugeVec,
+    undurable_age: GaugeVec,
+    gaps: IntCounterVec,
+    alarms_open: IntGaugeVec,
     connected: IntGaugeVec,
     last_seq: IntGaugeVec,
     last_event: GaugeVec,
@@ -77,6 +86,17 @@ impl HostFamilies {
                 "Now minus the time of the last applied event",
                 &["host"],
             ),
+            undurable_age: make.gauges(
+                "undurable_age_seconds",
+                "Age of the oldest change that is not in the archive",
+                &["host"],
+            ),
+            gaps: make.counters(
+                "sequence_gaps_total",
+                "Times that events of a host were lost",
+                &["host"],
+            ),
+            alarms_open: int_gauges("alarms_open", "Alarms that nobody has acknowledged"),
             connected: int_gauges("upstream_connected", "1 while the stream is open"),
             last_seq: make.int_gauges("last_seq", "Last sequence number at a stage", &["host", "stage"]),
             last_event: make.gauges(
@@ -118,6 +138,9 @@ impl HostMetrics {
         let host = &[host];
         Self {
             replication_lag: families.replication_lag.with_label_values(host),
+            undurable_age: families.undurable_age.with_label_values(host),
+            gaps: families.gaps.with_label_values(host),
+            alarms_open: families.alarms_open.with_label_values(host),
             connected: families.connected.with_label_values(host),
             last_seq: By::new(&families.last_seq, host),
             last_event: families.last_event.with_label_values(host),

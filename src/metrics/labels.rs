@@ -3,10 +3,7 @@
 //! A series exists from the start, at zero: an alert on an absent series never fires. No label is ever made
 //! from what a host or a caller sent, so the number of series is bounded by this file (and by the hosts).
 
-use std::marker::PhantomData;
-
-use prometheus::core::{MetricVec, MetricVecBuilder};
-
+pub use super::by::{By, By2};
 pub use crate::mirror::keyspace::AlarmKind;
 pub use crate::mirror::rows::DesyncReason as ResyncReason;
 pub use crate::verify::RejectReason;
@@ -69,6 +66,8 @@ labels! {
         Received = "received",
         /// In the mirror, synced, with the cursor.
         Applied = "applied",
+        /// In the archive, and all before it.
+        Durable = "durable",
     }
 
     /// Why an event was passed over, legitimately.
@@ -223,6 +222,108 @@ labels! {
         Error = "error",
     }
 
+    /// Where the backup stands.
+    ProtectionLabel {
+        /// Everything is safe.
+        Protected = "protected",
+        /// Held, and not off this machine.
+        Mirrored = "mirrored",
+        /// There is nothing.
+        Empty = "empty",
+        /// On the way.
+        CatchingUp = "catching_up",
+        /// Something is wrong.
+        AtRisk = "at_risk",
+    }
+
+    /// Why it is not protected; the daemon's `protection` says what each means.
+    UnprotectedLabel {
+        /// `task_stalled`
+        TaskStalled = "task_stalled",
+        /// `host_away`
+        HostAway = "host_away",
+        /// `lag`
+        Lag = "lag",
+        /// `archive_away`
+        ArchiveAway = "archive_away",
+        /// `off_machine_age`
+        OffMachineAge = "off_machine_age",
+        /// `spool_full`
+        SpoolFull = "spool_full",
+        /// `blobs_missing`
+        BlobsMissing = "blobs_missing",
+        /// `quarantined`
+        Quarantined = "quarantined",
+        /// `diverged`
+        Diverged = "diverged",
+        /// `damaged`
+        Damaged = "damaged",
+        /// `drill_failed`
+        DrillFailed = "drill_failed",
+        /// `drill_old`
+        DrillOld = "drill_old",
+        /// `scrub_old`
+        ScrubOld = "scrub_old",
+        /// `connecting`
+        Connecting = "connecting",
+        /// `not_listed`
+        NotListed = "not_listed",
+        /// `filling`
+        Filling = "filling",
+        /// `events_parked`
+        EventsParked = "events_parked",
+        /// `blobs_open`
+        BlobsOpen = "blobs_open",
+        /// `not_snapshotted`
+        NotSnapshotted = "not_snapshotted",
+        /// `drill_pending`
+        DrillPending = "drill_pending",
+        /// `scrub_pending`
+        ScrubPending = "scrub_pending",
+        /// `no_accounts`
+        NoAccounts = "no_accounts",
+        /// `same_machine`
+        SameMachine = "same_machine",
+    }
+
+    /// A part of the daemon that runs by itself.
+    TaskLabel {
+        /// Reads a host's stream.
+        Subscribe = "subscribe",
+        /// Verifies it and hands it over.
+        Follow = "follow",
+        /// Writes the mirror.
+        Apply = "apply",
+        /// Reads DID documents.
+        Resolve = "resolve",
+        /// Does what is due: fetches, snapshots.
+        Work = "work",
+        /// Looks after the archive.
+        ArchiveLink = "archive_link",
+        /// Ships the log.
+        Ship = "ship",
+        /// Reads and restores for a trial.
+        Prove = "prove",
+        /// Writes the states of hosts.
+        States = "states",
+        /// Answers callers.
+        Serve = "serve",
+        /// Prunes and looks for what was erased.
+        Retain = "retain",
+        /// Measures.
+        Measure = "measure",
+        /// Sends alarms and heartbeats.
+        Notify = "notify",
+    }
+
+    /// Which proof.
+    ProofKind {
+        /// All of the archive was read.
+        Archive = "archive",
+        /// Accounts were restored for a trial.
+        Drill = "drill",
+    }
+
     /// A request to the archive's store.
     StoreOp {
         /// Store an object.
@@ -325,7 +426,7 @@ labels! {
         MooverRemoveRepo = "com.pdsmoover.backup.removeRepo",
         /// `/xrpc/_health`
         Health = "_health",
-        /// `/`, `/robots.txt`, `/.well-known/did.json`
+        /// `/`, `/account/…`, `/robots.txt`, `/.well-known/did.json`
         Page = "page",
         /// Anything else under `/xrpc/`.
         UnknownMethod = "unknown_method",
@@ -394,7 +495,8 @@ impl Label for AlarmKind {
     }
 
     fn index(self) -> usize {
-        self as usize - 1
+        // Codes are kept in rows and have gaps.
+        Self::ALL.iter().position(|kind| *kind == self).unwrap_or(0)
     }
 }
 
@@ -407,54 +509,5 @@ impl Label for ResyncReason {
 
     fn index(self) -> usize {
         self as usize
-    }
-}
-
-/// One metric for each value of a label.
-pub struct By<M, L> {
-    metrics: Vec<M>,
-    label: PhantomData<fn(L)>,
-}
-
-impl<M: prometheus::core::Metric, L: Label> By<M, L> {
-    /// Makes every series of `vec` that begins with `prefix` and goes on with one label of this set.
-    pub(super) fn new<B: MetricVecBuilder<M = M>>(vec: &MetricVec<B>, prefix: &[&str]) -> Self {
-        let metrics = L::ALL
-            .iter()
-            .map(|label| vec.with_label_values(&[prefix, &[label.text()]].concat()))
-            .collect();
-        Self {
-            metrics,
-            label: PhantomData,
-        }
-    }
-
-    /// The metric of this value.
-    #[must_use]
-    pub fn of(&self, label: L) -> &M {
-        &self.metrics[label.index()]
-    }
-}
-
-/// One metric for each pair of values of two labels.
-pub struct By2<M, A, B> {
-    rows: Vec<By<M, B>>,
-    label: PhantomData<fn(A)>,
-}
-
-impl<M: prometheus::core::Metric, A: Label, B: Label> By2<M, A, B> {
-    /// Makes every series of `vec` that begins with `prefix` and goes on with one label of each set.
-    pub(super) fn new<V: MetricVecBuilder<M = M>>(vec: &MetricVec<V>, prefix: &[&str]) -> Self {
-        let row = |label: &A| By::new(vec, &[prefix, &[label.text()]].concat());
-        Self {
-            rows: A::ALL.iter().map(row).collect(),
-            label: PhantomData,
-        }
-    }
-
-    /// The metric of these values.
-    #[must_use]
-    pub fn of(&self, a: A, b: B) -> &M {
-        self.rows[a.index()].of(b)
     }
 }

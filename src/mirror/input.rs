@@ -92,6 +92,8 @@ pub enum Input {
     BlobDropped {
         /// Whose and which.
         blob: BlobKey,
+        /// It was found that nothing which is kept refers to it, as far as it was not needed from then on.
+        before: Timestamp,
     },
     /// A held blob's bytes turned out to be damaged: fetch it again.
     BlobLost {
@@ -106,8 +108,8 @@ pub enum Input {
         did: Did,
         /// The blobs.
         digests: Vec<Digest>,
-        /// After the last page: the key of the task row that asked for it.
-        task: Option<Vec<u8>>,
+        /// With the last page: when the host was asked for the first.
+        complete: Option<Timestamp>,
     },
     /// A host was asked again for some of the blobs that we hold of it.
     BlobsSwept {
@@ -209,6 +211,15 @@ pub enum Input {
     LogClaimed(LogRow),
     /// Something of our own is not as it should be, and of no host's doing.
     OwnAlarm {
+        /// What it is about.
+        kind: AlarmKind,
+        /// For people.
+        message: String,
+    },
+    /// Something that concerns a host is not as it should be, and no event told of it.
+    HostAlarm {
+        /// The host.
+        host: HostName,
         /// What it is about.
         kind: AlarmKind,
         /// For people.

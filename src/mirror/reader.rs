@@ -15,6 +15,7 @@ use super::rows::{
 use super::store::{Family, KeyRange, StoreError, View};
 
 mod collection;
+mod pinned;
 mod rows;
 
 pub use collection::Direction;

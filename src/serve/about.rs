@@ -1,13 +1,19 @@
 #![allow(clippy::disallowed_methods, reason = "shell: answers requests")]
 //! What this server says of itself: its DID, its methods, and who goes by a handle.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hyper::{Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
+use hyper::{Request, Response, StatusCode};
 use serde_json::json;
 
+use super::access::{self, Peer};
+use super::lookup;
 use super::methods::METHODS;
-use super::params::Params;
+use super::page;
+use super::params::{AtIdentifier, Params};
 use super::response::{self, Body, XrpcError};
 use super::xrpc::Xrpc;
 
@@ -43,11 +49,126 @@ impl Xrpc {
     }
 
     /// The pages that are not XRPC.
-    pub(super) fn page(&self, path: &str) -> Response<Body> {
+    pub(super) async fn page(&self, request: &Request<Incoming>) -> Result<Response<Body>, XrpcError> {
+        let path = request.uri().path();
         match path {
-            "/robots.txt" => response::text(StatusCode::OK, ROBOTS),
-            "/.well-known/did.json" => self.did_document(),
-            _ => response::text(StatusCode::OK, front_page()),
+            "/robots.txt" => return Ok(response::text(StatusCode::OK, ROBOTS)),
+            "/.well-known/did.json" => return Ok(self.did_document()),
+            _ => {}
+        }
+        let peer = request.extensions().get::<Peer>().copied();
+        let private = access::is_local(peer, request.headers(), self.public_url.is_some());
+        let (status, html) = match account_of(path, request.uri().query()) {
+            None if private => (StatusCode::OK, self.status_page().await),
+            None => (StatusCode::OK, self.front_page()),
+            Some(asked) => match self.account_page(&asked, private, request).await? {
+                Some(html) => (StatusCode::OK, html),
+                None => {
+                    let what = "No account of that name is held and served here.";
+                    (StatusCode::NOT_FOUND, page::not_here(&self.branding, what))
+                }
+            },
+        };
+        Ok(self.html(status, html, private))
+    }
+
+    fn html(&self, status: StatusCode, html: String, private: bool) -> Response<Body> {
+        let mut answer = response::with_type(
+            Body::whole(html.into_bytes()),
+            HeaderValue::from_static("text/html; charset=utf-8"),
+        );
+        *answer.status_mut() = status;
+        let headers = answer.headers_mut();
+        let policy = HeaderValue::try_from(self.branding.policy()).expect("checked texts and base64");
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+        headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+        headers.insert(header::CACHE_CONTROL, response::CACHE_NEVER);
+        if private {
+            // No other origin's script reads it, whatever else this listener lets them read.
+            let same = HeaderValue::from_static("same-origin");
+            headers.insert("cross-origin-resource-policy", same.clone());
+            headers.insert("cross-origin-opener-policy", same);
+            answer.extensions_mut().insert(response::Private);
+        }
+        answer
+    }
+
+    async fn status_page(&self) -> String {
+        let asked = self.control.ask("overview", BTreeMap::new());
+        let report = match asked {
+            Some(asked) => asked.await,
+            None => Err("there is no such report".to_owned()),
+        };
+        match report {
+            Ok(report) => page::status(&self.branding, &report),
+            Err(why) => page::not_here(&self.branding, &format!("The state cannot be told: {why}")),
+        }
+    }
+
+    fn front_page(&self) -> String {
+        let methods: Vec<_> = METHODS
+            .iter()
+            .map(|method| (method.nsid(), method.params))
+            .collect();
+        page::front(&self.branding, &self.base_url, &methods)
+    }
+
+    /// None: nobody of that name, or nobody that the public may see.
+    async fn account_page(
+        &self,
+        asked: &AtIdentifier,
+        private: bool,
+        request: &Request<Incoming>,
+    ) -> Result<Option<String>, XrpcError> {
+        let (directory, asked) = (Arc::clone(&self.directory), asked.clone());
+        let did = self
+            .look_up(move |mirror| match asked {
+                AtIdentifier::Did(did) => Ok(Some(did)),
+                AtIdentifier::Handle(handle) => Ok(directory.resolve(mirror, &handle)?),
+            })
+            .await?;
+        let Some(did) = did else { return Ok(None) };
+        if private {
+            let query = BTreeMap::from([("did".to_owned(), did.to_string())]);
+            let account = match self.control.ask("account", query) {
+                Some(asked) => asked.await,
+                None => return Ok(None),
+            };
+            let host = request
+                .headers()
+                .get(header::HOST)
+                .and_then(|host| host.to_str().ok());
+            let base = host.map_or_else(|| self.base_url.clone(), |host| format!("http://{host}"));
+            return Ok(match account {
+                Ok(account) if account.is_null() => None,
+                Ok(account) => Some(page::private_account(&self.branding, &account, &base)),
+                Err(why) => Some(page::not_here(
+                    &self.branding,
+                    &format!("It cannot be told: {why}"),
+                )),
+            });
+        }
+        let known = did.clone();
+        let found = self
+            .look_up(move |mirror| {
+                let served = lookup::served(mirror, &known, &lookup::Sight::Public)?;
+                let row = mirror.account(&known)?;
+                let handle = row
+                    .as_ref()
+                    .and_then(super::directory::handle_of)
+                    .map(str::to_owned);
+                Ok(json!({ "did": known.as_str(), "handle": handle, "rev": served.head.rev.to_string() }))
+            })
+            .await;
+        match found {
+            Ok(account) => Ok(Some(page::public_account(
+                &self.branding,
+                &account,
+                &self.base_url,
+            ))),
+            Err(error) if error.status().is_server_error() => Err(error),
+            // Hidden, or not here: no page tells which.
+            Err(_) => Ok(None),
         }
     }
 
@@ -68,25 +189,23 @@ impl Xrpc {
     }
 }
 
-fn front_page() -> String {
-    let mut methods = String::new();
-    for method in METHODS {
-        let params = method.params.join("=…&");
-        let query = if params.is_empty() {
-            String::new()
-        } else {
-            format!("?{params}=…")
-        };
-        methods.push_str(&format!("  /xrpc/{}{query}\n", method.nsid()));
-    }
-    format!(
-        "Firekeep {}\n\n\
-         This is a backup of AT Protocol repositories and their blobs. It follows its PDSes and gives back\n\
-         what they published: records and blobs, not passwords, preferences or messages.\n\n\
-         {methods}  /xrpc/_health\n\n\
-         https://atproto.com\n",
-        env!("CARGO_PKG_VERSION")
-    )
+/// The account that a path or a query names. A name that is none is nobody's.
+fn account_of(path: &str, query: Option<&str>) -> Option<AtIdentifier> {
+    let named = match path {
+        "/account" => {
+            let pairs = query.unwrap_or_default().split('&');
+            pairs
+                .rev()
+                .find_map(|pair| pair.strip_prefix("account="))
+                .unwrap_or_default()
+        }
+        _ => path.strip_prefix("/account/")?,
+    };
+    let decoded = percent_encoding::percent_decode_str(named).decode_utf8_lossy();
+    let name = decoded.trim().trim_start_matches('@');
+    // No handle is this one, so that nobody is found.
+    let nobody = || AtIdentifier::Handle(super::params::Handle(String::new()));
+    Some(name.parse().unwrap_or_else(|()| nobody()))
 }
 
 #[cfg(test)]

@@ -261,6 +261,7 @@ impl Account {
             first_seen: Timestamp::default(),
             tries: 0,
             withheld_since: None,
+            needed_at: None,
         };
         self.blobs.push((cid, row, Vec::new()));
         self
@@ -404,10 +405,33 @@ impl Server {
         limits: ServeLimits,
         public_url: Option<&str>,
     ) -> Self {
+        let echo: Arc<EchoControl> = Arc::default();
+        let control = Arc::clone(&echo) as Arc<dyn Control>;
+        Self::start_told(store, blobs, limits, public_url, (control, echo)).await
+    }
+
+    pub(super) async fn start_controlled(
+        store: &MemoryStore,
+        blobs: impl BlobArchive,
+        limits: ServeLimits,
+        public_url: Option<&str>,
+        control: impl Control,
+    ) -> Self {
+        let control = (Arc::new(control) as Arc<dyn Control>, Arc::default());
+        Self::start_told(store, blobs, limits, public_url, control).await
+    }
+
+    async fn start_told(
+        store: &MemoryStore,
+        blobs: impl BlobArchive,
+        limits: ServeLimits,
+        public_url: Option<&str>,
+        (told, control): (Arc<dyn Control>, Arc<EchoControl>),
+    ) -> Self {
         let free = || bind("127.0.0.1:0".parse().expect("address"), "listen").expect("a free port");
         let (xrpc, admin) = (free(), free());
         let (metrics, health) = (Arc::new(Metrics::new()), Arc::new(Health::default()));
-        let (control, directory, bucket) = (Arc::default(), Arc::default(), Arc::default());
+        let (directory, bucket) = (Arc::default(), Arc::default());
         let clock = Clock::manual(Timestamp::from_micros(1_700_000_000_000_000));
         let shutdown = CancellationToken::new();
         health.set(Readiness::Ready);
@@ -416,7 +440,7 @@ impl Server {
             blobs: Arc::new(blobs),
             metrics: Arc::clone(&metrics),
             health: Arc::clone(&health),
-            control: Arc::clone(&control) as Arc<dyn Control>,
+            control: told,
             limits,
             public_url: public_url.map(str::to_owned),
             trust: Trust {
@@ -426,6 +450,7 @@ impl Server {
             },
             history: History::new(Arc::clone(&bucket), std::env::temp_dir()),
             sign_ups: SignUps::Hosts,
+            branding: super::Branding::default(),
         };
         let addresses = [&xrpc, &admin].map(|listener| listener.local_addr().expect("bound"));
         let task = tokio::spawn(service.run(xrpc, admin, shutdown.clone()));

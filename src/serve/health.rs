@@ -21,7 +21,7 @@ pub enum Readiness {
 
 /// Shared state: the daemon writes, the listeners read.
 #[derive(Debug, Default)]
-pub struct Health(Mutex<Readiness>);
+pub struct Health(Mutex<Readiness>, Mutex<Option<&'static str>>);
 
 impl Health {
     /// Says what is the case from now on.
@@ -45,6 +45,11 @@ impl Health {
         }
     }
 
+    /// Whether a part of the daemon stands still, or has ended: until it does so no more.
+    pub fn stands_still(&self, why: Option<&'static str>) {
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
     /// What is the case.
     #[must_use]
     pub fn get(&self) -> Readiness {
@@ -55,7 +60,7 @@ impl Health {
     #[must_use]
     pub fn trouble(&self) -> Option<&'static str> {
         match self.get() {
-            Readiness::Ready => None,
+            Readiness::Ready => *self.1.lock().unwrap_or_else(PoisonError::into_inner),
             Readiness::Starting => Some("starting"),
             Readiness::Failed(why) => Some(why),
             Readiness::Stopping => Some("stopping"),
@@ -77,6 +82,15 @@ mod tests {
         health.failed("gone");
         assert_eq!(health.trouble(), Some("gone"));
         health.recovered();
+        assert_eq!(health.trouble(), None);
+        health.stands_still(Some("still"));
+        assert_eq!(health.trouble(), Some("still"));
+        health.recovered();
+        assert_eq!(health.trouble(), Some("still"), "another thing");
+        health.failed("gone");
+        assert_eq!(health.trouble(), Some("gone"));
+        health.recovered();
+        health.stands_still(None);
         assert_eq!(health.trouble(), None);
         health.failed("gone");
         health.set(Readiness::Stopping);

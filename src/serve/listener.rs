@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::access::Peer;
 use super::limits::ServeLimits;
 use super::response::Body;
 use crate::metrics::Metrics;
@@ -246,8 +247,12 @@ impl<A: Answer> Connection<A> {
             return;
         }
         let _open = OpenConnection::count(&self.metrics);
+        let peer = stream.peer_addr().ok().map(Peer);
         let io = WatchedIo::new(stream, &self.limits);
-        let service = service_fn(|request| async {
+        let service = service_fn(|mut request: Request<Incoming>| async move {
+            if let Some(peer) = peer {
+                request.extensions_mut().insert(peer);
+            }
             Ok::<_, Infallible>(if self.refused {
                 self.answer.refusal()
             } else {

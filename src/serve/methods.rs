@@ -324,7 +324,8 @@ pub(super) fn of(endpoint: Endpoint) -> Option<&'static Method> {
 pub(super) fn endpoint(path: &str) -> Endpoint {
     let Some(name) = path.strip_prefix("/xrpc/") else {
         return match path {
-            "/" | "/robots.txt" | "/.well-known/did.json" => Endpoint::Page,
+            "/" | "/account" | "/robots.txt" | "/.well-known/did.json" => Endpoint::Page,
+            _ if path.starts_with("/account/") => Endpoint::Page,
             _ => Endpoint::Other,
         };
     };

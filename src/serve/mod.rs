@@ -10,6 +10,7 @@
 //! blob before its last); what is hidden upstream is hidden here; nothing is fetched for a caller.
 
 mod about;
+mod access;
 mod admin;
 #[cfg(test)]
 mod admin_tests;
@@ -28,6 +29,7 @@ pub mod listener;
 mod lookup;
 mod methods;
 pub mod own;
+mod page;
 pub mod params;
 pub mod password;
 mod range;
@@ -44,6 +46,7 @@ pub use health::{Health, Readiness};
 pub use limits::ServeLimits;
 pub use listener::{BindError, bind};
 pub use own::{History, SignUps};
+pub use page::Branding;
 pub use password::AdminPassword;
 pub use response::XrpcError;
 pub use service::Service;

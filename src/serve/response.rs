@@ -345,10 +345,15 @@ fn is_header_list(value: &[u8]) -> bool {
             .all(|&b| b.is_ascii_alphanumeric() || b"-_, ".contains(&b))
 }
 
+/// Marks an answer that no other origin's script may read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Private;
+
 /// Puts on every answer of the public listener what all of them carry, and takes the body from the answer to a
 /// HEAD.
 pub(super) fn finish(mut response: Response<Body>, head: bool) -> Response<Body> {
     let failed = response.status().is_client_error() || response.status().is_server_error();
+    let is_private = response.extensions().get::<Private>().is_some();
     let headers = response.headers_mut();
     let mut default = |name: HeaderName, value: HeaderValue| {
         headers.entry(name).or_insert(value);
@@ -366,8 +371,10 @@ pub(super) fn finish(mut response: Response<Body>, head: bool) -> Response<Body>
         HeaderValue::from_static("nosniff"),
     );
     default(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    default(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    default(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    if !is_private {
+        default(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        default(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    }
     if head {
         response = without_body(response);
     }

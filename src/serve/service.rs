@@ -14,6 +14,7 @@ use super::health::Health;
 use super::limits::ServeLimits;
 use super::listener;
 use super::own::{History, SignUps};
+use super::page::Branding;
 use super::who::{Gate, Trust};
 use super::xrpc::Xrpc;
 use crate::metrics::Metrics;
@@ -41,6 +42,8 @@ pub struct Service {
     pub history: History,
     /// Whose accounts may be signed up.
     pub sign_ups: SignUps,
+    /// The PDS's own looks.
+    pub branding: Branding,
 }
 
 impl Service {
@@ -74,6 +77,8 @@ impl Service {
             gate: Gate::new(self.trust),
             history: self.history,
             sign_ups: self.sign_ups,
+            branding: self.branding,
+            base_url,
         });
         let public = async {
             let metrics = Arc::clone(&self.metrics);

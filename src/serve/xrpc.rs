@@ -30,6 +30,7 @@ use super::listener::Answer;
 use super::lookup::Failure;
 use super::methods::{self, Access};
 use super::own::{Asked, History, SignUps};
+use super::page::Branding;
 use super::params::Params;
 use super::response::{self, Body, XrpcError};
 use super::who::{Gate, SIGHT};
@@ -57,6 +58,9 @@ pub(super) struct Xrpc {
     pub(super) gate: Gate,
     pub(super) history: History,
     pub(super) sign_ups: SignUps,
+    pub(super) branding: Branding,
+    /// The address of this server: `public_url`, or one of this machine.
+    pub(super) base_url: String,
     pub(super) lookups: Arc<Semaphore>,
     pub(super) exports: Arc<Semaphore>,
     pub(super) blob_streams: Arc<Semaphore>,
@@ -170,7 +174,7 @@ impl Xrpc {
             Endpoint::DescribeServer => Ok(self.describe_server()),
             Endpoint::ResolveHandle => self.resolve_handle(&params()?).await,
             Endpoint::Health => Ok(self.health().await),
-            Endpoint::Page => Ok(self.page(uri.path())),
+            Endpoint::Page => self.page(request).await,
             _ => Ok(response::text(StatusCode::NOT_FOUND, "Not found\n")),
         }
     }

@@ -413,7 +413,7 @@ fn audit(net: &Network, did: Did, work: &Work, now: Timestamp) -> Vec<Input> {
     let listed = Input::BlobsListed {
         did,
         digests: held.blobs.keys().copied().collect(),
-        task: None,
+        complete: Some(now),
     };
     vec![listed, audited]
 }

@@ -1,5 +1,6 @@
 //! Retention and erasure on an archive, in whatever store.
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -9,14 +10,16 @@ use firekeep::archive::erase::run::{Erased, Eraser};
 use firekeep::archive::held::{Letting, Visit};
 use firekeep::archive::names::ObjectName;
 use firekeep::archive::probe::old_versions;
-use firekeep::archive::prune::{Answered, Held, Known, KnownBlob, Memory, PruneError, Pruned, Pruner, Right};
+use firekeep::archive::prune::{
+    Answered, Held, Known, KnownBlob, May, Memory, PruneError, Pruned, Pruner, Right,
+};
 use firekeep::archive::retention::Keep;
 use firekeep::archive::scrub::run::Options;
 use firekeep::archive::scrub::{Report, Sample};
 use firekeep::archive::writer;
 use firekeep::mirror::StoreError;
 use firekeep::mirror::input::Erase;
-use firekeep::types::{Cid, Did, Digest};
+use firekeep::types::{Cid, Did, Digest, Rev, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use super::archive::{NOW, fill, sample};
@@ -25,8 +28,19 @@ use super::server;
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// A mirror that knows every account, and holds nothing.
-#[derive(Default)]
-struct Mirror(Mutex<Vec<Erase>>);
+struct Mirror {
+    erased: Mutex<Vec<Erase>>,
+    bucket: Bucket,
+}
+
+impl Mirror {
+    fn of(bucket: &Bucket) -> Self {
+        Self {
+            erased: Mutex::default(),
+            bucket: bucket.clone(),
+        }
+    }
+}
 
 impl Held for Mirror {
     fn account(&self, _: &Did) -> Result<Option<Known>, StoreError> {
@@ -37,11 +51,33 @@ impl Held for Mirror {
         Ok(KnownBlob::Unknown)
     }
 
-    fn remove_blob<'a>(&'a self, _: &'a Did, _: Digest, _: &'a str) -> Answered<'a, bool> {
+    fn waiting_blobs(&self, _: &Did) -> Result<BTreeSet<Digest>, StoreError> {
+        Ok(BTreeSet::new())
+    }
+
+    fn deleted_accounts(&self) -> Result<Vec<Did>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn remove_blob<'a>(&'a self, _: &'a Did, _: Digest, _: &'a str, _: Timestamp) -> Answered<'a, bool> {
         Box::pin(async { Ok(false) })
     }
 
-    fn drop_account<'a>(&'a self, _: &'a Did) -> Answered<'a, ()> {
+    fn remove_while<'a>(&'a self, did: &'a Did, name: &'a str, may: May<'a>) -> Answered<'a, bool> {
+        Box::pin(async move {
+            let may_go = self.account(did)?.is_some_and(|known| may(&known));
+            if may_go {
+                self.bucket.delete(name).await?;
+            }
+            Ok(may_go)
+        })
+    }
+
+    fn drop_account<'a>(&'a self, _: &'a Did) -> Answered<'a, bool> {
+        Box::pin(async { Ok(false) })
+    }
+
+    fn snapshot_lost<'a>(&'a self, _: &'a Did, _: Rev) -> Answered<'a, ()> {
         Box::pin(async { Ok(()) })
     }
 }
@@ -56,7 +92,7 @@ impl Letting for Mirror {
     }
 
     fn erase(&self, erase: Erase) -> Answered<'_, ()> {
-        self.0.lock().expect("one thread").push(erase);
+        self.erased.lock().expect("one thread").push(erase);
         Box::pin(async { Ok(()) })
     }
 }
@@ -81,7 +117,7 @@ async fn prepare(bucket: &Bucket) {
 async fn prune(bucket: &Bucket, temp: &std::path::Path) -> Result<Pruned, PruneError> {
     let pruner = Pruner {
         bucket,
-        held: &Mirror::default(),
+        held: &Mirror::of(bucket),
         right: right(),
         keep: Keep {
             last: 1,
@@ -145,7 +181,7 @@ pub async fn what_is_no_longer_needed_goes_and_the_rest_verifies(bucket: &Bucket
 pub async fn what_is_erased_is_gone_everywhere(bucket: &Bucket) {
     let temp = tempfile::tempdir().expect("a folder");
     prepare(bucket).await;
-    let mirror = Mirror::default();
+    let mirror = Mirror::of(bucket);
     let eraser = Eraser {
         bucket,
         mirror: &mirror,
@@ -179,7 +215,7 @@ pub async fn what_is_erased_is_gone_everywhere(bucket: &Bucket) {
     let report = report(bucket).await;
     assert_eq!(report.exit_code(), 0, "{}", report.text());
     assert!(report.counts.erased_records > 0);
-    assert!(mirror.0.lock().expect("one thread")[0].records.len() == 1);
+    assert!(mirror.erased.lock().expect("one thread")[0].records.len() == 1);
 
     let scope = eraser.scope(&alice, &What::Account).await.expect("reads");
     eraser

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -29,6 +30,8 @@ pub struct Restored {
     pub blobs: BTreeMap<String, Vec<String>>,
     /// Blobs that the archive does not have.
     pub missing: BTreeSet<String>,
+    /// Records whose bytes were erased: their CIDs are in `records`.
+    pub withheld: BTreeSet<String>,
 }
 
 impl<'a> Alone<'a> {
@@ -78,7 +81,9 @@ impl<'a> Alone<'a> {
         let blobs = ["--format", "jsonl", "--blobs", tar.to_str().expect("UTF-8")];
         let (code, told, lines) = self.export(did, &[&blobs, more].concat());
         let missing = texts(&told["blobs"]["missing"]);
-        assert_eq!(code == 0, missing.is_empty(), "export of {did}: {told}");
+        let withheld: BTreeSet<String> = texts(&told["withheld"]).into_iter().collect();
+        let whole = missing.is_empty() && withheld.is_empty();
+        assert_eq!(code == 0, whole, "export of {did}: {told}");
         assert!(matches!(code, 0 | 3), "export of {did}: {code} {told}");
         assert_eq!(told["complete"], true, "export of {did}: {told}");
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
@@ -95,12 +100,33 @@ impl<'a> Alone<'a> {
             }
             records.insert(path, text(&line["cid"]));
         }
+        let missing: BTreeSet<String> = missing.into_iter().collect();
+        let given: BTreeSet<&String> = referred
+            .values()
+            .flatten()
+            .filter(|cid| !missing.contains(*cid))
+            .collect();
+        let listed = Command::new("tar")
+            .arg("-tf")
+            .arg(&tar)
+            .output()
+            .expect("tar runs");
+        let listed = String::from_utf8(listed.stdout).expect("text");
+        let there: BTreeSet<String> = listed
+            .lines()
+            .filter_map(|name| Some(name.rsplit_once('/')?.1.to_owned()))
+            .collect();
+        assert!(
+            there.iter().filter(|name| !name.is_empty()).eq(given),
+            "export of {did}: the blobs in the tar are not those of the records"
+        );
         Restored {
             rev: text(&told["rev"]),
             commit: text(&told["commit"]),
             records,
             blobs: referred,
-            missing: missing.into_iter().collect(),
+            missing,
+            withheld,
         }
     }
 

@@ -265,7 +265,8 @@ impl Running {
         });
     }
 
-    fn admin_url(&self) -> String {
+    /// Where it is administered.
+    pub fn admin_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.setup.admin)
     }
 

@@ -188,30 +188,47 @@ fn a_log_that_begins_elsewhere_than_its_boundary_says_is_not_whole() {
     assert_eq!(check_begin(&[head(5, Some(b"x"))], &chain(1), unread), None);
 }
 
+fn cover(snapshots: &[u64], deltas: &[(u64, u64)], told: &[(u64, u64)]) -> Cover {
+    let commit = Cid::of_block(b"commit");
+    let (snapshots, deltas, told) = (snapshots.iter(), deltas.iter(), told.iter());
+    Cover {
+        snapshots: snapshots.map(|n| (r(*n), commit)).collect(),
+        deltas: deltas.map(|(from, to)| (r(*from), r(*to), false)).collect(),
+        told: told.map(|(since, rev)| (r(*since), r(*rev), commit)).collect(),
+        ..Cover::default()
+    }
+}
+
 #[test]
 fn what_is_covered() {
-    let cover = |snapshots: &[u64], deltas: &[(u64, u64)]| Cover {
-        snapshots: snapshots.iter().map(|n| r(*n)).collect(),
-        deltas: deltas.iter().map(|(from, to)| (r(*from), r(*to))).collect(),
-        ..Cover::default()
-    };
+    let (yes, no, sound) = (Stands::Yes, Stands::No, |n| Stands::IfSound(r(n)));
     let table = [
-        (cover(&[], &[]), change("a", 1, 2), false),
-        (cover(&[1], &[]), change("a", 1, 2), false),
-        (cover(&[2], &[]), change("a", 1, 2), true),
-        // A later snapshot does not hold the moment.
-        (cover(&[9], &[]), change("a", 1, 2), false),
-        (cover(&[], &[(1, 2)]), change("a", 1, 2), true),
-        (cover(&[], &[(0, 9)]), change("a", 1, 2), true),
-        (cover(&[], &[(2, 9)]), change("a", 1, 2), false),
-        (cover(&[], &[(0, 1)]), change("a", 1, 2), false),
+        (cover(&[], &[], &[]), change("a", 1, 2), no),
+        (cover(&[1], &[], &[]), change("a", 1, 2), no),
+        // A snapshot stands for its own moment, and not for what led there.
+        (cover(&[2], &[], &[]), change("a", 1, 2), no),
+        // A later one does not hold the moment.
+        (cover(&[9], &[], &[]), change("a", 1, 2), no),
+        // A delta counts for what it tells, and its name says where to look.
+        (cover(&[], &[], &[(1, 2)]), change("a", 1, 2), yes),
+        (cover(&[], &[(0, 9)], &[]), change("a", 1, 2), Stands::IfTold(0)),
+        (
+            cover(&[], &[(3, 4), (1, 2)], &[]),
+            change("a", 1, 2),
+            Stands::IfTold(1),
+        ),
+        (cover(&[], &[(2, 9)], &[]), change("a", 1, 2), no),
+        (cover(&[], &[(0, 1)], &[]), change("a", 1, 2), no),
+        // One of a mirror that fell back leads over it, and tells of other moments.
+        (cover(&[], &[], &[(0, 9)]), change("a", 1, 2), no),
+        (cover(&[], &[], &[(0, 2)]), change("a", 1, 2), no),
         // Two deltas that meet in the middle of an entry hold none of it.
-        (cover(&[], &[(0, 2), (2, 9)]), change("a", 1, 3), false),
-        (cover(&[], &[]), loaded("a", 5), false),
-        (cover(&[4], &[]), loaded("a", 5), false),
-        (cover(&[5], &[]), loaded("a", 5), true),
-        (cover(&[6], &[]), loaded("a", 5), true),
-        (cover(&[], &[]), account("a", AccountStatus::Deleted, 1), true),
+        (cover(&[], &[(0, 2), (2, 9)], &[]), change("a", 1, 3), no),
+        (cover(&[], &[], &[]), loaded("a", 5), no),
+        (cover(&[4], &[], &[]), loaded("a", 5), no),
+        (cover(&[5], &[], &[]), loaded("a", 5), sound(5)),
+        (cover(&[6, 7], &[], &[]), loaded("a", 5), sound(6)),
+        (cover(&[], &[], &[]), account("a", AccountStatus::Deleted, 1), yes),
     ];
     for (cover, entry, expected) in table {
         assert_eq!(cover.has(&entry), expected, "{cover:?} {entry:?}");
@@ -219,18 +236,69 @@ fn what_is_covered() {
             is_gone: true,
             ..cover.clone()
         };
-        assert!(gone.has(&entry));
-        let needless = |base| Cover {
+        assert_eq!(gone.has(&entry), yes);
+        let looked = |is_sound: bool| {
+            let mut looked = cover.clone();
+            let all = looked.snapshots.keys().copied();
+            match is_sound {
+                true => looked.sound = all.collect(),
+                false => looked.rotten = all.collect(),
+            }
+            looked.deltas.iter_mut().for_each(|(.., read)| *read = true);
+            looked
+        };
+        if let Stands::IfSound(_) = expected {
+            assert_eq!(looked(true).has(&entry), yes);
+        }
+        if expected != yes {
+            assert_eq!(looked(false).has(&entry), no, "{entry:?}");
+        }
+        let needless = |base, is_sound| Cover {
             needless_before: Some(r(base)),
-            ..cover.clone()
+            sound: if is_sound {
+                BTreeSet::from([r(base)])
+            } else {
+                BTreeSet::new()
+            },
+            ..looked(false)
         };
         if let Entry::Commit(_) = entry {
-            assert!(needless(9).has(&entry));
-        } else {
-            assert_eq!(needless(9).has(&entry), expected, "a fetch needs its snapshot");
+            assert_eq!(needless(99, true).has(&entry), yes);
+            if expected != yes {
+                assert_eq!(
+                    needless(99, false).has(&entry),
+                    sound(99),
+                    "its base has to prove"
+                );
+            }
         }
-        assert_eq!(needless(0).has(&entry), expected);
+        if expected != yes {
+            assert_eq!(needless(0, true).has(&entry), no);
+        }
     }
-    assert!(cover(&[5], &[]).leads_to(r(5)) && cover(&[], &[(1, 5)]).leads_to(r(5)));
-    assert!(!cover(&[4], &[(1, 4)]).leads_to(r(5)));
+}
+
+#[test]
+fn what_leads_to_a_moment() {
+    let (yes, no, sound) = (Stands::Yes, Stands::No, |n| Stands::IfSound(r(n)));
+    assert!(cover(&[5], &[], &[]).leads_to(r(5)) && cover(&[], &[(1, 5)], &[]).leads_to(r(5)));
+    assert!(!cover(&[4], &[(1, 4)], &[]).leads_to(r(5)));
+    assert_eq!(cover(&[4], &[], &[]).anchors(r(4)), yes);
+    assert_eq!(cover(&[], &[], &[(2, 4)]).anchors(r(4)), yes);
+    assert_eq!(cover(&[], &[(2, 6)], &[]).anchors(r(4)), Stands::IfTold(0));
+    assert_eq!(cover(&[], &[(4, 6)], &[(2, 6)]).anchors(r(4)), no);
+    // Another commit of the same rev is another moment.
+    let mut other = cover(&[2], &[], &[(1, 2)]);
+    let Entry::Commit(mut change) = change("a", 1, 2) else {
+        panic!("a commit")
+    };
+    let ours = change.clone();
+    change.commit = Cid::of_block(b"other");
+    assert_eq!(other.has_moment(&change), no);
+    assert_eq!(cover(&[2], &[], &[]).has_moment(&ours), sound(2));
+    other.sound.insert(r(2));
+    assert_eq!((other.has_moment(&ours), other.has_moment(&change)), (yes, no));
+    assert_eq!(other.has(&Entry::Commit(change)), no);
+    other.rotten = std::mem::take(&mut other.sound);
+    assert_eq!(other.has_moment(&ours), no);
 }

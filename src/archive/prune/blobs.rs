@@ -1,16 +1,17 @@
 #![allow(clippy::disallowed_methods, reason = "shell: the bucket")]
-//! Blobs to which nothing refers that is kept: neither the head, nor a kept snapshot or delta, nor the log.
+//! Blobs to which nothing refers that is kept: neither the head, nor what waits for the archive, nor a kept snapshot,
+//! delta or CAR, nor the log; and that their host, asked since, does not list either.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::boundary::listed;
 use super::super::bucket::ListedObject;
-use super::super::log_file::LogFile;
+use super::super::log_file::{Entry, LogFile};
 use super::super::names::{BlobName, DidFolder, ObjectName, SegmentName};
-use super::super::retention::{Blob, Fate, Kept, Use, plan, time_of};
+use super::super::retention::{Blob, Use, plan, time_of};
 use super::super::scrub::content::read_log_file;
 use super::super::snapshot_file::SnapshotDecoder;
-use super::super::writer::{SHARD, read_segment};
+use super::super::writer::{ClaimError, SHARD, read_segment};
 use super::account::Listing;
 use super::{KnownBlob, Memory, PruneError, Pruned, Pruner};
 use crate::repo::car::CarReader;
@@ -30,8 +31,9 @@ pub(super) struct Candidates {
 }
 
 struct Account {
-    blobs: BTreeMap<Digest, ListedObject>,
-    /// Snapshots and deltas that stay.
+    /// With when each was needed last.
+    blobs: BTreeMap<Digest, (ListedObject, Timestamp)>,
+    /// Snapshots and deltas that stay, and CARs that are kept as they came.
     kept: Vec<String>,
     base: (Rev, Timestamp),
 }
@@ -41,40 +43,35 @@ impl Pruner<'_> {
     pub(super) async fn collect_blobs(
         &self,
         did: &DidFolder,
-        listing: &Listing,
-        candidates: &mut Candidates,
+        mut listing: Listing,
+        (memory, candidates): (&mut Memory, &mut Candidates),
     ) -> Result<(), PruneError> {
-        let planned = plan(&listing.plain, &self.keep, self.now);
-        let base = planned.snapshots.iter().find(|planned| match &planned.fate {
-            Fate::Keep(why) => why.contains(&Kept::WindowBase),
-            Fate::Delete(_) => false,
-        });
-        let base = base.map(|planned| planned.what.rev);
-        // Without a time at which everything that is kept began, nothing is known to have ended.
-        let Some(base) = base.and_then(|rev| Some((rev, time_of(rev, self.now)?))) else {
-            return Ok(());
-        };
         let mut blobs = BTreeMap::new();
         for object in self.list(&BlobName::prefix(did)).await? {
             let Ok(ObjectName::Blob(name)) = object.name.parse() else {
                 continue;
             };
-            if candidates.count >= CANDIDATES_MAX {
+            if candidates.count + blobs.len() >= CANDIDATES_MAX {
                 break;
             }
-            match self.held.blob(did.did(), &name.blob)? {
-                KnownBlob::Unreferenced(first_seen) if first_seen < base.1 => {
-                    candidates.count += 1;
-                    blobs.insert(name.blob, object);
-                }
-                _ => {}
+            if let KnownBlob::Unreferenced(needed) = self.held.blob(did.did(), &name.blob)? {
+                blobs.insert(name.blob, (object, needed));
             }
         }
+        if blobs.is_empty() {
+            return Ok(());
+        }
+        let base = self.proven_base(&mut listing, memory).await?;
+        // Without a time at which everything that is kept began, nothing is known to have ended.
+        let Some(base) = base.and_then(|rev| Some((rev, time_of(rev, self.now)?))) else {
+            return Ok(());
+        };
+        blobs.retain(|_, (_, needed)| *needed < base.1);
         if !blobs.is_empty() {
+            candidates.count += blobs.len();
             let kept = listing.objects().map(|object| object.name.clone()).collect();
-            candidates
-                .accounts
-                .insert(did.did().clone(), Account { blobs, kept, base });
+            let account = Account { blobs, kept, base };
+            candidates.accounts.insert(did.did().clone(), account);
         }
         Ok(())
     }
@@ -87,6 +84,9 @@ impl Pruner<'_> {
         pruned: &mut Pruned,
     ) -> Result<(), PruneError> {
         for (did, account) in &mut candidates.accounts {
+            // Before the log is read: what is told there meanwhile goes from here afterwards.
+            let waiting = self.held.waiting_blobs(did)?;
+            account.blobs.retain(|digest, _| !waiting.contains(digest));
             self.read_kept(did, account, memory).await?;
         }
         candidates.accounts.retain(|_, account| !account.blobs.is_empty());
@@ -114,7 +114,10 @@ impl Pruner<'_> {
             !known.is_some_and(|object| kept.contains(object))
         });
         for object in &account.kept {
-            if account.blobs.is_empty() || self.cancel.is_cancelled() {
+            if self.cancel.is_cancelled() {
+                return Err(PruneError::Cancelled);
+            }
+            if account.blobs.is_empty() {
                 return Ok(());
             }
             let Some(mentioned) = self.mentions(object).await? else {
@@ -167,11 +170,26 @@ impl Pruner<'_> {
                 segments.push(name);
             }
         }
+        let mut oldest: Option<Timestamp> = None;
         for name in listed(segments, []).segments {
             if self.cancel.is_cancelled() {
                 return Err(PruneError::Cancelled);
             }
-            let file = read_segment(self.bucket, &name).await?;
+            let file = match read_segment(self.bucket, &name).await {
+                Ok(file) => file,
+                Err(ClaimError::Damaged { .. }) => {
+                    // It may tell of any blob that was needed since the log begins.
+                    for account in candidates.accounts.values_mut() {
+                        account
+                            .blobs
+                            .retain(|_, (_, needed)| oldest.is_some_and(|oldest| *needed < oldest));
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let received = file.index.entries.iter().filter_map(Entry::change);
+            oldest = received.map(|change| change.received).chain(oldest).min();
             for change in file.index.entries.iter().filter_map(|entry| entry.change()) {
                 let Some(account) = candidates.accounts.get_mut(&change.did) else {
                     continue;
@@ -196,7 +214,7 @@ impl Pruner<'_> {
         listing.plain.pinned = known.pinned;
         listing.plain.deleted = known.deleted;
         let (base, ended) = account.base;
-        let blobs = account.blobs.iter().map(|(digest, object)| Blob {
+        let blobs = account.blobs.iter().map(|(digest, (object, _))| Blob {
             digest: *digest,
             bytes: object.size,
             // Nothing that is kept refers to it, and all since `base` is kept.
@@ -216,7 +234,11 @@ impl Pruner<'_> {
                 blob: digest,
             };
             let name = name.to_string();
-            if self.held.remove_blob(did, digest, &name).await? {
+            if self
+                .held
+                .remove_blob(did, digest, &name, ended.min(self.now))
+                .await?
+            {
                 tracing::debug!(
                     object = name,
                     "removed from the archive: nothing kept refers to it"

@@ -1,29 +1,21 @@
 #![allow(clippy::disallowed_methods, reason = "shell: the bucket")]
 //! Segments: oldest first, once each of their entries stands elsewhere, and behind a boundary.
 
-use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::super::boundary::{BOUNDARY_BYTES_MAX, Boundary, Cover, Listed, STANDINGS_MAX, listed};
+use super::super::boundary::{BOUNDARY_BYTES_MAX, Boundary, Listed, STANDINGS_MAX, listed};
 use super::super::bucket::{Body, PutOptions, PutOutcome};
 use super::super::content_type::ContentType;
-use super::super::log_file::{
-    Change, ENTRIES_BYTES_MAX, Entry, FORMAT, ITEMS_MAX, LogFile, LogIndex, Origin, PLAIN_BYTES_MAX,
-    block_bytes,
-};
-use super::super::names::{self, BoundaryName, DeltaName, DidFolder, ObjectName, SegmentName, SnapshotName};
-use super::super::retention::{Fate, Kept, plan};
-use super::super::shipper::pack;
-use super::super::writer::{SHARD, read_segment};
-use super::{PruneError, Pruned, Pruner};
-use crate::types::{Cid, Did, Rev};
+use super::super::log_file::{Entry, LogFile, Origin};
+use super::super::names::{self, BoundaryName, DidFolder, ObjectName, SegmentName, SnapshotName};
+use super::super::writer::{ClaimError, SHARD, read_segment};
+use super::cover::Covers;
+use super::moving::{Moving, blocks_of};
+use super::{Memory, PruneError, Pruned, Pruner};
+use crate::types::{Cid, Did};
 
-/// Entries that no snapshot covers after this long move to a delta of their own: an account that seldom changes, or
-/// cannot be snapshotted, does not hold the whole log.
-const MOVE_AFTER: Duration = Duration::from_secs(2 * 24 * 3600);
 /// Segments that go behind one boundary.
 const STEP: usize = 500;
 /// Bytes of entries that wait to be moved.
@@ -37,28 +29,23 @@ struct Passed {
     bytes: u64,
 }
 
-/// Entries of one account that move to deltas of their own.
-#[derive(Default)]
-struct Moving {
-    changes: Vec<Entry>,
-    blocks: BTreeMap<Cid, Bytes>,
-}
-
 /// How a walk along the log ended.
-enum End {
+pub(super) enum End {
     /// There is more.
     Step,
     /// What comes next is young, or the newest.
     Young,
     /// For another reason.
     HeldUp(String),
+    /// What comes next is damaged: it stays, and what goes on from it.
+    Damaged(String),
 }
 
 impl Pruner<'_> {
     /// Removes what may go, boundary after boundary.
-    pub(super) async fn log(&self, pruned: &mut Pruned) -> Result<(), PruneError> {
-        let mut covers = BTreeMap::new();
+    pub(super) async fn log(&self, memory: &mut Memory, pruned: &mut Pruned) -> Result<(), PruneError> {
         loop {
+            let mut covers = Covers::new();
             let (log, sizes) = self.listed_log().await?;
             let before = self.boundary(&log).await?;
             self.remove_leftovers(&log, &sizes, pruned).await?;
@@ -66,9 +53,13 @@ impl Pruner<'_> {
             if room == 0 {
                 return Ok(());
             }
-            let (boundary, passed, moving, end) =
-                self.walk(&log, &sizes, before.as_ref(), &mut covers).await?;
-            if let End::HeldUp(why) = &end {
+            let (boundary, passed, moving, end) = self
+                .walk((&log, &sizes), before.as_ref(), (&mut covers, memory))
+                .await?;
+            if let End::Damaged(why) = &end {
+                pruned.damaged.push(why.clone());
+            }
+            if let End::HeldUp(why) | End::Damaged(why) = &end {
                 pruned.held_up = Some(why.clone());
             }
             if passed.is_empty() {
@@ -78,10 +69,19 @@ impl Pruner<'_> {
             for (did, moving) in moving {
                 pruned.moved += self.move_entries(&did, moving, &mut covers).await?;
             }
-            // What the boundary claims is looked at once more, as it stands there now.
+            // What the boundary claims is looked at once more, as it stands there now. An account that came back
+            // meanwhile is not gone.
+            let gone = covers.iter().filter(|(_, covered)| covered.cover.is_gone);
+            let gone: Vec<Did> = gone.map(|(did, _)| did.clone()).collect();
+            for did in gone {
+                if !self.cover(&did).await?.cover.is_gone {
+                    let why =
+                        format!("{did} was deleted a moment ago, and is not any more; it is tried again");
+                    return Err(PruneError::Damaged(why));
+                }
+            }
             for (did, rev) in &boundary.led_to {
-                let cover = self.cover(did).await?;
-                if !cover.leads_to(*rev) {
+                if !self.cover(did).await?.cover.leads_to(*rev) {
                     let why = format!("{did} was held at rev {rev} a moment ago, and is not any more");
                     return Err(PruneError::Damaged(why));
                 }
@@ -152,16 +152,21 @@ impl Pruner<'_> {
     /// Goes along the log from its beginning, as far as everything is covered, or can be moved.
     async fn walk(
         &self,
-        log: &Listed,
-        sizes: &BTreeMap<String, u64>,
+        (log, sizes): (&Listed, &BTreeMap<String, u64>),
         before: Option<&Boundary>,
-        covers: &mut BTreeMap<Did, Cover>,
+        (covers, memory): (&mut Covers, &mut Memory),
     ) -> Result<(Boundary, Vec<Passed>, BTreeMap<Did, Moving>, End), PruneError> {
         let last = log.segments[log.segments.len() - STAY].place();
         let mut at = log.segments[0];
         let mut boundary = Boundary::at(at.place(), None, before, self.now);
         let (mut passed, mut moving, mut waiting) = (Vec::new(), BTreeMap::<Did, Moving>::new(), 0);
-        let mut file = read_segment(self.bucket, &at).await?;
+        let mut file = match read_segment(self.bucket, &at).await {
+            Ok(file) => file,
+            Err(error @ ClaimError::Damaged { .. }) => {
+                return Ok((boundary, passed, moving, End::Damaged(error.to_string())));
+            }
+            Err(error) => return Err(error.into()),
+        };
         if let (Some(before), Origin::Segment { prev, .. }) = (before, &file.index.origin) {
             boundary.prev = *prev;
             if *prev != before.prev {
@@ -173,10 +178,10 @@ impl Pruner<'_> {
             if at.place() >= last || self.cancel.is_cancelled() {
                 return Ok((boundary, passed, moving, End::Young));
             }
-            let (to_move, stop) = self.judge(&file, covers, &mut moving).await?;
+            let (to_move, stop) = self.judge(&file, (covers, memory), &mut moving).await?;
             let next = match stop {
                 Some(end) => Err(end),
-                None => self.next_of(log, &at, file.root).await?.map_err(End::HeldUp),
+                None => self.next_of(log, &at, file.root).await?,
             };
             let (next, next_file) = match next {
                 Ok(next) => next,
@@ -198,7 +203,7 @@ impl Pruner<'_> {
             }
             let gone: BTreeSet<&Did> = covers
                 .iter()
-                .filter_map(|(did, cover)| cover.is_gone.then_some(did))
+                .filter_map(|(did, covered)| covered.cover.is_gone.then_some(did))
                 .collect();
             boundary.pass(&file.index, |did| gone.contains(did));
             if boundary.standings.len() > STANDINGS_MAX {
@@ -222,77 +227,13 @@ impl Pruner<'_> {
         }
     }
 
-    /// Which entries of a segment have to be moved before it goes; and whether it must not go.
-    async fn judge(
-        &self,
-        file: &LogFile,
-        covers: &mut BTreeMap<Did, Cover>,
-        moving: &mut BTreeMap<Did, Moving>,
-    ) -> Result<(Vec<Entry>, Option<End>), PruneError> {
-        let mut to_move: Vec<Entry> = Vec::new();
-        for entry in &file.index.entries {
-            let did = entry.did();
-            let cover = match covers.entry(did.clone()) {
-                MapEntry::Occupied(known) => known.into_mut(),
-                MapEntry::Vacant(place) => place.insert(self.cover(did).await?),
-            };
-            match self.may_pass(entry, cover, moving.get(did)) {
-                Ok(false) => {}
-                Ok(true) => {
-                    moving.entry(did.clone()).or_default().changes.push(entry.clone());
-                    to_move.push(entry.clone());
-                }
-                Err(why) => return Ok((to_move, Some(why.map_or(End::Young, End::HeldUp)))),
-            }
-        }
-        Ok((to_move, None))
-    }
-
-    /// Whether an entry has to be moved before its segment goes. An error: it must not go, and why if that is not its
-    /// age.
-    fn may_pass(
-        &self,
-        entry: &Entry,
-        cover: &Cover,
-        moving: Option<&Moving>,
-    ) -> Result<bool, Option<String>> {
-        if cover.has(entry) {
-            return Ok(false);
-        }
-        let (Entry::Commit(change) | Entry::Swap(change)) = entry else {
-            let did = entry.did();
-            return Err(Some(format!(
-                "{did} was fetched whole, and has no snapshot of that or later"
-            )));
-        };
-        if self.now.since(change.received) < MOVE_AFTER {
-            return Err(None);
-        }
-        let moves_on = moving.is_some_and(|moving| {
-            let mut changes = moving.changes.iter().filter_map(Entry::change);
-            changes.any(|moved| moved.rev == change.since || moved.rev == change.rev)
-        });
-        let anchored = cover.snapshots.contains(&change.since)
-            || cover
-                .deltas
-                .iter()
-                .any(|(from, to)| *from < change.since && change.since <= *to);
-        if moves_on || anchored {
-            return Ok(true);
-        }
-        Err(Some(format!(
-            "what {} changed at rev {} builds on nothing that the archive holds; see `firekeep verify`",
-            change.did, change.rev
-        )))
-    }
-
     /// The segment behind one; an inner error says why there is none.
     async fn next_of(
         &self,
         log: &Listed,
         at: &SegmentName,
         root: Cid,
-    ) -> Result<Result<(SegmentName, LogFile), String>, PruneError> {
+    ) -> Result<Result<(SegmentName, LogFile), End>, PruneError> {
         let mut candidates: Vec<SegmentName> = Vec::new();
         let later = log.segments.iter().filter(|name| *name > at);
         for name in later {
@@ -303,86 +244,18 @@ impl Pruner<'_> {
         }
         // Whoever took over goes first: what the one before wrote behind that is stale.
         for name in candidates.into_iter().rev() {
-            let file = read_segment(self.bucket, &name).await?;
+            let file = match read_segment(self.bucket, &name).await {
+                Ok(file) => file,
+                Err(error @ ClaimError::Damaged { .. }) => return Ok(Err(End::Damaged(error.to_string()))),
+                Err(error) => return Err(error.into()),
+            };
             if matches!(&file.index.origin, Origin::Segment { prev, .. } if *prev == Some(root)) {
                 return Ok(Ok((name, file)));
             }
         }
-        Ok(Err(format!(
+        Ok(Err(End::HeldUp(format!(
             "nothing goes on from {at}: the log is broken there; see `firekeep verify`"
-        )))
-    }
-
-    /// What the archive holds of an account, as it stands there now.
-    async fn cover(&self, did: &Did) -> Result<Cover, PruneError> {
-        let mut cover = Cover::default();
-        let Ok(folder) = DidFolder::try_from(did) else {
-            return Ok(cover);
-        };
-        let holdings = self.holdings(&folder).await?;
-        cover.snapshots = holdings
-            .plain
-            .snapshots
-            .iter()
-            .map(|snapshot| snapshot.rev)
-            .collect();
-        cover.deltas = holdings
-            .plain
-            .deltas
-            .iter()
-            .map(|delta| (delta.from, delta.to))
-            .collect();
-        let note = self.note(&folder).await?;
-        let erased = note.is_some_and(|note| note.account_erased().is_some());
-        if let Some(known) = self.held.account(did)? {
-            let long_ago = known
-                .deleted
-                .is_some_and(|at| self.now.since(at) >= self.keep.deleted);
-            cover.is_gone = erased || (long_ago && !known.pinned);
-            if !known.pinned {
-                let planned = plan(&holdings.plain, &self.keep, self.now);
-                let base = planned.snapshots.iter().find(|planned| match &planned.fate {
-                    Fate::Keep(reasons) => reasons.contains(&Kept::WindowBase),
-                    Fate::Delete(_) => false,
-                });
-                cover.needless_before = base.map(|planned| planned.what.rev);
-            }
-        } else {
-            cover.is_gone = erased;
-        }
-        Ok(cover)
-    }
-
-    /// Puts deltas of an account's entries. Returns how many.
-    async fn move_entries(
-        &self,
-        did: &Did,
-        moving: Moving,
-        covers: &mut BTreeMap<Did, Cover>,
-    ) -> Result<u64, PruneError> {
-        let mut count = 0;
-        let folder = DidFolder::try_from(did).map_err(|error| PruneError::Damaged(error.to_string()))?;
-        let cover = covers.entry(did.clone()).or_default();
-        for file in deltas_of(did, moving, &cover.snapshots) {
-            let (Origin::Delta { from, to, .. }, Some(Entry::Commit(last) | Entry::Swap(last))) =
-                (&file.index.origin, file.index.entries.last())
-            else {
-                continue;
-            };
-            let name = DeltaName::new(folder.clone(), *from, *to, *last.commit.digest())
-                .map_err(|error| PruneError::Damaged(error.to_string()))?;
-            let (body, stats) = pack(&file.encode_car());
-            let options = PutOptions {
-                sha256: Some(stats.sha256),
-                ..PutOptions::create(ContentType::zstd())
-            };
-            let text = name.to_string();
-            // One that is there says the same: the name tells which commits it leads over.
-            self.bucket.put(&text, Body::Bytes(body.into()), &options).await?;
-            cover.deltas.push((*from, *to));
-            count += 1;
-        }
-        Ok(count)
+        ))))
     }
 
     async fn put_boundary(&self, boundary: &Boundary) -> Result<(), PruneError> {
@@ -405,61 +278,6 @@ fn forget(moving: &mut BTreeMap<Did, Moving>, entries: &[Entry]) {
             moving.changes.retain(|known| known != entry);
         }
     }
-}
-
-fn blocks_of(change: &Change) -> impl Iterator<Item = Cid> {
-    std::iter::once(change.commit).chain(change.ops.iter().filter_map(|op| op.cid))
-}
-
-/// Entries as deltas: each of changes that build on each other, and none across a snapshot.
-fn deltas_of(did: &Did, moving: Moving, snapshots: &BTreeSet<Rev>) -> Vec<LogFile> {
-    let Moving { changes, blocks } = moving;
-    let mut runs: Vec<Vec<Entry>> = Vec::new();
-    let (mut items, mut index_bytes, mut bytes) = (0, 0_usize, 0_u64);
-    let mut told = BTreeSet::new();
-    for entry in changes {
-        let Some(change) = entry.change().cloned() else {
-            continue;
-        };
-        // Told again by a mirror that fell back.
-        if !told.insert(change.rev) {
-            continue;
-        }
-        let own: u64 = blocks_of(&change)
-            .filter_map(|cid| blocks.get(&cid))
-            .map(|block| block_bytes(block.len()))
-            .sum();
-        let last = runs.last().and_then(|run| run.last()).and_then(Entry::change);
-        let goes_on = last.is_some_and(|last| last.rev == change.since) && !snapshots.contains(&change.since);
-        items += entry.items();
-        index_bytes = index_bytes.saturating_add(entry.encoded_bytes());
-        bytes += own;
-        let fits = items <= ITEMS_MAX
-            && index_bytes <= ENTRIES_BYTES_MAX
-            && bytes + (ENTRIES_BYTES_MAX as u64) <= PLAIN_BYTES_MAX;
-        match runs.last_mut() {
-            Some(run) if goes_on && fits => run.push(entry),
-            _ => {
-                (items, index_bytes, bytes) = (entry.items(), entry.encoded_bytes(), own);
-                runs.push(vec![entry]);
-            }
-        }
-    }
-    let files = runs.into_iter().filter_map(|entries| {
-        let (first, last) = (entries.first()?.change()?, entries.last()?.change()?);
-        let origin = Origin::Delta {
-            did: did.clone(),
-            from: first.since,
-            to: last.rev,
-        };
-        let index = LogIndex {
-            format: FORMAT,
-            origin,
-            entries,
-        };
-        Some(LogFile::new(index, blocks.clone()))
-    });
-    files.collect()
 }
 
 /// The folder of an account's snapshots.

@@ -24,8 +24,14 @@ use crate::types::{Did, Digest, Rev, Timestamp};
 
 mod account;
 mod blobs;
+mod cover;
 mod log;
+mod moving;
 mod small;
+#[cfg(test)]
+mod loss_tests;
+#[cfg(test)]
+mod sim_tests;
 #[cfg(test)]
 mod tests;
 
@@ -39,16 +45,23 @@ pub struct Known {
     pub pinned: bool,
     /// Since when it is deleted at its host.
     pub deleted: Option<Timestamp>,
+    /// The mirror holds nothing of it but its row.
+    pub empty: bool,
     /// The newest snapshot, which was proven before it was put.
     pub snapshot: Option<Rev>,
+    /// The CAR that is kept of it as it came, by rev and digest of its commit.
+    pub kept_car: Option<(Rev, Digest)>,
+    /// Since when it follows its host again, where one was kept before.
+    pub followed_again: Option<Timestamp>,
 }
 
 /// What the mirror knows of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KnownBlob {
-    /// A record of the head refers to it, or of something that is kept beside it.
+    /// A record of the head refers to it, or of something that is kept beside it; or its host has not said yet that it
+    /// has it no longer.
     Referenced,
-    /// None does. It came up first at this time.
+    /// None does. It was needed last at this time.
     Unreferenced(Timestamp),
     /// Nothing.
     Unknown,
@@ -71,13 +84,41 @@ pub trait Held: Send + Sync {
     /// When the mirror cannot be read.
     fn blob(&self, did: &Did, digest: &Digest) -> Result<KnownBlob, StoreError>;
 
-    /// Removes a blob with `remove`, if no record refers to it: from then on the mirror knows that the archive does not
-    /// have it, and nobody puts it there meanwhile. Whether it is gone.
-    fn remove_blob<'a>(&'a self, did: &'a Did, digest: Digest, name: &'a str) -> Answered<'a, bool>;
+    /// Blobs to which changes refer that wait here for the archive, and those that lately did.
+    ///
+    /// # Errors
+    /// When the mirror cannot be read.
+    fn waiting_blobs(&self, did: &Did) -> Result<BTreeSet<Digest>, StoreError>;
 
-    /// Everything of an account goes from the mirror: it was deleted, and its time of grace is over.
-    fn drop_account<'a>(&'a self, did: &'a Did) -> Answered<'a, ()>;
+    /// Accounts that are deleted at their hosts.
+    ///
+    /// # Errors
+    /// When the mirror cannot be read.
+    fn deleted_accounts(&self) -> Result<Vec<Did>, StoreError>;
+
+    /// Removes a blob's object, if no record refers to the blob and it was not needed since `before`: from then on the
+    /// mirror knows that the archive does not have it, and nobody puts it there meanwhile. Whether it is gone.
+    fn remove_blob<'a>(
+        &'a self,
+        did: &'a Did,
+        digest: Digest,
+        name: &'a str,
+        before: Timestamp,
+    ) -> Answered<'a, bool>;
+
+    /// Removes an object of an account while `may` says of what is known then that it may go, and nobody puts anything
+    /// there meanwhile. Whether it is gone.
+    fn remove_while<'a>(&'a self, did: &'a Did, name: &'a str, may: May<'a>) -> Answered<'a, bool>;
+
+    /// Everything of an account goes from the mirror, if it is deleted still and nothing holds it. Whether it is gone.
+    fn drop_account<'a>(&'a self, did: &'a Did) -> Answered<'a, bool>;
+
+    /// A snapshot in the archive does not prove: it is made again, if it is the newest, and an alarm is raised.
+    fn snapshot_lost<'a>(&'a self, did: &'a Did, rev: Rev) -> Answered<'a, ()>;
 }
+
+/// Whether something of an account may go.
+pub type May<'a> = &'a (dyn Fn(&Known) -> bool + Send + Sync);
 
 /// The right to write: generation and instance of the mirror's claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,10 +152,14 @@ pub struct Pruner<'a> {
 /// What was found out in earlier runs, so that it is not read again.
 #[derive(Debug, Default)]
 pub struct Memory {
-    /// Snapshots that were read and proven.
+    /// Snapshots that were read and proven in this run.
     proven: BTreeSet<String>,
     /// A kept object that refers to a blob which the head does not.
     referenced: BTreeMap<(Did, Digest), String>,
+    /// Which steps a delta leads, as read in this run.
+    steps: BTreeMap<String, Vec<(Rev, Rev)>>,
+    /// Deleted accounts of which nothing is there any more.
+    removed: BTreeSet<Did>,
 }
 
 /// What was removed.
@@ -130,6 +175,8 @@ pub struct Pruned {
     pub held_up: Option<String>,
     /// Accounts with a snapshot that was to stand in for others, and does not prove: what it was to stand in for stays.
     pub unproven: Vec<String>,
+    /// What is damaged: what depends on it stays, and the rest was gone through.
+    pub damaged: Vec<String>,
 }
 
 /// Why pruning ended.
@@ -179,12 +226,30 @@ impl Pruner<'_> {
     /// See [`PruneError`].
     pub async fn run(&self, memory: &mut Memory, pruned: &mut Pruned) -> Result<(), PruneError> {
         self.check_right().await?;
-        if memory.proven.len() + memory.referenced.len() > MEMORY_MAX {
+        // What proved the last time may have rotted since.
+        memory.proven.clear();
+        memory.steps.clear();
+        if memory.referenced.len() + memory.removed.len() > MEMORY_MAX {
             *memory = Memory::default();
         }
-        self.log(pruned).await?;
+        match self.log(memory, pruned).await {
+            // The accounts do not wait for that.
+            Err(PruneError::Damaged(why)) => pruned.damaged.push(why),
+            done => done?,
+        }
         self.accounts(memory, pruned).await?;
-        self.small(pruned).await
+        self.small(pruned).await?;
+        match &pruned.damaged[..] {
+            [] => Ok(()),
+            [one] => Err(PruneError::Damaged(one.clone())),
+            [first, rest @ ..] => Err(PruneError::Damaged(format!("{first}; and {} more", rest.len()))),
+        }
+    }
+
+    /// Whether an account is deleted, its time of grace is over, and nothing holds it.
+    fn is_long_gone(&self, known: &Known) -> bool {
+        let since = known.deleted.map(|at| self.now.since(at));
+        !known.pinned && since.is_some_and(|since| since >= self.keep.deleted)
     }
 
     /// This mirror's claim stands there, and no newer one.

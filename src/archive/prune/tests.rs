@@ -13,15 +13,36 @@ use super::*;
 use crate::archive::names::BlobName;
 use crate::types::Cid;
 
-const DAY: Duration = Duration::from_secs(86_400);
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
 /// What a mirror would know.
 #[derive(Default)]
-struct Fake {
-    accounts: Mutex<BTreeMap<Did, Known>>,
-    blobs: Mutex<BTreeMap<Digest, KnownBlob>>,
-    dropped: Mutex<Vec<Did>>,
-    bucket: Option<Bucket>,
+pub(super) struct Fake {
+    pub(super) accounts: Mutex<BTreeMap<Did, Known>>,
+    pub(super) blobs: Mutex<BTreeMap<Digest, KnownBlob>>,
+    pub(super) waiting: Mutex<BTreeSet<Digest>>,
+    pub(super) dropped: Mutex<Vec<Did>>,
+    pub(super) lost: Mutex<Vec<Rev>>,
+    /// Deletions after which a deleted account comes back.
+    pub(super) returns_after: Mutex<Option<usize>>,
+    /// What is put while the mirror lets go of an account.
+    pub(super) put_meanwhile: Mutex<Vec<(String, Vec<u8>)>>,
+    pub(super) bucket: Option<Bucket>,
+}
+
+impl Fake {
+    /// Whether the account came back just now.
+    fn step(&self, did: &Did) {
+        let mut left = self.returns_after.lock().expect("one thread");
+        match *left {
+            Some(0) => {
+                let mut accounts = self.accounts.lock().expect("one thread");
+                accounts.insert(did.clone(), Known::default());
+            }
+            Some(more) => *left = Some(more - 1),
+            None => {}
+        }
+    }
 }
 
 impl Held for Fake {
@@ -34,29 +55,72 @@ impl Held for Fake {
         Ok(blobs.get(digest).copied().unwrap_or(KnownBlob::Unknown))
     }
 
-    fn remove_blob<'a>(&'a self, _: &'a Did, _: Digest, name: &'a str) -> Answered<'a, bool> {
+    fn waiting_blobs(&self, _: &Did) -> Result<BTreeSet<Digest>, StoreError> {
+        Ok(self.waiting.lock().expect("one thread").clone())
+    }
+
+    fn deleted_accounts(&self) -> Result<Vec<Did>, StoreError> {
+        let accounts = self.accounts.lock().expect("one thread");
+        let deleted = accounts.iter().filter(|(_, known)| known.deleted.is_some());
+        Ok(deleted.map(|(did, _)| did.clone()).collect())
+    }
+
+    fn remove_blob<'a>(&'a self, _: &'a Did, _: Digest, name: &'a str, _: Timestamp) -> Answered<'a, bool> {
         Box::pin(async move {
             self.bucket.as_ref().expect("a bucket").delete(name).await?;
             Ok(true)
         })
     }
 
-    fn drop_account<'a>(&'a self, did: &'a Did) -> Answered<'a, ()> {
-        self.dropped.lock().expect("one thread").push(did.clone());
+    fn remove_while<'a>(&'a self, did: &'a Did, name: &'a str, may: May<'a>) -> Answered<'a, bool> {
+        Box::pin(async move {
+            self.step(did);
+            let may_go = self.account(did)?.is_some_and(|known| may(&known));
+            if may_go {
+                self.bucket.as_ref().expect("a bucket").delete(name).await?;
+            }
+            Ok(may_go)
+        })
+    }
+
+    fn drop_account<'a>(&'a self, did: &'a Did) -> Answered<'a, bool> {
+        Box::pin(async move {
+            self.step(did);
+            let put = std::mem::take(&mut *self.put_meanwhile.lock().expect("one thread"));
+            for (name, bytes) in put {
+                let options =
+                    super::super::bucket::PutOptions::create(super::super::content_type::ContentType::zstd());
+                let body = super::super::bucket::Body::Bytes(bytes.into());
+                let bucket = self.bucket.as_ref().expect("a bucket");
+                bucket.put(&name, body, &options).await?;
+            }
+            let mut accounts = self.accounts.lock().expect("one thread");
+            let known = accounts.get_mut(did).expect("known");
+            if known.deleted.is_none() || known.pinned {
+                return Ok(false);
+            }
+            known.empty = true;
+            self.dropped.lock().expect("one thread").push(did.clone());
+            Ok(true)
+        })
+    }
+
+    fn snapshot_lost<'a>(&'a self, _: &'a Did, rev: Rev) -> Answered<'a, ()> {
+        self.lost.lock().expect("one thread").push(rev);
         Box::pin(async { Ok(()) })
     }
 }
 
-struct Case {
-    archive: TestArchive,
-    churn: Churn,
-    held: Fake,
-    keep: Keep,
-    now: Timestamp,
-    memory: Memory,
+pub(super) struct Case {
+    pub(super) archive: TestArchive,
+    pub(super) churn: Churn,
+    pub(super) held: Fake,
+    pub(super) keep: Keep,
+    pub(super) now: Timestamp,
+    pub(super) memory: Memory,
 }
 
-const NOTHING: Keep = Keep {
+pub(super) const NOTHING: Keep = Keep {
     last: 1,
     hours: 0,
     days: 0,
@@ -69,7 +133,7 @@ const NOTHING: Keep = Keep {
 
 impl Case {
     /// 200 commits, a snapshot of every fortieth with deltas between them, and the whole log.
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let churn = Churn::new(7).run(200);
         let archive = TestArchive::new().await;
         for mark in (0..=200).step_by(40) {
@@ -82,7 +146,7 @@ impl Case {
         Self::of(archive, churn).await
     }
 
-    async fn of(archive: TestArchive, churn: Churn) -> Self {
+    pub(super) async fn of(archive: TestArchive, churn: Churn) -> Self {
         let claim = WriterName {
             shard: 0,
             generation: 1,
@@ -113,19 +177,19 @@ impl Case {
         }
     }
 
-    fn know(&self, known: Known) {
+    pub(super) fn know(&self, known: Known) {
         let did = self.churn.did().clone();
         self.held.accounts.lock().expect("one thread").insert(did, known);
     }
 
-    async fn prune(&mut self) -> Result<Pruned, PruneError> {
+    pub(super) async fn prune(&mut self) -> Result<Pruned, PruneError> {
         let mut pruned = Pruned::default();
         self.prune_until(CancellationToken::new(), &mut pruned)
             .await
             .map(|()| pruned)
     }
 
-    async fn prune_until(
+    pub(super) async fn prune_until(
         &mut self,
         cancel: CancellationToken,
         pruned: &mut Pruned,
@@ -146,7 +210,7 @@ impl Case {
         pruner.run(&mut self.memory, pruned).await
     }
 
-    async fn names(&self) -> Vec<ObjectName> {
+    pub(super) async fn names(&self) -> Vec<ObjectName> {
         let page = self.archive.bucket.list("v1/", None).await.expect("lists");
         assert_eq!(page.next, None);
         page.objects
@@ -155,11 +219,11 @@ impl Case {
             .collect()
     }
 
-    async fn count(&self, is: impl Fn(&ObjectName) -> bool) -> usize {
+    pub(super) async fn count(&self, is: impl Fn(&ObjectName) -> bool) -> usize {
         self.names().await.iter().filter(|name| is(name)).count()
     }
 
-    async fn report(&self) -> Report {
+    pub(super) async fn report(&self) -> Report {
         let options = Options {
             sample: Sample::all(),
             rate: None,
@@ -170,8 +234,22 @@ impl Case {
         report.await.expect("verifies")
     }
 
+    /// The newest state is there, though the log is damaged.
+    pub(super) async fn each_moment_from_the_last(&self) {
+        let reader = ArchiveReader::of_bucket(self.archive.bucket.clone(), self.archive.folder.path())
+            .await
+            .expect("opens");
+        let line = reader.timeline(self.churn.did(), None).await.expect("reads");
+        let choice = line.choose(At::Rev(self.churn.last().rev)).expect("the moment");
+        let rebuilt = reader.rebuild(self.churn.did(), &line, choice.index, &[]).await;
+        assert_eq!(
+            rebuilt.expect("it proves").records.len(),
+            self.churn.last().records.len()
+        );
+    }
+
     /// Every moment from a state on is what it was, rebuilt from the archive alone.
-    async fn each_moment_is_there_from(&self, first: usize, step: usize) {
+    pub(super) async fn each_moment_is_there_from(&self, first: usize, step: usize) {
         let reader = ArchiveReader::of_bucket(self.archive.bucket.clone(), self.archive.folder.path())
             .await
             .expect("opens");
@@ -197,11 +275,11 @@ impl Case {
     }
 }
 
-const fn is_segment(name: &ObjectName) -> bool {
+pub(super) const fn is_segment(name: &ObjectName) -> bool {
     matches!(name, ObjectName::Segment(_))
 }
 
-const fn is_snapshot(name: &ObjectName) -> bool {
+pub(super) const fn is_snapshot(name: &ObjectName) -> bool {
     matches!(name, ObjectName::Snapshot(_))
 }
 
@@ -442,7 +520,7 @@ async fn nothing_goes_of_what_is_pinned_unknown_or_leans_on_a_snapshot_that_does
     case.know(Known {
         pinned: true,
         deleted: Some(Timestamp::default()),
-        snapshot: None,
+        ..Known::default()
     });
     case.prune().await.expect("prunes");
     assert_eq!(not_log(case.names().await), not_log(all.clone()), "pinned");
@@ -466,6 +544,9 @@ async fn nothing_goes_of_what_is_pinned_unknown_or_leans_on_a_snapshot_that_does
     std::fs::write(&path, bytes).expect("writes");
     case.prune().await.expect("prunes");
     case.each_moment_is_there_from(160, 5).await;
+    // And it is told, so that it is made again.
+    let newest = case.churn.last().rev;
+    assert!(case.held.lost.lock().expect("one thread").contains(&newest));
 
     // None proves: nothing goes.
     let mut case = Case::new().await;

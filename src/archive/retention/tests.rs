@@ -36,7 +36,74 @@ fn delta(from: u64, to: u64) -> Delta {
         from: ago(from),
         to: ago(to),
         bytes: 1,
+        steps: None,
     }
+}
+
+/// One that was read.
+fn told(steps: &[(u64, u64)]) -> Delta {
+    let steps: Vec<(Rev, Rev)> = steps
+        .iter()
+        .map(|(since, rev)| (ago(*since), ago(*rev)))
+        .collect();
+    Delta {
+        from: steps[0].0,
+        to: steps[steps.len() - 1].1,
+        bytes: 1,
+        steps: Some(steps),
+    }
+}
+
+/// What a delta leads over, and what it leads to, are two things where a mirror fell back.
+#[test]
+fn what_a_delta_does_not_hold_is_held_by_a_snapshot() {
+    let keep = Keep {
+        last: 1,
+        hours: 0,
+        days: 0,
+        weeks: 0,
+        months: 0,
+        window: Duration::from_secs(7 * 3600),
+        ..KEEP
+    };
+    let kept = |snapshots: &[u64], deltas: Vec<Delta>| -> (Vec<u64>, usize) {
+        let holdings = Holdings {
+            snapshots: snapshots.iter().map(|days| snapshot(*days)).collect(),
+            deltas,
+            ..Holdings::default()
+        };
+        let planned = plan(&holdings, &keep, NOW);
+        let stay = planned.snapshots.iter().filter(|planned| planned.stays());
+        let days = stay.map(|planned| {
+            let all = snapshots.iter().find(|days| ago(**days) == planned.what.rev);
+            *all.expect("one of them")
+        });
+        let led = planned.deltas.iter().filter(|planned| planned.stays()).count();
+        (days.collect(), led)
+    };
+    // Step by step.
+    assert_eq!(
+        kept(&[9, 5, 1], vec![told(&[(9, 5)]), told(&[(5, 1)])]),
+        (vec![9, 1], 2)
+    );
+    // By names alone it would seem that the second leads over 5.
+    assert_eq!(kept(&[9, 5, 1], vec![delta(9, 1)]), (vec![9, 1], 1));
+    assert_eq!(kept(&[9, 5, 1], vec![told(&[(9, 1)])]), (vec![9, 5, 1], 1));
+    // It begins before what is kept, and nothing of it is a step from there.
+    assert_eq!(
+        kept(&[20, 9, 5, 1], vec![told(&[(20, 5), (5, 1)])]),
+        (vec![9, 5, 1], 1)
+    );
+    // Moments without a snapshot of their own, that only one from before the window leads to.
+    let far = || vec![told(&[(20, 12)]), told(&[(12, 5), (5, 4)]), told(&[(9, 1)])];
+    assert_eq!(kept(&[30, 20, 9, 1], far()), (vec![20, 9, 1], 3));
+    // A damaged one tells nothing.
+    let mut damaged = told(&[(9, 5)]);
+    damaged.steps = Some(Vec::new());
+    assert_eq!(
+        kept(&[9, 5, 1], vec![damaged, told(&[(5, 1)])]),
+        (vec![9, 5, 1], 2)
+    );
 }
 
 /// Hours ago of the snapshots that stay.

@@ -6,7 +6,7 @@ use super::content::{Bad, read_log_file};
 use super::read::Outcome;
 use super::report::Fault;
 use super::run::{Scrub, ScrubError};
-use crate::archive::boundary::{BOUNDARY_BYTES_MAX, Boundary, Cover, check_begin};
+use crate::archive::boundary::{BOUNDARY_BYTES_MAX, Boundary, check_begin, leads_to};
 use crate::archive::erase::note::Note;
 use crate::archive::log_chain::{Link, LogChain, SegmentHead};
 use crate::archive::log_file::Origin;
@@ -89,12 +89,11 @@ impl Scrub<'_> {
     fn check_claims(&mut self, boundary: &Boundary) {
         for (did, rev) in &boundary.led_to {
             let held = self.inventory.accounts.get(did);
-            let cover = held.map_or_else(Cover::default, |held| Cover {
-                snapshots: held.snapshots.iter().copied().collect(),
-                deltas: held.deltas.clone(),
-                ..Cover::default()
+            let ends = held.into_iter().flat_map(|held| {
+                let deltas = held.deltas.iter().map(|(_, to)| *to);
+                held.snapshots.iter().copied().chain(deltas)
             });
-            if self.erased.get(did).is_some_and(Note::is_gone) || cover.leads_to(*rev) {
+            if self.erased.get(did).is_some_and(Note::is_gone) || leads_to(ends, *rev) {
                 continue;
             }
             let detail = format!(

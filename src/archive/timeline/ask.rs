@@ -48,35 +48,51 @@ impl Timeline {
     /// How to rebuild a moment, from the newest snapshot that leads to it and is not in `without`.
     #[must_use]
     pub fn plan(&self, index: usize, without: &BTreeSet<Rev>) -> Option<Plan> {
+        let begins = |rev: &Rev| self.snapshots.contains_key(rev) && !without.contains(rev);
+        let led = self.led(begins);
         let mut steps = Vec::new();
-        let mut moment = self.moments.get(index)?;
+        let mut at = index;
         loop {
-            if let Some(snapshot) = self.snapshots.get(&moment.rev)
-                && !without.contains(&moment.rev)
-            {
+            let moment = self.moments.get(at)?;
+            if begins(&moment.rev) {
                 steps.reverse();
-                let snapshot = snapshot.clone();
+                let snapshot = self.snapshots.get(&moment.rev)?.clone();
                 return Some(Plan { snapshot, steps });
             }
-            let (since, source) = (moment.since?, moment.source?);
-            steps.push((source, moment.rev));
-            // An entry that applies to a later rev than its own would lead round in a circle.
-            moment = &self.moments[self.index_of(since).filter(|_| since < moment.rev)?];
+            let (before, source) = led.get(at).copied().flatten()?;
+            steps.push((source?, moment.rev));
+            at = before;
         }
     }
 
     /// For each moment whether it can be rebuilt, as far as the names and entries tell.
     #[must_use]
     pub fn rebuildable(&self) -> Vec<bool> {
-        let mut known: Vec<bool> = Vec::with_capacity(self.moments.len());
+        let led = self.led(|rev| self.snapshots.contains_key(rev));
+        let moments = self.moments.iter().zip(led);
+        moments
+            .map(|(moment, led)| moment.snapshot || led.is_some())
+            .collect()
+    }
+
+    /// From which moment each can be reached, of those that a snapshot begins; and by which object.
+    fn led(&self, begins: impl Fn(&Rev) -> bool) -> Vec<Option<(usize, Option<Source>)>> {
+        let mut led: Vec<Option<(usize, Option<Source>)>> = Vec::with_capacity(self.moments.len());
         for moment in &self.moments {
-            let since = moment.since.filter(|since| *since < moment.rev);
-            let leads = since
-                .and_then(|since| self.index_of(since))
-                .is_some_and(|at| known[at]);
-            known.push(moment.snapshot || leads);
+            let first = moment.since.map(|since| (since, moment.source));
+            let others = moment
+                .others
+                .iter()
+                .map(|(since, source)| (*since, Some(*source)));
+            // An entry that applies to a later rev than its own would lead round in a circle.
+            let ways = first
+                .into_iter()
+                .chain(others)
+                .filter(|(since, _)| *since < moment.rev);
+            let mut known = ways.filter_map(|(since, source)| Some((self.index_of(since)?, source)));
+            led.push(known.find(|(at, _)| begins(&self.moments[*at].rev) || led[*at].is_some()));
         }
-        known
+        led
     }
 
     /// Where moments are not in the archive.
@@ -106,7 +122,7 @@ impl Timeline {
         let moment = &self.moments[index];
         let next = self.moments.get(index + 1);
         match next {
-            Some(next) if next.since == Some(moment.rev) => return None,
+            Some(next) if next.builds_on(moment.rev) => return None,
             Some(next) if !follows(moment, next) => {
                 return Some(format!(
                     "the moments between rev {} and rev {} are not in the archive",
@@ -124,11 +140,18 @@ impl Timeline {
     }
 }
 
+impl Moment {
+    /// Whether an entry leads from a rev to this moment.
+    fn builds_on(&self, rev: Rev) -> bool {
+        self.since == Some(rev) || self.others.iter().any(|(since, _)| *since == rev)
+    }
+}
+
 /// Whether nothing can have been between two moments that the archive ought to know. What was between the last
 /// event before a fetch and the fetch, only its host knew.
 fn follows(moment: &Moment, next: &Moment) -> bool {
     match next.kind {
-        MomentKind::Commit | MomentKind::Swap => next.since == Some(moment.rev),
+        MomentKind::Commit | MomentKind::Swap => next.builds_on(moment.rev),
         MomentKind::Loaded => true,
         MomentKind::Snapshot => false,
     }

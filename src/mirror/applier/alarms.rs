@@ -4,15 +4,17 @@ use std::ops::ControlFlow;
 
 use super::super::keyspace::{self, AlarmId, AlarmKind};
 use super::super::reader::Mirror;
-use super::super::rows::{AccountRow, Acknowledged, AlarmRow, DeleteWindow, Pin, PinReason};
-use super::super::store::StoreError;
+use super::super::rows::{AccountRow, Acknowledged, AlarmRow, DeleteWindow, Pin, PinReason, Row as _};
+use super::super::store::{Family, StoreError};
 use super::{Applier, Group, Note};
-use crate::types::{Did, Digest, HostName};
+use crate::types::{Did, Digest, HostName, Timestamp};
 
 /// Generations kept for one account, at most: the oldest ones stay, for they hold what was lost first.
 const PINS_MAX: usize = 4;
 /// Longest message that an alarm grows to, in bytes.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
+/// Alarms of one host that are kept one by one. Past them one stands for all of its kind.
+const ALARMS_MAX: usize = 1000;
 /// So many records that go within a window, if they are the share that is set besides, are a mass deletion.
 const MASS_DELETE_RECORDS: u64 = 100;
 /// The window.
@@ -38,6 +40,37 @@ impl Applier {
         // What a person has seen does not hide what happens after it.
         let before = group.stage.alarm(&id)?;
         if before.as_ref().is_some_and(|row| row.acknowledged.is_none()) {
+            return Ok(());
+        }
+        if before.is_none() && !Self::make_room(group, host)? {
+            // The kinds that can be so many are about accounts, and leave the empty subject free.
+            let many = AlarmId {
+                subject: String::new(),
+                ..id
+            };
+            if group
+                .stage
+                .alarm(&many)?
+                .is_some_and(|row| row.acknowledged.is_none())
+            {
+                return Ok(());
+            }
+            let message = format!(
+                "more than {ALARMS_MAX} alarms of {host} are open, and no more are kept one by one; the newest is about \
+                 {subject}: {message}"
+            );
+            group.notes.push(Note::Alarm {
+                host: host.clone(),
+                kind,
+                message: message.clone(),
+            });
+            let row = AlarmRow {
+                since: group.now,
+                message,
+                pinned,
+                acknowledged: None,
+            };
+            group.stage.put_alarm(&many, row);
             return Ok(());
         }
         let mut kept = before.map_or_else(Vec::new, |row| row.pinned);
@@ -82,6 +115,48 @@ impl Applier {
         let host = host.clone();
         group.notes.push(Note::Alarm { host, kind, message });
         Ok(())
+    }
+
+    /// Whether a host may have one more alarm. Where it has many, one that a person has seen goes, the oldest first.
+    fn make_room(group: &mut Group<'_>, host: &HostName) -> Result<bool, StoreError> {
+        let (mut count, mut seen) = (group.stage.new_alarms(host), None::<(Timestamp, Vec<u8>)>);
+        let mut bad = None;
+        let range = keyspace::alarm_range(Some(host));
+        group
+            .stage
+            .store()
+            .scan(Family::Alarms, &range, &mut |key, value| {
+                count += 1;
+                match AlarmRow::decode(value) {
+                    Ok(row) if row.acknowledged.is_some() => {
+                        if seen.as_ref().is_none_or(|(since, _)| row.since < *since) {
+                            seen = Some((row.since, key.to_vec()));
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(error) => bad = Some(StoreError::bad_row(Family::Alarms, key, error)),
+                }
+                if bad.is_some() {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })?;
+        bad.map_or(Ok(()), Err)?;
+        if count < ALARMS_MAX {
+            return Ok(true);
+        }
+        Ok(seen.is_some_and(|(_, key)| group.stage.drop_alarm(key)))
+    }
+
+    /// Raises an alarm about a host as a whole.
+    pub(super) fn raise_at(
+        group: &mut Group<'_>,
+        host: &HostName,
+        kind: AlarmKind,
+        message: String,
+    ) -> Result<(), StoreError> {
+        Self::raise(group, host, kind, "", message, Vec::new())
     }
 
     /// Raises an alarm that is no host's, or renews what it says.

@@ -243,28 +243,34 @@ impl Applier {
     }
 
     /// The host lists blobs of an account. One that no record mentions, as far as we can read records, is
-    /// fetched all the same.
+    /// fetched all the same. `complete`: these were the last, and it was asked for the first at this time.
     pub(super) fn on_blobs_listed(
         &mut self,
         group: &mut Group<'_>,
         did: &Did,
         digests: &[Digest],
-        task: Option<&[u8]>,
+        complete: Option<Timestamp>,
     ) -> Result<(), StoreError> {
-        if let Some(task) = task {
-            group.stage.delete_task(task);
-        }
-        let Some(account) = self.account(group, did)? else {
+        let Some(mut account) = self.account(group, did)? else {
             return Ok(());
         };
+        let (number, did_number) = (account.account_number, account.did_number);
+        if account.blobs_listed_at < complete {
+            account.blobs_listed_at = complete;
+            group.stage.put_account(did, account);
+        }
         for digest in digests {
-            if group.stage.blob(account.did_number, digest)?.is_none() {
+            if group.stage.blob(did_number, digest)?.is_some() {
+                if !group.stage.blob_is_referenced(number, digest)? {
+                    Self::note_needed(group, did_number, digest)?;
+                }
+            } else {
                 let mention = BlobMention {
                     digest: *digest,
                     mime: None,
                     size: None,
                 };
-                Self::want_blob(group, did, account.did_number, &mention)?;
+                Self::want_blob(group, did, did_number, &mention)?;
             }
         }
         Ok(())

@@ -260,6 +260,7 @@ impl Applier {
         for digest in released {
             if !group.stage.blob_is_referenced(number, &digest)? {
                 Self::withdraw_missing(group, row.did_number, &digest)?;
+                Self::note_needed(group, row.did_number, &digest)?;
             }
         }
         let entry = JournalEntry {
@@ -322,6 +323,21 @@ impl Applier {
         Ok(())
     }
 
+    /// Something refers to a blob, or ceases to: it is needed for every moment up to now.
+    pub(super) fn note_needed(
+        group: &mut Group<'_>,
+        did_number: u64,
+        digest: &Digest,
+    ) -> Result<(), StoreError> {
+        if let Some(mut row) = group.stage.blob(did_number, digest)?
+            && row.needed_at < Some(group.now)
+        {
+            row.needed_at = Some(group.now);
+            group.stage.put_blob(did_number, digest, row);
+        }
+        Ok(())
+    }
+
     /// Makes sure that a blob which a live record refers to is fetched.
     pub(super) fn want_blob(
         group: &mut Group<'_>,
@@ -345,11 +361,15 @@ impl Applier {
             Some(mut row) if matches!(row.state, BlobState::Missing { .. } | BlobState::Withdrawn) => {
                 row.state = BlobState::Wanted;
                 row.tries = 0;
+                row.needed_at = Some(group.now);
                 row
             }
             // Withheld when it was asked for last: perhaps because no record referred to it there.
-            Some(row) if row.withheld_since.is_some() => row,
-            Some(_) => return Ok(()),
+            Some(mut row) if row.withheld_since.is_some() => {
+                row.needed_at = Some(group.now);
+                row
+            }
+            Some(_) => return Self::note_needed(group, did_number, &blob.digest),
         };
         group.stage.put_blob(did_number, &blob.digest, row);
         group

@@ -12,7 +12,7 @@ use super::super::rows::{AccountRow, BlobState, DesyncReason, JournalOp, Row as 
 use super::super::store::{Family, StoreError};
 use super::{Applier, Group};
 use crate::repo::record::scan_record;
-use crate::types::{Cid, Did, RepoPath, Rev};
+use crate::types::{AccountStatus, Cid, Did, RepoPath, Rev, Timestamp};
 
 impl Applier {
     /// What is erased of an account, if anything is.
@@ -30,6 +30,9 @@ impl Applier {
     /// Lets go of what is to be erased.
     pub(super) fn on_erase(&mut self, group: &mut Group<'_>, erase: &Erase) -> Result<(), StoreError> {
         let did = &erase.did;
+        if !erase.lasting && erase.whole && !self.is_long_gone(group, did)? {
+            return Ok(());
+        }
         let mut known = Mirror::new(group.stage.store()).erased(did)?.unwrap_or_default();
         known.whole |= erase.whole && erase.lasting;
         known.add(&erase.records, &erase.blobs);
@@ -73,6 +76,15 @@ impl Applier {
         }
         group.stage.put_account(did, row);
         Ok(())
+    }
+
+    /// Whether an account is deleted still, and nothing holds it: it may have come back since somebody looked.
+    fn is_long_gone(&self, group: &mut Group<'_>, did: &Did) -> Result<bool, StoreError> {
+        let Some(row) = self.account(group, did)? else {
+            return Ok(false);
+        };
+        let deleted = row.upstream == AccountStatus::Deleted && row.deletion_confirmed_at.is_some();
+        Ok(deleted && !Mirror::new(group.stage.store()).is_pinned(did, &row)?)
     }
 
     /// Takes the bytes out of a generation's rows, with what they referred to. Returns how many bytes.
@@ -204,6 +216,8 @@ impl Applier {
         }
         row.account_number = NO_NUMBER;
         row.head = None;
+        // Should it come back, what the directory says of it is archived again.
+        row.identity_archived = None;
         (row.records, row.record_bytes) = (0, 0);
         (row.snapshot, row.min_rev) = (None, None);
         row.sync = SyncState::Live;
@@ -231,11 +245,13 @@ impl Applier {
         Self::erase_blob(group, blob.did_number, &blob.digest)
     }
 
-    /// The archive is to lose a blob to which nothing refers: should a record refer to it again, it is fetched.
+    /// The archive is to lose a blob to which nothing refers: should a record refer to it again, it is fetched. What was
+    /// needed since `before`, when the search for what refers to it began, is not let go of.
     pub(super) fn on_blob_dropped(
         &mut self,
         group: &mut Group<'_>,
         blob: &BlobKey,
+        before: Timestamp,
     ) -> Result<(), StoreError> {
         let (Some(account), Some(mut row)) = (
             self.account(group, &blob.did)?,
@@ -245,7 +261,10 @@ impl Applier {
         };
         let referenced =
             Mirror::new(group.stage.store()).blob_is_referenced(account.account_number, &blob.digest)?;
-        if referenced || !account.pins.is_empty() || row.state == BlobState::Erased {
+        let pinned = Mirror::new(group.stage.store()).is_pinned(&blob.did, &account)?;
+        let needed = account.kept_car.is_some() || row.needed_at.is_none_or(|at| at >= before);
+        let listed = row.needed_at >= account.blobs_listed_at;
+        if referenced || pinned || needed || listed || row.state == BlobState::Erased {
             return Ok(());
         }
         row.state = BlobState::Withdrawn;

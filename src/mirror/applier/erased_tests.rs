@@ -253,7 +253,7 @@ fn an_erased_blob_is_not_taken_again() {
     world.apply(Input::BlobsListed {
         did: account.did().clone(),
         digests: vec![blob.digest],
-        task: None,
+        complete: None,
     });
     world.apply(Input::BlobFailed {
         blob: blob.clone(),
@@ -354,16 +354,45 @@ fn an_account_that_was_deleted_for_long_may_come_back() {
     world.commit(&mut account, &[write("s", post(SECRET))]);
     let did = account.did().clone();
     let mut row = world.row(&did).expect("known");
-    row.upstream = AccountStatus::Deleted;
+    let gone = || {
+        Input::Erase(Box::new(Erase {
+            whole: true,
+            lasting: false,
+            ..erase(&account)
+        }))
+    };
+    // It is not deleted, or not any more; somebody has it pinned: nothing of it goes.
+    let pin = crate::mirror::rows::Pin {
+        generation: None,
+        head: None,
+        snapshot: None,
+        since: NOW,
+        reason: crate::mirror::rows::PinReason::MassTakedown,
+    };
+    for (upstream, confirmed, pins) in [
+        (AccountStatus::Active, None, vec![]),
+        (AccountStatus::Active, Some(NOW), vec![]),
+        (AccountStatus::Deleted, None, vec![]),
+        (AccountStatus::Deleted, Some(NOW), vec![pin]),
+    ] {
+        (row.upstream, row.deletion_confirmed_at, row.pins) = (upstream, confirmed, pins);
+        world.put_row(&did, &row);
+        world.apply(gone());
+        assert_eq!(world.row(&did), Some(row.clone()));
+        world.check_equal(&account);
+    }
+    (row.upstream, row.deletion_confirmed_at) = (AccountStatus::Deleted, Some(NOW));
+    row.pins.clear();
+    row.identity_archived = Some([1; 32]);
     world.put_row(&did, &row);
-    world.apply(Input::Erase(Box::new(Erase {
-        whole: true,
-        lasting: false,
-        ..erase(&account)
-    })));
+    world.apply(gone());
     assert_eq!(found(&world, SECRET.as_bytes()), []);
     let mut row = world.row(&did).expect("known");
     assert_eq!((row.erased, row.head.is_none()), (None, true));
+    assert_eq!(
+        row.identity_archived, None,
+        "it is archived again when it comes back"
+    );
     row.upstream = AccountStatus::Active;
     world.put_row(&did, &row);
     world.want_again(&did);
@@ -372,6 +401,7 @@ fn an_account_that_was_deleted_for_long_may_come_back() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one blob, and everything that holds it")]
 fn a_blob_is_dropped_only_while_nothing_refers_to_it() {
     let mut world = World::new();
     let mut account = world.live(1);
@@ -398,10 +428,71 @@ fn a_blob_is_dropped_only_while_nothing_refers_to_it() {
         let row = Mirror::new(&*world.store).blob(blob.did_number, &blob.digest);
         row.expect("reads").expect("known").state
     };
-    world.apply(Input::BlobDropped { blob: blob.clone() });
+    let later = |seconds| NOW.plus(std::time::Duration::from_secs(seconds));
+    let listed = |digests: Vec<_>, complete| Input::BlobsListed {
+        did: account.did().clone(),
+        digests,
+        complete,
+    };
+    let (without, with) = (
+        listed(Vec::new(), Some(later(600))),
+        listed(vec![blob.digest], None),
+    );
+    let drop_it = |world: &mut World, before| {
+        let blob = blob.clone();
+        world.apply(Input::BlobDropped { blob, before });
+    };
+    world.apply(without);
+    drop_it(&mut world, later(900));
     assert_eq!(state(&world), BlobState::Archived, "a record refers to it");
     world.commit(&mut account, &[("app.bsky.feed.post/p".to_owned(), None)]);
-    world.apply(Input::BlobDropped { blob: blob.clone() });
+    drop_it(&mut world, NOW);
+    assert_eq!(
+        state(&world),
+        BlobState::Archived,
+        "it was needed since it was looked for"
+    );
+    let row = |world: &World| world.row(&blob.did).expect("known");
+    let change = |world: &mut World, change: &dyn Fn(&mut crate::mirror::rows::AccountRow)| {
+        let mut changed = row(world);
+        change(&mut changed);
+        world.put_row(&blob.did, &changed);
+    };
+    change(&mut world, &|row| row.blobs_listed_at = Some(NOW));
+    drop_it(&mut world, later(900));
+    assert_eq!(
+        state(&world),
+        BlobState::Archived,
+        "its host did not say since that it is gone"
+    );
+    change(&mut world, &|row| row.blobs_listed_at = None);
+    drop_it(&mut world, later(900));
+    assert_eq!(state(&world), BlobState::Archived, "its host was never asked");
+    change(&mut world, &|row| row.blobs_listed_at = Some(later(600)));
+    change(&mut world, &|row| {
+        row.kept_car = Some(crate::mirror::rows::KeptCar {
+            number: 99,
+            rev: row.head.as_ref().expect("held").rev,
+            commit: Cid::of_block(b"kept"),
+            bytes: 1,
+            sha256: [0; 32],
+            since: NOW,
+            archived: true,
+            damaged: false,
+        });
+    });
+    drop_it(&mut world, later(900));
+    assert_eq!(
+        state(&world),
+        BlobState::Archived,
+        "what is kept as it came may refer to it"
+    );
+    change(&mut world, &|row| row.kept_car = None);
+    world.applier.apply(vec![with], later(700)).expect("applies");
+    drop_it(&mut world, later(900));
+    assert_eq!(state(&world), BlobState::Archived, "its host lists it");
+    change(&mut world, &|row| row.blobs_listed_at = Some(later(800)));
+    drop_it(&mut world, later(900));
     assert_eq!(state(&world), BlobState::Withdrawn);
     // It is fetched again when a record does.
     world.commit(

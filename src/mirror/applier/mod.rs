@@ -302,12 +302,14 @@ impl Applier {
             } => self.on_blob_failed(group, &blob, failure, &task, retry_at),
             Input::Asked(ask) => self.on_asked(group, ask),
             Input::Erase(erase) => self.on_erase(group, &erase),
-            Input::BlobDropped { blob } => self.on_blob_dropped(group, &blob),
+            Input::BlobDropped { blob, before } => self.on_blob_dropped(group, &blob, before),
             Input::BlobLost { blob, task } => self.on_blob_lost(group, &blob, &task),
             Input::BlobArchived { blob, task } => self.on_blob_archived(group, &blob, &task),
-            Input::BlobsListed { did, digests, task } => {
-                self.on_blobs_listed(group, &did, &digests, task.as_deref())
-            }
+            Input::BlobsListed {
+                did,
+                digests,
+                complete,
+            } => self.on_blobs_listed(group, &did, &digests, complete),
             Input::BlobsSwept {
                 host,
                 verdicts,
@@ -340,6 +342,7 @@ impl Applier {
             Input::LogClaimed(log) => Self::on_log_claimed(group, &log),
             Input::SnapshotAll => self.on_snapshot_all(group),
             Input::OwnAlarm { kind, message } => Self::raise_own(group, kind, message),
+            Input::HostAlarm { host, kind, message } => Self::raise_at(group, &host, kind, message),
             Input::ArchiveLost { did, blob } => self.on_archive_lost(group, &did, blob),
             Input::Damaged {
                 did,

@@ -141,6 +141,7 @@ impl Applier {
     pub(super) fn keep_car(group: &mut Group<'_>, did: &Did, row: &mut AccountRow, car: KeptCar) {
         let pace = archive_pace(car.bytes);
         let before = row.kept_car.replace(car);
+        row.followed_again_at = None;
         let due = match (&before, row.car_at) {
             // One that waits for its task gives that to the newer one.
             (Some(before), Some(last)) if !before.archived => last,
@@ -287,6 +288,7 @@ impl Applier {
     ) -> Result<(), StoreError> {
         let now = row.head.as_ref().map(|head| head.rev);
         if let Some(car) = row.kept_car.clone() {
+            row.followed_again_at = Some(group.now);
             if now.is_some_and(|now| now < car.rev) {
                 let place = if car.archived { "in the archive" } else { "kept" };
                 let message = format!(

@@ -53,6 +53,8 @@ impl Applier {
             row.upstream = restored.status;
             row.deletion_confirmed_at = restored.deleted_at;
             row.pins = restored.pins;
+            // Since when is not known here.
+            row.followed_again_at = Some(group.now);
             self.audit_some_time(group, &did, &mut row);
         }
         let held = restored.repo.is_some();

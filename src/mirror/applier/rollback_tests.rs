@@ -7,7 +7,8 @@ use super::*;
 use crate::mirror::input::{FetchFailure, Fetched, FetchedContent, Gap, ListedPage, ListedRepo};
 use crate::mirror::keyspace::{AlarmId, AlarmKind};
 use crate::mirror::reader::Mirror;
-use crate::mirror::rows::{AlarmRow, Listing, PinReason};
+use crate::mirror::rows::{AlarmRow, Listing, PinReason, Row as _};
+use crate::mirror::store::Batch;
 use crate::sim::SimAccount;
 use crate::types::AccountStatus;
 
@@ -577,4 +578,55 @@ fn a_host_of_which_no_event_ever_came_is_listed_again_at_each_connection() {
     world.commit(&mut account, &[write("b", "an event")]);
     world.apply(connected());
     assert!(!due(&world));
+}
+
+#[test]
+fn alarms_of_a_host_are_bounded_and_what_was_seen_makes_room() {
+    let mut world = World::new();
+    let host = world.host.clone();
+    let id = |subject: &str| AlarmId {
+        host: Some(host.clone()),
+        kind: AlarmKind::RepoNotFound,
+        subject: subject.to_owned(),
+    };
+    let row = AlarmRow {
+        since: NOW,
+        message: "one".to_owned(),
+        pinned: Vec::new(),
+        acknowledged: None,
+    };
+    let mut batch = Batch::new();
+    for number in 0..1000 {
+        let key = keyspace::encode_alarm(&id(&format!("did:plc:{number:04}")));
+        batch.put(Family::Alarms, key, row.encode());
+    }
+    world.store.write(batch).expect("written");
+    let raise = |world: &mut World, kind| {
+        world.apply(Input::HostAlarm {
+            host: world.host.clone(),
+            kind,
+            message: "it says nothing".to_owned(),
+        });
+    };
+    let of = |world: &World, kind| alarms(world).into_iter().find(|(id, _)| id.kind == kind);
+    raise(&mut world, AlarmKind::HostSilent);
+    raise(&mut world, AlarmKind::HostSilent);
+    let (_, full) = of(&world, AlarmKind::HostSilent).expect("one for all");
+    assert!(full.message.contains("more than 1000 alarms"), "{}", full.message);
+    assert_eq!(alarms(&world).len(), 1001);
+    // What a person has seen makes room for what is new.
+    for subject in ["did:plc:0007", "did:plc:0009"] {
+        let (alarm, by) = (id(subject), "an admin".to_owned());
+        world.apply(Input::Acknowledge { alarm, by });
+    }
+    raise(&mut world, AlarmKind::EmptyList);
+    let (_, new) = of(&world, AlarmKind::EmptyList).expect("raised");
+    assert_eq!(new.message, "it says nothing");
+    let left = alarms(&world);
+    assert_eq!(left.len(), 1001);
+    assert!(
+        !left.iter().any(|(known, _)| *known == id("did:plc:0007")),
+        "the oldest that was seen"
+    );
+    assert!(left.iter().any(|(known, _)| *known == id("did:plc:0009")));
 }

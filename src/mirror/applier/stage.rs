@@ -353,6 +353,25 @@ impl<'s> Stage<'s> {
         Ok(Some(row))
     }
 
+    /// Alarms of a host that this batch adds.
+    pub(super) fn new_alarms(&self, host: &HostName) -> usize {
+        let range = keyspace::alarm_range(Some(host));
+        let of_host = |key: &&Vec<u8>| {
+            key.as_slice() >= range.from() && range.to().is_none_or(|to| key.as_slice() < to)
+        };
+        let absent = |key: &&Vec<u8>| self.store.get(Family::Alarms, key).is_ok_and(|row| row.is_none());
+        self.alarms.keys().filter(of_host).filter(absent).count()
+    }
+
+    /// Removes an alarm, unless this batch has put it anew.
+    pub(super) fn drop_alarm(&mut self, key: Vec<u8>) -> bool {
+        if self.alarms.contains_key(&key) {
+            return false;
+        }
+        self.batch.delete(Family::Alarms, key);
+        true
+    }
+
     pub(super) fn put_alarm(&mut self, id: &AlarmId, row: AlarmRow) {
         let key = keyspace::encode_alarm(id);
         self.batch.put(Family::Alarms, key.clone(), row.encode());

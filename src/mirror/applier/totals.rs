@@ -31,8 +31,12 @@ pub struct Totals {
     pub unlogged: u64,
     /// Bytes of blobs that are held here and not in the archive.
     pub held_bytes: u64,
+    /// Accounts that are on at their hosts, and wait for a fetch.
+    pub wanted_active: u64,
     /// Accounts with a head.
     pub with_head: u64,
+    /// Of those, the ones of which no snapshot stands in the archive.
+    pub without_snapshot: u64,
     /// Blobs by state ([`super::super::rows::BlobState::label`]).
     pub blobs: BTreeMap<&'static str, u64>,
     /// Bytes of blobs that are held here or in the archive.
@@ -89,8 +93,16 @@ impl Totals {
         if row.unlogged.is_some() {
             step(&mut self.unlogged, 1, plus);
         }
+        if matches!(row.sync, SyncState::Wanted { .. }) && row.upstream.is_active() {
+            step(&mut self.wanted_active, 1, plus);
+        }
         if row.head.is_some() {
             step(&mut self.with_head, 1, plus);
+            step(
+                &mut self.without_snapshot,
+                u64::from(row.snapshot.is_none()),
+                plus,
+            );
         }
         if row.head.is_some() && row.upstream.is_active() {
             match self.active.get_mut(&row.host) {

@@ -200,6 +200,12 @@ pub enum AlarmKind {
     SpoolFull = 11,
     /// Somebody changed the identity of an account, in more than its names.
     IdentityChanged = 12,
+    /// Nothing was heard of a host for long: it cannot be reached.
+    HostSilent = 20,
+    /// The archive has taken nothing for long.
+    ArchiveSilent = 21,
+    /// A part of Firekeep ended, or stands still.
+    TaskStalled = 22,
 }
 
 impl AlarmKind {
@@ -219,11 +225,14 @@ impl AlarmKind {
             Self::DrillFailed => "drill_failed",
             Self::SpoolFull => "spool_full",
             Self::IdentityChanged => "identity_changed",
+            Self::HostSilent => "host_silent",
+            Self::ArchiveSilent => "archive_silent",
+            Self::TaskStalled => "task_stalled",
         }
     }
 
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::SequenceReset,
         Self::Rollback,
         Self::MassDelete,
@@ -236,6 +245,9 @@ impl AlarmKind {
         Self::DrillFailed,
         Self::SpoolFull,
         Self::IdentityChanged,
+        Self::HostSilent,
+        Self::ArchiveSilent,
+        Self::TaskStalled,
     ];
 
     fn from_code(code: u8) -> Option<Self> {

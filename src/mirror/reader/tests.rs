@@ -217,6 +217,7 @@ fn blobs_and_their_chunks() {
         first_seen: Timestamp::from_micros(1),
         tries: 0,
         withheld_since: None,
+        needed_at: None,
     };
     let store = store_with(|batch| {
         batch.put(Family::Blobs, keyspace::encode_blob(3, &whole), row.encode());

@@ -101,6 +101,12 @@ pub struct AccountRow {
     /// When it is archived, or one was last: the time of that task.
     #[serde(default, with = "codec::option", skip_serializing_if = "Option::is_none")]
     pub car_at: Option<Timestamp>,
+    /// When its host was asked for all its blobs and listed them to the end: those that it named were needed then.
+    #[serde(default, with = "codec::option", skip_serializing_if = "Option::is_none")]
+    pub blobs_listed_at: Option<Timestamp>,
+    /// Since when it follows again what was kept beside it or in its place: from then on CARs of before are history.
+    #[serde(default, with = "codec::option", skip_serializing_if = "Option::is_none")]
+    pub followed_again_at: Option<Timestamp>,
     /// How much of it is erased, and not taken again ([`crate::mirror::erased`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erased: Option<super::super::erased::ErasedMark>,
@@ -172,6 +178,8 @@ impl AccountRow {
             deletion_confirmed_at: None,
             kept_car: None,
             car_at: None,
+            blobs_listed_at: None,
+            followed_again_at: None,
             erased: None,
             owner: None,
             unfollowed: false,

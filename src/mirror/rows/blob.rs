@@ -24,6 +24,10 @@ pub struct BlobRow {
     /// and not served.
     #[serde(default, with = "codec::option", skip_serializing_if = "Option::is_none")]
     pub withheld_since: Option<Timestamp>,
+    /// When it was needed last: a record came to refer to it or ceased to, a CAR that is kept does, or its host listed
+    /// it though no record is known that does. Nothing removes it from the archive as long as that is not long ago.
+    #[serde(default, with = "codec::option", skip_serializing_if = "Option::is_none")]
+    pub needed_at: Option<Timestamp>,
 }
 
 impl BlobRow {
@@ -37,6 +41,7 @@ impl BlobRow {
             first_seen: now,
             tries: 0,
             withheld_since: None,
+            needed_at: Some(now),
         }
     }
 }

@@ -89,6 +89,8 @@ fn account(status: AccountStatus, sync: SyncState) -> AccountRow {
         deletion_confirmed_at: Some(at(21)),
         kept_car: None,
         car_at: None,
+        blobs_listed_at: None,
+        followed_again_at: None,
         erased: None,
         owner: None,
         unfollowed: false,
@@ -238,6 +240,7 @@ fn blobs_round_trip() {
             first_seen: at(1),
             tries: 0,
             withheld_since: Some(at(2)),
+            needed_at: Some(at(3)),
         });
     }
     // A row of before has no such field, nor one of a blob that nobody withholds.
