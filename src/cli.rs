@@ -4,19 +4,25 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+mod alarms;
 mod archive_args;
+mod living;
+mod plc;
 mod recall;
 mod restore;
 mod state;
 mod setup;
 
+pub use self::alarms::{AlarmArgs, AlarmCommand};
 pub use self::archive_args::{
     BucketCommand, DrillArgs, ForgetArgs, PlaceArgs, ProbeArgs, PruneArgs, VerifyArgs,
 };
-pub use recall::{AtArgs, CatArgs, ExportArgs, ExportFormat, HistoryArgs, JudgeArgs, LsArgs, SourceArgs};
-pub use restore::{
-    CurveArg, KeyCommand, PlcArgs, PlcCommand, RestoreAccountArgs, RestoreCommand, RestorePdsArgs,
+pub use living::{LivingArgs, RestoreBlobsArgs, RestoreRecordsArgs};
+pub use plc::{PlcAddKeyArgs, PlcArgs, PlcCommand, PlcUndoArgs, PlcUpdateArgs, PlcWatchArgs, SignerArgs};
+pub use recall::{
+    AtArgs, CatArgs, DiffArgs, ExportArgs, ExportFormat, HistoryArgs, JudgeArgs, LsArgs, SourceArgs,
 };
+pub use restore::{CurveArg, KeyCommand, RestoreAccountArgs, RestoreCommand, RestorePdsArgs};
 pub use setup::{CheckArgs, InitArgs};
 pub use state::{StateBackupArgs, StateCommand, StateExtractArgs, StateListArgs, StateOpenArgs};
 
@@ -129,7 +135,7 @@ The repository is proven before the file appears: its records build the tree tha
 something is missing, and named; 4: what the archive holds does not prove; 10: it holds no backup of that moment.")]
     Export(Box<ExportArgs>),
 
-    /// Bring an account, or a whole PDS, back at a new PDS, from a backup and a rotation key
+    /// Bring an account, a whole PDS, or what an account lost, back from a backup
     #[command(subcommand)]
     Restore(RestoreCommand),
     /// A PDS's private state: keys, e-mail addresses, passwords, preferences. Always encrypted to its admin
@@ -138,7 +144,8 @@ something is missing, and named; 4: what the archive holds does not prove; 10: i
     /// Make or look at a rotation key. It stays on this machine
     #[command(subcommand)]
     Key(KeyCommand),
-    /// The log of a did:plc: every change of an identity, verified
+
+    /// The identity of a did:plc: every change of it, verified; and changing it with a rotation key
     #[command(subcommand)]
     Plc(PlcCommand),
 
@@ -247,55 +254,6 @@ pub struct StatusArgs {
     /// Show it again every two seconds
     #[arg(long)]
     pub watch: bool,
-}
-
-/// `firekeep alarms`
-#[derive(Debug, Args)]
-pub struct AlarmArgs {
-    /// Settings that other commands have too
-    #[command(flatten)]
-    pub common: SettingArgs,
-    /// What to do with alarms; without it they are listed
-    #[command(subcommand)]
-    pub command: Option<AlarmCommand>,
-}
-
-/// `firekeep alarms …`
-#[derive(Debug, Subcommand)]
-pub enum AlarmCommand {
-    /// Say that an alarm was seen
-    Ack {
-        /// Its kind, as the list shows it
-        kind: String,
-        /// Its host
-        #[arg(long, value_name = "HOST")]
-        host: Option<String>,
-        /// Its subject: an account, or nothing for a whole host
-        #[arg(long, value_name = "DID")]
-        subject: Option<String>,
-    },
-}
-
-/// `firekeep diff`
-#[derive(Debug, Args)]
-pub struct DiffArgs {
-    /// The account
-    pub did: String,
-    /// Compare with what the host has now
-    #[arg(long, required_unless_present = "from", conflicts_with_all = ["from", "to"])]
-    pub live: bool,
-    /// Compare what the archive holds as of this time or rev …
-    #[arg(long, value_name = "TIME|REV")]
-    pub from: Option<String>,
-    /// … with that of this one. Default: the newest
-    #[arg(long, value_name = "TIME|REV", requires = "from")]
-    pub to: Option<String>,
-    /// How moments are judged
-    #[command(flatten)]
-    pub judge: JudgeArgs,
-    /// Which archive
-    #[command(flatten)]
-    pub source: SourceArgs,
 }
 
 /// `firekeep config …`

@@ -6,6 +6,7 @@ pub mod check;
 pub mod drill;
 pub mod forget;
 pub mod keys;
+pub mod plc;
 pub mod prune;
 pub mod restore;
 pub mod state;
@@ -77,8 +78,8 @@ pub async fn accounts(config: &Config, json: bool) -> Result<u8, DaemonError> {
         return print(&format!("{:#}\n", serde_json::json!({ "accounts": all })));
     }
     let mut out = format!(
-        "{:<33} {:<12} {:<12} {:>9} {:<14} snapshot\n",
-        "account", "at its host", "our copy", "records", "rev"
+        "{:<33} {:<12} {:<12} {:>9} {:<14} {:<16} snapshot\n",
+        "account", "at its host", "our copy", "records", "rev", "restorable by"
     );
     for account in &all {
         let snapshot = match (account["snapshot_rev"].as_str(), account["rev"].as_str()) {
@@ -92,18 +93,32 @@ pub async fn accounts(config: &Config, json: bool) -> Result<u8, DaemonError> {
             "  (signed by a key of before its last move or key change)"
         };
         out.push_str(&format!(
-            "{:<33} {:<12} {:<12} {:>9} {:<14} {snapshot}{}{earlier_key}\n",
+            "{:<33} {:<12} {:<12} {:>9} {:<14} {:<16} {snapshot}{}{earlier_key}\n",
             text(&account["did"]),
             text(&account["status"]),
             text(&account["sync"]),
             number(&account["records"]),
             account["rev"].as_str().unwrap_or("-"),
+            restorable_by(&account["restore"]),
             account["reason"]
                 .as_str()
                 .map_or_else(String::new, |reason| format!("  ({reason})")),
         ));
     }
     print(&out)
+}
+
+/// Who could restore an account today, in a word or two.
+fn restorable_by(restore: &Value) -> &'static str {
+    match (restore["by"].as_str(), restore["ready"].as_bool()) {
+        (Some("not_needed"), _) => "-",
+        (Some("unknown") | None, _) => "not known yet",
+        (Some("nobody"), _) => "NOBODY",
+        (_, Some(false) | None) => "NOT YET",
+        (Some("pds_only"), _) => "its PDS alone",
+        (Some("user_below_pds"), _) => "its user or PDS",
+        _ => "its user",
+    }
 }
 
 /// `firekeep alarms` and `firekeep alarms ack`

@@ -35,6 +35,12 @@ fn main() -> ExitCode {
 
 fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
     let (json, file) = (cli.json, cli.config);
+    if matches!(
+        &cli.command,
+        Command::Restore(_) | Command::Key(_) | Command::Plc(_)
+    ) {
+        leave_no_core();
+    }
     match cli.command {
         Command::Run(args) => {
             let config = load(file, &args.settings())?.0;
@@ -85,10 +91,7 @@ fn dispatch(cli: Cli) -> Result<u8, DaemonError> {
         }
         Command::Restore(command) => restore(file, command, json),
         Command::State(command) => state(file, command, json),
-        Command::Key(command) => match command {
-            KeyCommand::Generate { curve, output } => commands::keys::generate(curve, &output, json),
-            KeyCommand::Show { file } => commands::keys::show(&file, json),
-        },
+        Command::Key(command) => key(command, json),
         Command::Plc(command) => plc(file, command, json),
         Command::AdminPassword { output } => commands::keys::admin_password(&output),
         Command::Health(args) => block_on(commands::health(&load(file, &args.settings())?.0)),
@@ -133,6 +136,13 @@ fn configuration(file: Option<PathBuf>, command: ConfigCommand, json: bool) -> R
     }
 }
 
+fn key(command: KeyCommand, json: bool) -> Result<u8, DaemonError> {
+    match command {
+        KeyCommand::Generate { curve, output } => commands::keys::generate(curve, &output, json),
+        KeyCommand::Show { file } => commands::keys::show(&file, json),
+    }
+}
+
 fn restore(file: Option<PathBuf>, command: RestoreCommand, json: bool) -> Result<u8, DaemonError> {
     match command {
         RestoreCommand::Account(args) => {
@@ -142,6 +152,14 @@ fn restore(file: Option<PathBuf>, command: RestoreCommand, json: bool) -> Result
         RestoreCommand::Pds(args) => {
             let config = load(file, &args.settings())?.0;
             block_on(commands::restore::pds(&config, &args, json))
+        }
+        RestoreCommand::Records(args) => {
+            let config = load(file, &args.living.settings())?.0;
+            block_on(commands::restore::records(&config, &args, json))
+        }
+        RestoreCommand::Blobs(args) => {
+            let config = load(file, &args.living.settings())?.0;
+            block_on(commands::restore::blobs(&config, &args, json))
         }
     }
 }
@@ -164,13 +182,37 @@ fn state(file: Option<PathBuf>, command: StateCommand, json: bool) -> Result<u8,
     }
 }
 
-fn plc(file: Option<PathBuf>, command: PlcCommand, json: bool) -> Result<u8, DaemonError> {
-    let (args, whole) = match command {
-        PlcCommand::Log(args) => (args, true),
-        PlcCommand::Verify(args) => (args, false),
+/// What holds keys and passwords leaves no copy of its memory behind when it crashes, and no other process of this user
+/// may read it.
+fn leave_no_core() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
     };
-    let config = load(file, &args.settings())?.0;
-    block_on(commands::keys::plc_log(&config, &args.did, whole, json))
+    let limited = setrlimit(Resource::Core, none);
+    if let Err(error) = limited.and(set_dumpable_behavior(DumpableBehavior::NotDumpable)) {
+        eprintln!("firekeep: note: this system may write a core file when a program crashes ({error})");
+    }
+}
+
+fn plc(file: Option<PathBuf>, command: PlcCommand, json: bool) -> Result<u8, DaemonError> {
+    let directory = match &command {
+        PlcCommand::Log(args) | PlcCommand::Verify(args) => &args.directory,
+        PlcCommand::Watch(args) => &args.directory,
+        PlcCommand::Undo(args) => &args.directory,
+        PlcCommand::Update(args) => &args.directory,
+        PlcCommand::AddKey(args) => &args.directory,
+    };
+    let config = load(file, &directory.settings())?.0;
+    match command {
+        PlcCommand::Log(args) => block_on(commands::keys::plc_log(&config, &args.did, true, json)),
+        PlcCommand::Verify(args) => block_on(commands::keys::plc_log(&config, &args.did, false, json)),
+        PlcCommand::Watch(args) => block_on(commands::plc::watch(&config, &args, json)),
+        PlcCommand::Undo(args) => block_on(commands::plc::undo(&config, &args, json)),
+        PlcCommand::Update(args) => block_on(commands::plc::update(&config, &args, json)),
+        PlcCommand::AddKey(args) => block_on(commands::plc::add_key(&config, &args, json)),
+    }
 }
 
 fn print_config(file: Option<PathBuf>, args: &RunArgs) -> Result<u8, DaemonError> {

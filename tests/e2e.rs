@@ -54,8 +54,14 @@ mod overview;
 mod recall;
 #[path = "e2e/restore.rs"]
 mod restore;
+#[path = "e2e/restore_faults.rs"]
+mod restore_faults;
+#[path = "e2e/restore_living.rs"]
+mod restore_living;
 #[path = "e2e/restore_pds.rs"]
 mod restore_pds;
+#[path = "e2e/restore_web.rs"]
+mod restore_web;
 #[path = "e2e/rollback.rs"]
 mod rollback;
 #[path = "e2e/state.rs"]

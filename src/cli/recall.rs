@@ -138,3 +138,25 @@ impl ExportFormat {
         }
     }
 }
+
+/// `firekeep diff`
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// The account
+    pub did: String,
+    /// Compare with what the host has now
+    #[arg(long, required_unless_present = "from", conflicts_with_all = ["from", "to"])]
+    pub live: bool,
+    /// Compare what the archive holds as of this time or rev …
+    #[arg(long, value_name = "TIME|REV")]
+    pub from: Option<String>,
+    /// … with that of this one. Default: the newest
+    #[arg(long, value_name = "TIME|REV", requires = "from")]
+    pub to: Option<String>,
+    /// How moments are judged
+    #[command(flatten)]
+    pub judge: JudgeArgs,
+    /// Which archive
+    #[command(flatten)]
+    pub source: SourceArgs,
+}

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{ArchiveArgs, SettingArgs, given};
+use super::{ArchiveArgs, RestoreBlobsArgs, RestoreRecordsArgs, SettingArgs, given};
 use crate::restore::plan::Ending;
 
 /// `firekeep restore …`
@@ -33,6 +33,22 @@ Examples:
 Prints a plan first, and asks. Stopped at any time, the same command goes on. Each account is activated last, and only if
 it was active. Exit code 1: some accounts failed; run it again. 3: all that can be is restored, and something is missing.")]
     Pds(Box<RestorePdsArgs>),
+    /// Records that an account lost or changed, back into it where it lives
+    #[command(after_help = "\
+Examples:
+  firekeep restore records did:plc:… --at 2026-01-02T03:04:05Z --dry-run
+  firekeep restore records did:plc:… --from s3://my-bucket/firekeep --at 2h --collection app.bsky.feed.post
+
+Writes back what was deleted or changed since then, and leaves alone what came since. Blobs that these records need and
+the PDS dropped are uploaded before. Prints a plan first, and asks; can be run again. Exit code 3: some could not be.")]
+    Records(Box<RestoreRecordsArgs>),
+    /// Blobs that the PDS of an account says it misses, out of a backup
+    #[command(after_help = "\
+Examples:
+  firekeep restore blobs did:plc:… --from s3://my-bucket/firekeep
+
+Exit code 3: some are not in the backup, or the PDS does not take them.")]
+    Blobs(Box<RestoreBlobsArgs>),
 }
 
 /// `firekeep restore pds`
@@ -270,38 +286,4 @@ Keep a copy where the PDS cannot lose it. It is of use once it stands among the 
         /// The file
         file: PathBuf,
     },
-}
-
-/// `firekeep plc …`
-#[derive(Debug, Subcommand)]
-pub enum PlcCommand {
-    /// Every operation, verified, and what it made of the identity
-    Log(PlcArgs),
-    /// Whether the log verifies. Exit code 0, or 4 with the operation that does not
-    Verify(PlcArgs),
-}
-
-/// Whose log.
-#[derive(Debug, Args)]
-pub struct PlcArgs {
-    /// The account
-    pub did: String,
-    /// The PLC directory
-    #[arg(long, value_name = "URL")]
-    pub plc_url: Option<String>,
-    /// Allow plain http, loopback and private addresses
-    #[arg(long)]
-    pub dev_mode: bool,
-}
-
-impl PlcArgs {
-    /// The flags that were given: key and value.
-    #[must_use]
-    pub fn settings(&self) -> Vec<(&'static str, String)> {
-        let mut settings = given([("plc_url", &self.plc_url)]);
-        if self.dev_mode {
-            settings.push(("dev_mode", "true".to_owned()));
-        }
-        settings
-    }
 }

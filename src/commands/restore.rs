@@ -5,6 +5,7 @@
 )]
 //! `firekeep restore account`: finds out, shows the plan, asks, and does it.
 
+mod living;
 mod secrets;
 mod whole;
 
@@ -36,7 +37,8 @@ use crate::restore::source::Backup;
 use crate::restore::{RestoreError, WITHHELD_MAX};
 use crate::types::{Did, DidMethod, HostName};
 
-pub(super) use self::secrets::{read_secret, read_text};
+pub use self::living::{blobs, records};
+pub(super) use self::secrets::{ask, confirmed, key_or_ask, password_or_ask, read_secret, read_text};
 pub use self::whole::pds;
 
 impl From<RestoreError> for DaemonError {
@@ -51,7 +53,7 @@ impl From<RestoreError> for DaemonError {
     }
 }
 
-fn usage(text: impl Into<String>) -> DaemonError {
+pub(super) fn usage(text: impl Into<String>) -> DaemonError {
     let (code, text) = (exit::USAGE, text.into());
     DaemonError { code, text }
 }
@@ -116,7 +118,7 @@ impl Found {
             .did
             .parse()
             .map_err(|_| usage(format!("{:?} is no DID", args.did)))?;
-        let to = endpoint(config, &args.to)?;
+        let to = endpoint(config, "--to", &args.to)?;
         let rotation = secrets::rotation_key(args, &did)?.map(Arc::new);
         let from = args.from.as_deref().unwrap_or_default().trim_end_matches('/');
         let directory = directory(config, &[to.as_str(), from])?;
@@ -137,7 +139,13 @@ impl Found {
             .unwrap_or_else(|| default_ledger(config, &did));
         let begun = ledger::read(&ledger_path)?;
         let known = known(&directory, &did).await?;
-        let (backup, short) = backup(config, args, &directory, &did, &known, begun.as_ref()).await?;
+        let origin = Origin {
+            from: args.from.as_deref(),
+            at: args.at.as_deref(),
+            blobs: args.blobs.as_deref(),
+            keys: &args.keys,
+        };
+        let (backup, short) = backup(config, &origin, &directory, &did, &known, begun.as_ref()).await?;
         let pds = Pds::new(directory.http.clone(), &to, &did, Zeroizing::default());
         let server = pds.describe().await?;
         let standing = pds.standing().await?;
@@ -299,13 +307,6 @@ fn with_ledger(error: RestoreError, path: &Path) -> DaemonError {
     error
 }
 
-/// The address of the new PDS.
-fn endpoint(config: &Config, to: &str) -> Result<String, DaemonError> {
-    let endpoint = PdsEndpoint::parse(to, config.dev_mode);
-    let endpoint = endpoint.map_err(|error| usage(format!("--to {to:?}: {error}")))?;
-    Ok(endpoint.origin())
-}
-
 /// A DID as the name of a file.
 fn file_name(did: &Did) -> String {
     did.as_str()
@@ -337,17 +338,32 @@ async fn known(directory: &Directory, did: &Did) -> Result<Known, DaemonError> {
     })
 }
 
+/// The address of a PDS.
+pub(super) fn endpoint(config: &Config, what: &str, url: &str) -> Result<String, DaemonError> {
+    let endpoint = PdsEndpoint::parse(url, config.dev_mode);
+    let endpoint = endpoint.map_err(|error| usage(format!("{what} {url:?}: {error}")))?;
+    Ok(endpoint.origin())
+}
+
+/// Where a backup is, as the command line says it.
+struct Origin<'a> {
+    from: Option<&'a str>,
+    at: Option<&'a str>,
+    blobs: Option<&'a Path>,
+    keys: &'a [String],
+}
+
 /// Opens and proves the backup. True: it may not be what was asked for.
 async fn backup(
     config: &Config,
-    args: &RestoreAccountArgs,
+    origin: &Origin<'_>,
     directory: &Directory,
     did: &Did,
     known: &Known,
     begun: Option<&State>,
 ) -> Result<(Backup, bool), DaemonError> {
     let mut keys: Vec<SigningKey> = Vec::new();
-    for text in &args.keys {
+    for text in origin.keys {
         let key = SigningKey::from_did_key(text);
         keys.push(key.map_err(|error| usage(format!("--key {text:?}: {error}")))?);
     }
@@ -356,23 +372,20 @@ async fn backup(
         keys.extend(log.signing_keys().iter().map(|logged| logged.key().clone()));
     }
     let temp_dir = std::env::temp_dir();
-    let from = args.from.as_deref().unwrap_or_default();
+    let from = origin.from.unwrap_or_default();
     let of_archive = from.is_empty() || from.starts_with("file://") || from.starts_with("s3://");
     let of_host = from.starts_with("https://") || from.starts_with("http://");
-    if !of_archive && args.at.is_some() {
+    if !of_archive && origin.at.is_some() {
         return Err(usage("--at is for archives; anything else holds one moment"));
     }
-    if args.blobs.is_some() && (of_archive || of_host) {
+    if origin.blobs.is_some() && (of_archive || of_host) {
         return Err(usage(
             "--blobs belongs to a .car file; an archive or a Firekeep has its own",
         ));
     }
     if of_archive {
         // What was begun goes on with the same moment, though the archive may have newer ones by now.
-        let at = args
-            .at
-            .as_deref()
-            .or_else(|| begun.map(|state| state.rev.as_str()));
+        let at = origin.at.or_else(|| begun.map(|state| state.rev.as_str()));
         let (reader, rebuilt, notes, short) = recall::moment(config, did, at, &keys).await?;
         return Ok((
             Backup::of_archive(rebuilt, reader, notes, &temp_dir).await?,
@@ -383,7 +396,7 @@ async fn backup(
         let url = from.trim_end_matches('/');
         Backup::of_host(directory.http.clone(), url, did, &keys, &temp_dir).await?
     } else {
-        Backup::of_file(Path::new(from), args.blobs.as_deref(), did, &keys, &temp_dir)?
+        Backup::of_file(Path::new(from), origin.blobs, did, &keys, &temp_dir)?
     };
     Ok((backup, false))
 }

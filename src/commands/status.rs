@@ -140,9 +140,11 @@ fn private_text(private: &Value) -> String {
     match (private["newest"].as_str(), private["shipped"] == true) {
         (Some(newest), _) => format!("the PDS's own secrets, encrypted, as of {newest}"),
         (None, true) => "NOTHING YET of the PDS's own secrets: does `firekeep state backup` run?".to_owned(),
-        (None, false) => "no e-mail addresses, passwords, signing keys and preferences: no stream tells them, and \
+        (None, false) => {
+            "no e-mail addresses, passwords, signing keys and preferences: no stream tells them, and \
                           `firekeep state` is not set up"
-            .to_owned(),
+                .to_owned()
+        }
     }
 }
 

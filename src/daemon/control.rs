@@ -19,8 +19,8 @@ use super::inspect::parse_alarm;
 use super::proof::Proof;
 use super::retain::Retain;
 use super::standing::{Standing, Surroundings};
-use super::supervise::Supervisor;
 use super::state_link::Newest;
+use super::supervise::Supervisor;
 
 use crate::archive::keeper::Keeper;
 use crate::archive::shipper::Shipper;

@@ -1,20 +1,23 @@
 #![allow(clippy::disallowed_methods, reason = "shell: the mirror and the network")]
 //! What a person can look at: accounts, alarms, and how an account differs from what its host has now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use serde_json::{Value, json};
 
 use super::control::DaemonControl;
+use super::readiness::{self, Facts, PdsKeys};
 use crate::mirror::keyspace::AlarmKind;
 use crate::mirror::reader::Mirror;
-use crate::mirror::rows::{AccountRow, HeadSigner, SyncState};
+use crate::mirror::rows::{AccountRow, BlobState, HeadSigner, SyncState};
 use crate::mirror::store::StoreError;
 use crate::types::{Cid, Did};
 
 /// Accounts on a page.
 const ACCOUNTS_MAX: usize = 10_000;
+/// Blobs that are looked at for one page of accounts, where some are missing.
+const BLOBS_COUNTED_MAX: u64 = 1_000_000;
 /// Differences that are listed; the counts are complete.
 const DIFFERENCES_MAX: usize = 10_000;
 
@@ -28,8 +31,67 @@ impl DaemonControl {
         let next = (page.len() == ACCOUNTS_MAX)
             .then(|| page.last().map(|(did, _)| did.to_string()))
             .flatten();
-        let accounts: Vec<_> = page.iter().map(|(did, row)| account_json(did, row)).collect();
+        let mut accounts: Vec<_> = page.iter().map(|(did, row)| account_json(did, row)).collect();
+        for (value, readiness) in accounts.iter_mut().zip(self.readiness(&page)?) {
+            value["restore"] = readiness;
+        }
         Ok(json!({ "accounts": accounts, "next": next }))
+    }
+
+    /// Whether each of these accounts could be restored today, and by whom.
+    fn readiness(&self, page: &[(Did, AccountRow)]) -> Result<Vec<Value>, StoreError> {
+        let mirror = Mirror::new(&*self.store);
+        let mut keys = PdsKeys::default();
+        mirror.each_account(|_, row| {
+            keys.add(&row);
+            ControlFlow::Continue(())
+        })?;
+        let (pds_keys, nobody) = (keys.found(), BTreeSet::new());
+        let some_missing = self
+            .applier
+            .totals()
+            .blobs
+            .get("missing")
+            .is_some_and(|count| *count > 0);
+        let (mut left, mut all) = (BLOBS_COUNTED_MAX, Vec::with_capacity(page.len()));
+        for (did, row) in page {
+            let mut missing = Some(0);
+            if some_missing {
+                let mut count = 0;
+                mirror.each_blob_of(row.did_number, |blob| {
+                    left = left.saturating_sub(1);
+                    count += u64::from(matches!(blob.state, BlobState::Missing { .. }));
+                    if left > 0 {
+                        ControlFlow::Continue(())
+                    } else {
+                        ControlFlow::Break(())
+                    }
+                })?;
+                missing = (left > 0).then_some(count);
+            }
+            let found = readiness::judge(
+                did,
+                &Facts {
+                    method: did.method(),
+                    rotation_keys: row.log_seen.as_ref().map(|seen| &seen.rotation_keys[..]),
+                    pds_keys: pds_keys.get(&row.host).unwrap_or(&nobody),
+                    gone: readiness::is_gone(row),
+                    snapshotted: row.snapshot.is_some(),
+                    unsound: readiness::is_unsound(row),
+                    archive_here: self.config.archive.url.is_folder(),
+                    blobs_missing: missing,
+                },
+            );
+            all.push(json!({
+                "ready": found.ready,
+                "by": found.who.name(),
+                "lacks": found.lacks,
+                "rotation_keys": row.log_seen.as_ref().map(|seen| seen.rotation_keys.len()),
+                "blobs_missing": missing,
+                "last_proof": row.verified_at.map(|at| at.to_string()),
+            }));
+        }
+        Ok(all)
     }
 
     /// Every alarm.

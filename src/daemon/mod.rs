@@ -28,6 +28,7 @@ pub mod probe;
 pub mod progress;
 pub mod proof;
 pub mod protection;
+pub mod readiness;
 pub mod retain;
 pub mod standing;
 pub mod start;

@@ -14,11 +14,13 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+pub use self::change::difference;
 use self::operation::{Kind, Operation};
 pub use self::operation::{operation_cid, signed_bytes};
 use crate::repo::signing_key::SigningKey;
 use crate::types::{Cid, Did, DidMethod, Timestamp};
 
+mod change;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod fixtures;
 mod operation;
@@ -58,6 +60,8 @@ pub struct PlcEntry {
     pub created_at: Timestamp,
     /// What it makes of the DID; none: it gives the DID up.
     pub state: Option<PlcState>,
+    /// The place, from 0, of the key that signed it among the rotation keys of the operation before it.
+    pub signer: usize,
 }
 
 /// What an operation makes of a DID.
@@ -248,6 +252,11 @@ impl PlcLog {
         &self.entries
     }
 
+    /// The operations that count, oldest first.
+    pub fn standing(&self) -> impl DoubleEndedIterator<Item = &PlcEntry> {
+        self.standing.iter().map(|index| &self.entries[*index])
+    }
+
     /// The operation that a next one would build on.
     #[must_use]
     pub fn last(&self) -> &PlcEntry {
@@ -386,6 +395,7 @@ impl Chain {
                 nullified,
                 created_at: link.created_at,
                 state: link.operation.state,
+                signer: link.signer,
             });
         }
         Ok(PlcLog {

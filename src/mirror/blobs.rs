@@ -259,7 +259,10 @@ impl BlobFetcher {
         url: &str,
         cursor: Option<&str>,
     ) -> Result<(Vec<Digest>, Option<String>), FetchError> {
-        let mut page_url = format!("{url}/xrpc/com.atproto.sync.listBlobs?did={did}&limit={LIST_LIMIT}");
+        let mut page_url = format!(
+            "{url}/xrpc/com.atproto.sync.listBlobs?did={}&limit={LIST_LIMIT}",
+            did_value(did)
+        );
         if let Some(cursor) = cursor {
             page_url.push_str("&cursor=");
             page_url.extend(query_value(cursor));
@@ -300,6 +303,11 @@ pub fn query_value(text: &str) -> percent_encoding::PercentEncode<'_> {
         .remove(b'_')
         .remove(b'~');
     percent_encoding::utf8_percent_encode(text, &RESERVED)
+}
+
+/// A DID in a query: the port of a did:web of this machine is escaped already, and has to arrive so.
+pub(super) fn did_value(did: &Did) -> String {
+    did.as_str().replace('%', "%25")
 }
 
 fn failure_of(error: &FetchError) -> BlobFailure {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::keyspace::{AlarmId, AlarmKind, Task};
-use super::rows::{BlobFailure, KeptCar, Listing, LogRow, StoredIdentity, SweepMark};
+use super::rows::{BlobFailure, KeptCar, Listing, LogRow, LogSeen, StoredIdentity, SweepMark};
 use crate::types::{AccountStatus, Cid, Did, Digest, HostName, Rev, Timestamp};
 use crate::verify::{CheckedEvent, LaxRepo, VerifiedRepo};
 
@@ -178,6 +178,8 @@ pub enum Input {
         did: Did,
         /// SHA-256 of what it says.
         digest: Digest,
+        /// Its audit log; none: it has none, or it does not verify.
+        seen: Option<IdentitySeen>,
         /// The key of the task row that asked for it.
         task: Vec<u8>,
     },
@@ -486,4 +488,13 @@ impl FetchFailure {
             Self::NotThisHost(_) => "not_this_host",
         }
     }
+}
+
+/// What an audit log said when it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentitySeen {
+    /// Where it stands now.
+    pub log: LogSeen,
+    /// What somebody did to the identity since it was read before, for a person.
+    pub changed: Option<String>,
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::blobs::did_value;
 use super::input::{BlobMention, FetchFailure, Fetched, FetchedContent, Input};
 use super::keyspace::{self, NO_NUMBER, Task};
 use super::numbers::Numbers;
@@ -331,7 +332,7 @@ impl Fetcher {
         did: &Did,
         url: &str,
     ) -> Result<(Option<AccountStatus>, Option<Cid>), FetchError> {
-        let status_url = format!("{url}/xrpc/com.atproto.sync.getRepoStatus?did={did}");
+        let status_url = format!("{url}/xrpc/com.atproto.sync.getRepoStatus?did={}", did_value(did));
         let status: RepoStatus = match self.upstream.get_json(&status_url, 64 << 10).await {
             Ok(status) => status,
             Err(error) if error.xrpc_error() == Some("RepoNotFound") => return Ok((None, None)),
@@ -345,14 +346,17 @@ impl Fetcher {
     }
 
     async fn latest_commit(&self, did: &Did, url: &str) -> Result<Option<Cid>, FetchError> {
-        let url = format!("{url}/xrpc/com.atproto.sync.getLatestCommit?did={did}");
+        let url = format!(
+            "{url}/xrpc/com.atproto.sync.getLatestCommit?did={}",
+            did_value(did)
+        );
         let latest: LatestCommit = self.upstream.get_json(&url, 64 << 10).await?;
         Ok(latest.cid.parse().ok())
     }
 
     /// Receives a repository, or what of it is newer than a rev.
     pub(super) async fn download(&self, did: &Did, url: &str, since: Option<Rev>) -> Result<Spool, Failed> {
-        let mut url = format!("{url}/xrpc/com.atproto.sync.getRepo?did={did}");
+        let mut url = format!("{url}/xrpc/com.atproto.sync.getRepo?did={}", did_value(did));
         if let Some(since) = since {
             url.push_str(&format!("&since={since}"));
         }

@@ -21,7 +21,8 @@ mod status;
 mod waiting;
 
 pub use account::{
-    AccountRow, DeleteWindow, Head, KeptCar, Owner, Pin, PinReason, SnapshotMark, StoredIdentity, Unlogged,
+    AccountRow, DeleteWindow, Head, KeptCar, LogSeen, Owner, Pin, PinReason, SnapshotMark, StoredIdentity,
+    Unlogged,
 };
 pub use blob::{BlobFailure, BlobRow, BlobState};
 pub use host::{HostRow, Listing, RING_MAX, Scope, SweepMark, SweepPoint};

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::RestoreError;
 use super::admin::Admin;
+use super::crash::crash_point;
 use super::directory::{Directory, wait};
 use super::ledger::{Ledger, Step};
 use super::operation::{Draft, OperationError, Recommended};
@@ -101,15 +102,6 @@ pub struct Report {
     pub signing_key: Option<String>,
     /// Until when a stronger key may undo the change of the identity.
     pub undoable_until: Option<Timestamp>,
-}
-
-/// In debug builds `RESTORE_CRASH_AT` ends the process here, as a crash would.
-fn crash_point(name: &str) {
-    #[cfg(debug_assertions)]
-    if std::env::var("RESTORE_CRASH_AT").is_ok_and(|at| at == name) {
-        std::process::exit(99);
-    }
-    let _ = name;
 }
 
 impl Restore<'_> {

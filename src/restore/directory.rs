@@ -101,9 +101,16 @@ impl Directory {
         {
             return Ok(());
         }
+        let when = match error.wait().filter(|_| error.is_transient()) {
+            Some(pause) => format!(
+                " in {} minutes, for so long the directory wants to be left alone",
+                pause.as_secs().div_ceil(60)
+            ),
+            None => String::new(),
+        };
         Err(RestoreError::Failed(format!(
             "the PLC directory did not take the operation: {error}. The identity of {did} is as before; run the same \
-             command again to go on"
+             command again to go on{when}"
         )))
     }
 }
@@ -209,7 +216,9 @@ mod tests {
             .await
             .expect_err("refused");
         assert!(
-            error.to_string().contains("run the same command again"),
+            error
+                .to_string()
+                .contains("run the same command again to go on in 50 minutes"),
             "{error}"
         );
     }

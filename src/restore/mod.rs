@@ -11,11 +11,12 @@
 //! A whole PDS is its accounts, one by one: [`whole`] says what is done with each, [`book`] keeps what came of it,
 //! [`passwords`] what they log in with.
 //!
-//! Pure: [`secret`], [`operation`], [`token`], [`plan`], [`whole`]. Shell: [`ledger`], [`source`], [`pds`],
+//! Pure: [`secret`], [`operation`], [`token`], [`plan`], [`whole`], [`records`]. Shell: [`ledger`], [`source`], [`pds`],
 //! [`directory`], [`account`], [`admin`], [`book`], [`passwords`].
 
 pub mod operation;
 pub mod plan;
+pub mod records;
 pub mod secret;
 pub mod token;
 pub mod whole;
@@ -26,6 +27,8 @@ pub mod account;
 pub mod admin;
 #[cfg(feature = "daemon")]
 pub mod book;
+#[cfg(feature = "daemon")]
+mod crash;
 #[cfg(feature = "daemon")]
 pub mod directory;
 #[cfg(feature = "daemon")]

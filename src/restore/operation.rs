@@ -8,9 +8,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::identity::document::PDS_SERVICE_TYPE;
-use crate::identity::plc_log::{PlcFault, PlcLog, operation_cid, signed_bytes};
+use crate::identity::plc_log::{PlcEntry, PlcFault, PlcLog, operation_cid, signed_bytes};
 use crate::repo::signing_key::{SecretKey, SigningKey};
 use crate::types::Cid;
+
+pub mod change;
 
 /// Most rotation keys that the directory takes.
 pub const ROTATION_KEYS_MAX: usize = 5;
@@ -67,7 +69,10 @@ impl Draft {
     /// # Errors
     /// When nothing may follow it.
     pub fn after(log: &PlcLog) -> Result<Self, OperationError> {
-        let last = log.last();
+        Self::after_entry(log.last())
+    }
+
+    fn after_entry(last: &PlcEntry) -> Result<Self, OperationError> {
         let state = last.state.as_ref().ok_or(OperationError::Tombstone)?;
         let mut draft = last.operation.clone();
         if draft.get("type").and_then(Value::as_str) == Some("create") {
@@ -174,6 +179,12 @@ impl Draft {
             .into_iter()
             .flatten();
         keys.filter_map(Value::as_str).map(str::to_owned).collect()
+    }
+
+    /// What it says.
+    #[must_use]
+    pub const fn operation(&self) -> &Map<String, Value> {
+        &self.0
     }
 
     /// Signs it.

@@ -24,6 +24,9 @@ use crate::http::request::{FetchError, Limits};
 use crate::mirror::blobs::query_value;
 use crate::types::{Cid, Did};
 
+mod living;
+pub use living::Written;
+
 /// Longest JSON answer.
 const ANSWER_BYTES_MAX: u64 = 4 << 20;
 /// Tries of a request that may go better later.
@@ -288,7 +291,14 @@ impl Pds {
                     Some("BlobTooLarge" | "PayloadTooLarge" | "InvalidMimeType")
                 );
             if unwanted {
-                return Err(RestoreError::Refused(format!("{method}: {error}")));
+                let advice = match method {
+                    "com.atproto.repo.importRepo" => {
+                        "; the account was not activated. When the PDS's admin has raised what it takes of a repository or \
+                         a blob (PDS_MAX_REPO_IMPORT_SIZE, PDS_BLOB_UPLOAD_LIMIT), run the same command again"
+                    }
+                    _ => "",
+                };
+                return Err(RestoreError::Refused(format!("{method}: {error}{advice}")));
             }
             if tries >= TRIES || !wait(&error, tries).await {
                 let advice = match error.is_transient() {

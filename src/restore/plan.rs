@@ -216,9 +216,10 @@ pub fn rotation_key(log: &PlcLog, secret: &UserSecret) -> Result<(usize, SecretK
     Err(match earlier {
         Some(entry) => format!(
             "the rotation key is no longer in the identity's list; the operation of {} was the last that had it. If \
-             it was taken out by somebody else within 72 hours, it can still undo that, with a tool that makes such \
-             operations; otherwise only these may sign: {}",
+             it was taken out by somebody else within 72 hours, it can still undo that, with `firekeep plc undo {}`; \
+             otherwise only these may sign: {}",
             entry.created_at,
+            log.did(),
             listed.join(", ")
         ),
         None => format!(

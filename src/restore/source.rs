@@ -31,6 +31,7 @@ use crate::repo::signing_key::SigningKey;
 use crate::types::{Cid, Did, Digest, Rev};
 
 mod blobs;
+mod bytes;
 
 /// Largest CAR that is read, in bytes.
 const CAR_BYTES_MAX: u64 = 16 << 30;

@@ -31,35 +31,37 @@ const CRASHES: [(&str, bool); 13] = [
     ("written", true),
 ];
 
-const PASSWORD: &str = "a-new-password-of-the-user";
+pub(super) const PASSWORD: &str = "a-new-password-of-the-user";
 
 /// What an account was before its PDS went.
-struct Before {
-    did: String,
-    car: Vec<u8>,
-    blobs: BTreeSet<String>,
-    identity: Value,
-    key: PathBuf,
+pub(super) struct Before {
+    pub(super) did: String,
+    pub(super) car: Vec<u8>,
+    pub(super) blobs: BTreeSet<String>,
+    pub(super) identity: Value,
+    pub(super) key: PathBuf,
     /// Its signing key, as its PDS had it.
-    signing_key: PathBuf,
+    pub(super) signing_key: PathBuf,
 }
 
-struct World {
-    sandbox: Sandbox,
-    firekeep: Firekeep,
+pub(super) struct World {
+    pub(super) sandbox: Sandbox,
+    pub(super) firekeep: Firekeep,
     /// The daemon that followed the lost PDS.
-    mirror: Firekeep,
-    archive: String,
-    password: PathBuf,
+    pub(super) mirror: Firekeep,
+    pub(super) archive: String,
+    pub(super) password: PathBuf,
     /// All that a restore ever printed.
-    said: String,
+    pub(super) said: String,
+    /// By which way the directory is asked.
+    pub(super) plc: String,
 }
 
-fn identity(sandbox: &Sandbox, did: &str) -> Value {
+pub(super) fn identity(sandbox: &Sandbox, did: &str) -> Value {
     serde_json::from_str(&sandbox.account("identity", did, &[])).expect("JSON")
 }
 
-fn blobs(url: &str, did: &str) -> BTreeSet<String> {
+pub(super) fn blobs(url: &str, did: &str) -> BTreeSet<String> {
     let answer = http::get(
         url,
         &format!("/xrpc/com.atproto.sync.listBlobs?did={did}&limit=1000"),
@@ -69,13 +71,13 @@ fn blobs(url: &str, did: &str) -> BTreeSet<String> {
     list.map(|cid| cid.as_str().expect("a CID").to_owned()).collect()
 }
 
-fn text(path: &Path) -> &str {
+pub(super) fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
 impl World {
     /// Accounts with user-held keys above their PDS's, archived; then that PDS is destroyed.
-    fn lost(accounts: u64) -> (Self, Vec<Before>) {
+    pub(super) fn lost(accounts: u64) -> (Self, Vec<Before>) {
         let sandbox = Sandbox::up_as(&["--with", "pds,plc", "--pds", "2"]);
         let count = accounts.to_string();
         let (records, pictures) = ("60", "9");
@@ -97,6 +99,8 @@ impl World {
             let public = made["keys"][0]["did_key"].as_str().expect("a key");
             sandbox.account("add-key", &did, &["--key", public]);
             sandbox.post_picture(&did);
+            // Larger than the repository.
+            sandbox.run(&["record", "put", "--did", &did, "--picture", "--pad", "40000"]);
             let url = sandbox.url_of(0);
             let signing_key = sandbox.folder().join(format!("signing{number}.key"));
             let bytes =
@@ -121,7 +125,9 @@ impl World {
         std::fs::rename(&firekeep.data_dir, &mirror.data_dir).expect("renames");
         let password = sandbox.folder().join("password");
         std::fs::write(&password, format!("{PASSWORD}\n")).expect("writes");
+        let plc = sandbox.plc_url();
         let world = Self {
+            plc,
             sandbox,
             firekeep,
             mirror,
@@ -132,16 +138,15 @@ impl World {
         (world, all)
     }
 
-    fn destroy_pds1(&self) {
+    pub(super) fn destroy_pds1(&self) {
         self.sandbox.stop("pds1");
         std::fs::remove_dir_all(self.sandbox.pds_data()).expect("removes");
     }
 
-    fn restore(&mut self, account: &Before, from: &[&str], more: &[&str], crash: Option<&str>) -> Ended {
-        let (to, plc) = (self.sandbox.url_of(1), self.sandbox.plc_url());
-        let data = self.firekeep.data_dir.clone();
-        let password = self.password.clone();
+    /// The command line of a restore to the second PDS.
+    pub(super) fn arguments(&self, account: &Before, more: &[&[&str]]) -> Vec<String> {
         let email = format!("{}@mail.test", account.key.file_stem().expect("a name").display());
+        let (to, password, data) = (self.sandbox.url_of(1), &self.password, &self.firekeep.data_dir);
         let fixed = [
             "restore",
             "account",
@@ -149,35 +154,48 @@ impl World {
             "--to",
             &to,
             "--plc-url",
-            &plc,
+            &self.plc,
             "--dev-mode",
             "--yes",
+        ];
+        let given = [
             "--json",
             "--email",
             &email,
             "--password-file",
-            text(&password),
+            text(password),
             "--data-dir",
-            text(&data),
+            text(data),
         ];
+        let all = fixed.iter().chain(&given).chain(more.iter().copied().flatten());
+        all.map(ToString::to_string).collect()
+    }
+
+    pub(super) fn restore(
+        &mut self,
+        account: &Before,
+        from: &[&str],
+        more: &[&str],
+        crash: Option<&str>,
+    ) -> Ended {
         let mut firekeep = self.firekeep.clone();
         if let Some(point) = crash {
             firekeep = firekeep.env("RESTORE_CRASH_AT", point);
         }
-        let ended = firekeep.ask(&[&fixed, from, more].concat());
+        let arguments = self.arguments(account, &[from, more]);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        self.ended(firekeep.ask(&arguments))
+    }
+
+    /// Remembers what a command printed.
+    pub(super) fn ended(&mut self, ended: Ended) -> Ended {
         self.said.push_str(&ended.stdout);
         self.said.push_str(&ended.stderr);
         ended
     }
 
-    /// Starts the second PDS again with this setting.
-    fn restart(&self, setting: &str) {
-        self.sandbox.stop("pds2");
-        self.sandbox.run(&["start", "pds2", "--pds-env", setting]);
-    }
-
     /// The account at the second PDS is what it was, and can be used.
-    fn check(&self, account: &Before, handle: &str, done: &Ended) {
+    pub(super) fn check(&self, account: &Before, handle: &str, done: &Ended) {
         assert_eq!(done.code, 0, "{}", done.stderr);
         let did = &account.did;
         let said: Value = serde_json::from_str(&done.stdout).expect("JSON");
@@ -225,7 +243,7 @@ impl World {
     }
 
     /// No secret stands in what was said, or in any file but its own.
-    fn check_secrets(&self, accounts: &[Before]) {
+    pub(super) fn check_secrets(&self, accounts: &[Before]) {
         let mut texts = vec![("what was printed".to_owned(), self.said.clone().into_bytes())];
         for folder in [&self.firekeep.data_dir, &self.sandbox.folder().join("home")] {
             files(folder, &mut texts);
@@ -369,6 +387,7 @@ fn from_bare_files(world: &mut World, account: &Before, from: &[&str]) {
         .map(|what| short.stderr.find(what).expect(what))
         .collect();
     assert!(places.is_sorted(), "{}", short.stderr);
+    filled_up(world, account, from);
     let done = world.restore(account, from, &with, None);
     world.check(account, "two-back.pds2.test", &done);
     let again = world.restore(account, from, &with, None);
@@ -379,9 +398,39 @@ fn from_bare_files(world: &mut World, account: &Before, from: &[&str]) {
     );
 }
 
+/// The account lives, and its PDS says which blobs it misses: they come out of the backup.
+fn filled_up(world: &mut World, account: &Before, from: &[&str]) {
+    let (plc, password) = (world.plc.clone(), world.password.clone());
+    let fixed = [
+        "restore",
+        "blobs",
+        &account.did,
+        "--plc-url",
+        &plc,
+        "--dev-mode",
+        "--json",
+        "--password-file",
+    ];
+    let with = [&fixed[..], &[text(&password), "--yes"], from].concat();
+    let without = [&fixed[..], &[text(&password), "--yes"], &from[..2]].concat();
+    let count = account.blobs.len();
+    for (arguments, code, uploaded) in [(&without, 3, 0), (&with, 0, count), (&with, 0, 0)] {
+        let ended = world.firekeep.ask(arguments);
+        let ended = world.ended(ended);
+        assert_eq!(ended.code, code, "{}", ended.stderr);
+        let said: Value = serde_json::from_str(&ended.stdout).expect("JSON");
+        assert_eq!(said["uploaded"], uploaded, "{said}");
+        assert_eq!(
+            said["left"].as_array().map(Vec::len),
+            Some(if code == 3 { count } else { 0 })
+        );
+    }
+    assert_eq!(blobs(&world.sandbox.url_of(1), &account.did), account.blobs);
+}
+
 /// A PDS that wants an invite is told of before anything is sent; one that refuses it is quoted.
 fn invited(world: &mut World, account: &Before, from: &[&str], with: &[&str]) {
-    world.restart("PDS_INVITE_REQUIRED=true");
+    world.sandbox.restart_second("PDS_INVITE_REQUIRED=true");
     let code = world.sandbox.folder().join("invite");
     std::fs::write(&code, "nobody-knows-this").expect("writes");
     let wrong = [with, &["--invite-code-file", text(&code)]].concat();
@@ -390,7 +439,7 @@ fn invited(world: &mut World, account: &Before, from: &[&str], with: &[&str]) {
         assert_eq!(ended.code, 1, "{what}: {}", ended.stderr);
         assert!(ended.stderr.contains(what), "{what}: {}", ended.stderr);
     }
-    world.restart("PDS_INVITE_REQUIRED=false");
+    world.sandbox.restart_second("PDS_INVITE_REQUIRED=false");
 }
 
 /// From a running Firekeep, and with the saved signing key: no temporary one is needed.
@@ -401,7 +450,7 @@ fn from_a_daemon(world: &mut World, account: &Before) {
     let signing = ["--signing-key-file", text(&account.signing_key)];
     let with = [["--handle", "three-back.pds2.test"], keys, signing].concat();
     // Blobs that are too large for the new PDS are named before anything is done.
-    world.restart("PDS_BLOB_UPLOAD_LIMIT=50");
+    world.sandbox.restart_second("PDS_BLOB_UPLOAD_LIMIT=50");
     let dry = world.restore(
         account,
         &["--from", &url],
@@ -412,8 +461,12 @@ fn from_a_daemon(world: &mut World, account: &Before) {
     let plan: Value = serde_json::from_str(&dry.stdout).expect("JSON");
     let large = plan["backup"]["blobs_too_large"].as_array();
     assert_eq!(large.map(Vec::len), Some(account.blobs.len()));
-    world.restart("PDS_BLOB_UPLOAD_LIMIT=");
+    world.sandbox.restart_second("PDS_BLOB_UPLOAD_LIMIT=");
     let done = world.restore(account, &["--from", &url], &with, None);
+    let admin = format!("http://127.0.0.1:{}", world.mirror.admin);
+    let metrics = http::get(&admin, "/metrics").expect("answers").text();
+    assert!(metrics.contains("firekeep_"));
+    world.said.push_str(&metrics);
     mirror.stop();
     assert_eq!(identity(&world.sandbox, &account.did)["operations"], 3);
     world.check(account, "three-back.pds2.test", &done);

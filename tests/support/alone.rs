@@ -208,7 +208,7 @@ fn blobs_of(value: &Value, found: &mut Vec<String>) {
 pub fn repository(url: &str, did: &str) -> Vec<u8> {
     let path = format!("/xrpc/com.atproto.sync.getRepo?did={did}");
     let answer = http::get(url, &path).expect("it answers");
-    assert_eq!(answer.status, 200);
+    assert_eq!(answer.status, 200, "{}", answer.text());
     answer.body
 }
 

@@ -155,6 +155,11 @@ impl Firekeep {
         ended(&mut command)
     }
 
+    /// Runs a command of firekeep that knows no daemon.
+    pub fn alone(&self, arguments: &[&str]) -> Ended {
+        ended(self.command().args(arguments))
+    }
+
     /// Runs another command of firekeep, with the address of this daemon.
     pub fn ask(&self, arguments: &[&str]) -> Ended {
         let mut command = self.command();

@@ -5,6 +5,7 @@
 
 pub mod alone;
 pub mod firekeep;
+pub mod gate;
 pub mod history;
 pub mod http;
 pub mod metrics;

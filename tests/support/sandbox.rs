@@ -230,6 +230,44 @@ impl Sandbox {
         self.run(&["stop", service]);
     }
 
+    /// Kills a service.
+    pub fn kill(&self, service: &str) {
+        self.run(&["kill", service]);
+    }
+
+    /// Starts the second PDS again with this setting, which it keeps.
+    pub fn restart_second(&self, setting: &str) {
+        self.stop("pds2");
+        self.run(&["start", "pds2", "--pds-env", setting]);
+    }
+
+    /// The first PDS's rotation key, in a file of its own.
+    pub fn rotation_key(&self) -> PathBuf {
+        let state = self.file("state.json");
+        let key = state["pds"][0]["rotation_key"].as_str().expect("a key");
+        let path = self.folder().join("pds1.key");
+        std::fs::write(&path, key).expect("writes");
+        path
+    }
+
+    /// The token that the first PDS mailed to an account for an operation of its identity: out of its own database, for
+    /// no mail is sent here.
+    pub fn mailed_token(&self, did: &str) -> String {
+        const READER: &str = "import sqlite3, sys\n\
+            base = sqlite3.connect(f'file:{sys.argv[1]}/account.sqlite?mode=ro', uri=True)\n\
+            print(base.execute(\"select token from email_token where did = ? and purpose = 'plc_operation'\", \
+            (sys.argv[2],)).fetchone()[0])";
+        let mut command = Command::new("python3");
+        let output = command
+            .args(["-c", READER])
+            .arg(self.pds_data())
+            .arg(did)
+            .output();
+        let output = output.expect("python3 runs: the sandbox needs it too");
+        assert!(output.status.success(), "{}", told(&output));
+        String::from_utf8(output.stdout).expect("text").trim().to_owned()
+    }
+
     /// Starts a service again.
     pub fn start(&self, service: &str) {
         self.run(&["start", service]);

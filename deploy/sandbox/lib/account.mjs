@@ -2,7 +2,7 @@
 // (or one blob or record of it), for a test.
 import fs from 'node:fs'
 import { accountsFile, basic, bearer, changeJson, Complaint, findAccount, findPds, options, readJson, run, sandbox, say, xrpc } from './common.mjs'
-import { addKey, identity, importRepository, move, rotate, takeKey } from './identity.mjs'
+import { addKey, createWeb, identity, importRepository, move, rotate, takeKey } from './identity.mjs'
 import { lax, unlax } from './lax.mjs'
 import { Account } from './records.mjs'
 
@@ -28,6 +28,12 @@ run(async () => {
 
   if (what === 'create') {
     const pds = findPds(known, values.pds)
+    if (values.did) {
+      const made = await createWeb(pds, needed(values, 'did'), needed(values, 'handle'), needed(values, 'file'))
+      await changeJson(file, [], (list) => [...list, made])
+      process.stdout.write(JSON.stringify(made, null, 2) + '\n')
+      return
+    }
     if (!values.handle) throw new Complaint('account create needs --handle')
     const handle = values.handle.includes('.') ? values.handle : values.handle + pds.handle_domain
     const password = values.password ?? `password-of-${handle.split('.')[0]}`

@@ -1,5 +1,5 @@
 // Moving an account to another PDS, and giving it another signing key: what a person does with a migration tool.
-import { createHash } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 import fs from 'node:fs'
 import path from 'node:path'
 import { bearer, Complaint, readJson, xrpc } from './common.mjs'
@@ -57,6 +57,41 @@ export async function move(known, account, from, to, { activate = true } = {}) {
     await old.call('com.atproto.server.deactivateAccount', { body: {} })
   }
   return moved
+}
+
+/**
+ * Makes an account with a did:web whose document is what stands in `file`: its owner publishes a key, proves with it
+ * that the DID is his, and publishes what the PDS asks for.
+ */
+export async function createWeb(pds, did, name, file) {
+  const owner = await Secp256k1Keypair.create()
+  const handle = name + pds.handle_domain
+  const publish = (key, endpoint) =>
+    fs.writeFileSync(
+      file,
+      JSON.stringify({
+        '@context': ['https://www.w3.org/ns/did/v1', 'https://w3id.org/security/multikey/v1'],
+        id: did,
+        alsoKnownAs: [`at://${handle}`],
+        verificationMethod: [{ id: `${did}#atproto`, type: 'Multikey', controller: did, publicKeyMultibase: key.slice('did:key:'.length) }],
+        service: [{ id: '#atproto_pds', type: 'AtprotoPersonalDataServer', serviceEndpoint: endpoint }],
+      }),
+    )
+  publish(owner.did(), pds.url)
+  const aud = (await xrpc(pds.url, 'com.atproto.server.describeServer')).did
+  const now = Math.floor(Date.now() / 1000)
+  const claims = { iss: did, aud, lxm: 'com.atproto.server.createAccount', iat: now, exp: now + 60, jti: randomBytes(16).toString('hex') }
+  const part = (value) => Buffer.from(JSON.stringify(value)).toString('base64url')
+  const signed = `${part({ typ: 'JWT', alg: 'ES256K' })}.${part(claims)}`
+  const token = `${signed}.${Buffer.from(await owner.sign(Buffer.from(signed))).toString('base64url')}`
+  const password = `password-of-${name}`
+  const body = { did, handle, password, email: `${name}@mail.test` }
+  const { accessJwt } = await xrpc(pds.url, 'com.atproto.server.createAccount', { body, auth: bearer(token) })
+  const auth = bearer(accessJwt)
+  const wanted = await xrpc(pds.url, 'com.atproto.identity.getRecommendedDidCredentials', { auth })
+  publish(wanted.verificationMethods.atproto, wanted.services.atproto_pds.endpoint)
+  await xrpc(pds.url, 'com.atproto.server.activateAccount', { post: true, auth })
+  return { did, handle, password, pds: pds.name }
 }
 
 /** Puts a CAR in the place of an account's repository. */

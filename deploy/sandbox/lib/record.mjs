@@ -13,6 +13,7 @@ run(async () => {
     text: { type: 'string' },
     record: { type: 'string' },
     picture: { type: 'boolean' },
+    pad: { type: 'string', default: '0' },
   })
   const [what, ...more] = positionals
   if (more.length) throw new Complaint(`record does not know '${more[0]}'`)
@@ -36,7 +37,8 @@ run(async () => {
   value.$type ??= collection
   let blob
   if (values.picture) {
-    blob = await account.upload(picture(chance(`${Date.now()} ${process.pid}`)))
+    const made = picture(chance(`${Date.now()} ${process.pid}`))
+    blob = await account.upload({ ...made, bytes: Buffer.concat([made.bytes, Buffer.alloc(Number(values.pad))]) })
     value.embed = { $type: 'app.bsky.embed.images', images: [{ image: blob, alt: '' }] }
   }
   const made = rkey ? await account.put(collection, rkey, value) : await account.create(collection, value)

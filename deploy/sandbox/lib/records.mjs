@@ -88,7 +88,8 @@ export class Account {
 
   async login() {
     const session = await xrpc(this.pds.url, 'com.atproto.server.createSession', {
-      body: { identifier: this.did ?? this.handle, password: this.password },
+      // The PDS makes it lower case, which the %3A of a did:web of this machine does not survive.
+      body: { identifier: this.did?.startsWith('did:plc:') ? this.did : this.handle, password: this.password },
     })
     this.did = session.did
     this.token = session.accessJwt

@@ -15,13 +15,14 @@ use super::super::identity_file::{IDENTITY_BYTES_MAX, IdentityFile};
 use super::super::names::{DidFolder, HostFolder, HostStateName, IdentityName, ServiceName};
 use super::super::state_file::{HostState, ServiceState};
 use super::{Failed, Keeper};
+use crate::identity::plc_log::PlcLog;
 use crate::identity::resolver::Testimony;
 use crate::metrics::labels::StoreOp;
 use crate::mirror::erased::ErasedMark;
-use crate::mirror::input::Input;
+use crate::mirror::input::{IdentitySeen, Input};
 use crate::mirror::keyspace::Task;
 use crate::mirror::reader::Mirror;
-use crate::mirror::rows::AccountRow;
+use crate::mirror::rows::LogSeen;
 use crate::mirror::store::StoreError;
 use crate::types::cid::sha256;
 use crate::types::{Did, Digest};
@@ -41,10 +42,24 @@ impl Keeper {
         // Who erases waits until this has come to its end.
         let _open = self.gate.at_work(Going::Repositories).await;
         let row = Mirror::new(&*self.store).account(&did)?;
-        let done =
-            |row: &AccountRow| row.identity_archived == Some(digest) || row.erased == Some(ErasedMark::Whole);
-        if row.is_none_or(|row| done(&row)) {
+        let Some(row) = row.filter(|row| row.erased != Some(ErasedMark::Whole)) else {
             return Ok(Input::TaskDone { task });
+        };
+        let seen = look_at_log(&did, &said, row.log_seen.as_ref());
+        let is_archived = row.identity_archived == Some(digest);
+        let known = row.log_seen.as_ref();
+        let nothing_new = seen.as_ref().is_none_or(|seen| Some(&seen.log) == known);
+        if is_archived && nothing_new {
+            return Ok(Input::TaskDone { task });
+        }
+        let noted = Input::IdentityArchived {
+            did: did.clone(),
+            digest,
+            seen,
+            task: task.clone(),
+        };
+        if is_archived {
+            return Ok(noted);
         }
         let file = IdentityFile {
             did: did.clone(),
@@ -55,7 +70,7 @@ impl Keeper {
         match self.put_identity(&file).await {
             Ok(()) => {
                 self.recovered();
-                Ok(Input::IdentityArchived { did, digest, task })
+                Ok(noted)
             }
             Err(Failed::Store(error)) => Err(error),
             Err(failed) => {
@@ -137,6 +152,21 @@ impl Keeper {
             .put(name, Body::Bytes(bytes.into()), length, &options)
             .await?)
     }
+}
+
+/// Where an audit log stands, and what somebody did to the identity since it was read before.
+fn look_at_log(did: &Did, said: &Testimony, before: Option<&LogSeen>) -> Option<IdentitySeen> {
+    // It verified when it was read.
+    let log = PlcLog::parse(did, said.plc_log.as_ref()?.to_string().as_bytes()).ok()?;
+    let keys = log.current().map(|state| state.rotation_keys.clone());
+    let seen = LogSeen {
+        head: log.last().cid,
+        rotation_keys: keys.unwrap_or_default(),
+    };
+    let changed = before
+        .filter(|before| before.head != seen.head)
+        .and_then(|before| log.unexpected(&before.head, said.read_at));
+    Some(IdentitySeen { log: seen, changed })
 }
 
 /// What tells one testimony from another, whenever it was given.

@@ -51,26 +51,30 @@ pub(in crate::commands) fn read_secret(path: &Path) -> Result<UserSecret, Daemon
 
 /// The rotation key, from its file or the terminal; a plan can be made without.
 pub(super) fn rotation_key(args: &RestoreAccountArgs, did: &Did) -> Result<Option<UserSecret>, DaemonError> {
-    if let Some(path) = &args.rotation_key_file {
-        return read_secret(path).map(Some);
-    }
-    if did.method() != DidMethod::Plc || args.dry_run {
+    let path = args.rotation_key_file.as_deref();
+    if path.is_none() && (did.method() != DidMethod::Plc || args.dry_run) {
         return Ok(None);
+    }
+    key_or_ask(path).map(Some)
+}
+
+/// A rotation key, from its file or the terminal.
+pub(in crate::commands) fn key_or_ask(path: Option<&Path>) -> Result<UserSecret, DaemonError> {
+    if let Some(path) = path {
+        return read_secret(path);
     }
     let text = ask(
         "rotation key of the account (hexadecimal or multikey; it is not shown): ",
         "--rotation-key-file",
     )?;
-    secret_of(&text).map(Some)
+    secret_of(&text)
 }
 
 /// The password at the new PDS; a new one is asked for twice.
 pub(super) fn password(args: &RestoreAccountArgs, new: bool) -> Result<Zeroizing<String>, DaemonError> {
-    if let Some(path) = &args.password_file {
-        return read_text(path);
-    }
-    let first = ask("password at the new PDS (it is not shown): ", "--password-file")?;
-    if new && *ask("the same again: ", "--password-file")? != *first {
+    let question = "password at the new PDS (it is not shown): ";
+    let first = password_or_ask(args.password_file.as_deref(), question)?;
+    if args.password_file.is_none() && new && *ask("the same again: ", "--password-file")? != *first {
         return Err(failed(
             "these were two different passwords; nothing was changed".to_owned(),
         ));
@@ -78,8 +82,19 @@ pub(super) fn password(args: &RestoreAccountArgs, new: bool) -> Result<Zeroizing
     Ok(first)
 }
 
+/// A password, from its file or the terminal.
+pub(in crate::commands) fn password_or_ask(
+    path: Option<&Path>,
+    question: &str,
+) -> Result<Zeroizing<String>, DaemonError> {
+    match path {
+        Some(path) => read_text(path),
+        None => ask(question, "--password-file"),
+    }
+}
+
 /// Whether to go on.
-pub(super) fn confirmed() -> Result<bool, DaemonError> {
+pub(in crate::commands) fn confirmed() -> Result<bool, DaemonError> {
     if !std::io::stdin().is_terminal() {
         return Err(usage("nobody is there to be asked whether to go on; say --yes"));
     }
@@ -91,7 +106,7 @@ pub(super) fn confirmed() -> Result<bool, DaemonError> {
 }
 
 /// Asks on the terminal, without showing what is typed.
-fn ask(question: &str, flag: &str) -> Result<Zeroizing<String>, DaemonError> {
+pub(in crate::commands) fn ask(question: &str, flag: &str) -> Result<Zeroizing<String>, DaemonError> {
     let terminal = OpenOptions::new().read(true).write(true).open("/dev/tty");
     let mut terminal = terminal.map_err(|_| usage(format!("there is no terminal to ask on; give {flag}")))?;
     let cannot =

@@ -157,7 +157,7 @@ impl<'a> Whole<'a> {
                  backups too",
             ));
         }
-        let to = endpoint(config, &args.to)?;
+        let to = endpoint(config, "--to", &args.to)?;
         let rotation = Arc::new(read_secret(&args.rotation_key_file)?);
         let admin = args.admin_password_file.as_deref();
         let admin = admin.map(secrets::read_text).transpose()?;

@@ -11,6 +11,8 @@ use crate::types::{Did, Digest, HostName, Rev, Timestamp};
 
 /// Generations kept for one account, at most: the oldest ones stay, for they hold what was lost first.
 const PINS_MAX: usize = 4;
+/// Longest message that an alarm grows to, in bytes.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 /// Alarms of one host that are kept one by one. Past them one stands for all of its kind.
 const ALARMS_MAX: usize = 1000;
 /// So many records that go within a window, if they are the share that is set besides, are a mass deletion.
@@ -87,6 +89,31 @@ impl Applier {
                 acknowledged: None,
             },
         );
+        Ok(())
+    }
+
+    /// Raises an alarm; one that stands already and nobody has seen says this too.
+    pub(super) fn raise_more(
+        group: &mut Group<'_>,
+        host: &HostName,
+        kind: AlarmKind,
+        subject: &str,
+        message: String,
+    ) -> Result<(), StoreError> {
+        let id = AlarmId {
+            host: Some(host.clone()),
+            kind,
+            subject: subject.to_owned(),
+        };
+        let Some(mut open) = group.stage.alarm(&id)?.filter(|row| row.acknowledged.is_none()) else {
+            return Self::raise(group, host, kind, subject, message, Vec::new());
+        };
+        if open.message.len() + message.len() <= MESSAGE_BYTES_MAX {
+            open.message.push_str(&format!("\n{message}"));
+            group.stage.put_alarm(&id, open);
+        }
+        let host = host.clone();
+        group.notes.push(Note::Alarm { host, kind, message });
         Ok(())
     }
 

@@ -249,6 +249,7 @@ fn an_identity_goes_into_the_archive_when_it_is_first_read_and_when_it_changed()
     world.apply(Input::IdentityArchived {
         did: account.did().clone(),
         digest: [9; 32],
+        seen: None,
         task: first[0].clone(),
     });
     assert_eq!(due(&world).len(), 0);

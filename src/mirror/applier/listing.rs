@@ -10,7 +10,7 @@ use super::super::reader::Mirror;
 use super::super::rows::{AccountRow, DesyncReason, Listing, SyncState};
 use super::super::store::StoreError;
 use super::{Applier, Group, Note};
-use crate::types::{AccountStatus, Cid, Did, HostName, Timestamp};
+use crate::types::{AccountStatus, Cid, Did, DidMethod, HostName, Timestamp};
 
 /// A listing with fewer than this share of the accounts that we hold of a host raises an alarm.
 const LISTED_PERCENT_MIN: u64 = 50;
@@ -240,6 +240,12 @@ impl Applier {
             .stage
             .repeat_task(row.next_audit, again, &Task::AuditAccount(did.clone()));
         row.next_audit = Some(again);
+        if did.method() == DidMethod::Plc && row.identity_archived.is_some() {
+            // Who changes an identity at the directory need tell nobody: its log is read from time to time.
+            group
+                .stage
+                .put_task(group.now, &Task::ArchiveIdentity(did.clone()));
+        }
         match status {
             Some(status) => Self::set_status(group, did, row, status),
             None => group.stage.put_account(did, row),

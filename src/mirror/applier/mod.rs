@@ -332,9 +332,7 @@ impl Applier {
             Input::Acknowledge { alarm, by } => Self::on_acknowledged(group, &alarm, by),
             Input::ArchiveLinked { id } => self.on_archive_linked(group, &id),
             Input::CarArchived { did, number, task } => self.on_car_archived(group, &did, number, &task),
-            Input::IdentityArchived { did, digest, task } => {
-                self.on_identity_archived(group, &did, digest, &task)
-            }
+            archived @ Input::IdentityArchived { .. } => self.on_identity_archived(group, archived),
             Input::Restored(restored) => self.on_restored(group, *restored),
             Input::Refilled(refilled) => self.on_refilled(group, *refilled),
             Input::CarDamaged { did, number, task } => self.on_car_damaged(group, &did, number, &task),

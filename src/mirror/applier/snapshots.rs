@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use super::super::input::SnapshotStored;
-use super::super::keyspace::{self, Task};
+use super::super::input::{IdentitySeen, Input, SnapshotStored};
+use super::super::keyspace::{self, AlarmKind, Task};
 use super::super::reader::Mirror;
 use super::super::rows::{AccountRow, BlobState, DesyncReason, OutboxEntry, SnapshotMark};
 use super::super::store::{Family, StoreError};
@@ -129,14 +129,28 @@ impl Applier {
     pub(super) fn on_identity_archived(
         &self,
         group: &mut Group<'_>,
-        did: &Did,
-        digest: Digest,
-        task: &[u8],
+        archived: Input,
     ) -> Result<(), StoreError> {
-        group.stage.delete_task(task);
-        if let Some(mut row) = self.account(group, did)? {
+        let Input::IdentityArchived {
+            did,
+            digest,
+            seen,
+            task,
+        } = archived
+        else {
+            return Ok(());
+        };
+        group.stage.delete_task(&task);
+        if let Some(mut row) = self.account(group, &did)? {
             row.identity_archived = Some(digest);
-            group.stage.put_account(did, row);
+            if let Some(IdentitySeen { log, changed }) = seen {
+                row.log_seen = Some(log);
+                if let Some(changed) = changed {
+                    let (host, kind) = (row.host.clone(), AlarmKind::IdentityChanged);
+                    Self::raise_more(group, &host, kind, did.as_str(), changed)?;
+                }
+            }
+            group.stage.put_account(&did, row);
         }
         Ok(())
     }

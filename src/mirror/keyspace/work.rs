@@ -198,6 +198,8 @@ pub enum AlarmKind {
     DrillFailed = 10,
     /// So much waits for the archive that no more is queued.
     SpoolFull = 11,
+    /// Somebody changed the identity of an account, in more than its names.
+    IdentityChanged = 12,
     /// Nothing was heard of a host for long: it cannot be reached.
     HostSilent = 20,
     /// The archive has taken nothing for long.
@@ -222,6 +224,7 @@ impl AlarmKind {
             Self::ArchiveDamaged => "archive_damaged",
             Self::DrillFailed => "drill_failed",
             Self::SpoolFull => "spool_full",
+            Self::IdentityChanged => "identity_changed",
             Self::HostSilent => "host_silent",
             Self::ArchiveSilent => "archive_silent",
             Self::TaskStalled => "task_stalled",
@@ -229,7 +232,7 @@ impl AlarmKind {
     }
 
     /// Every kind.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::SequenceReset,
         Self::Rollback,
         Self::MassDelete,
@@ -241,6 +244,7 @@ impl AlarmKind {
         Self::ArchiveDamaged,
         Self::DrillFailed,
         Self::SpoolFull,
+        Self::IdentityChanged,
         Self::HostSilent,
         Self::ArchiveSilent,
         Self::TaskStalled,

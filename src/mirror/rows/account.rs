@@ -69,6 +69,9 @@ pub struct AccountRow {
     /// SHA-256 of what the archive's newest identity object says of it; none: it has none.
     #[serde(default, with = "codec::option", skip_serializing_if = "Option::is_none")]
     pub identity_archived: Option<Digest>,
+    /// The audit log of its did:plc when it was last read; none: not yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_seen: Option<LogSeen>,
     /// What of it is not in the log, because too much waited for the archive: only a snapshot tells it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unlogged: Option<Unlogged>,
@@ -154,6 +157,7 @@ impl AccountRow {
             damaged: false,
             shipped: None,
             identity_archived: None,
+            log_seen: None,
             unlogged: None,
             min_rev: None,
             parked: 0,
@@ -359,6 +363,17 @@ pub struct Head {
     /// Root of the tree.
     #[serde(with = "codec::value")]
     pub data: Cid,
+}
+
+/// Where the audit log of a did:plc stood, and who could change the identity then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogSeen {
+    /// The last operation that stood.
+    #[serde(with = "codec::value")]
+    pub head: Cid,
+    /// Its rotation keys, the strongest first; none: the identity is given up.
+    pub rotation_keys: Vec<String>,
 }
 
 /// A snapshot that stands in the archive.

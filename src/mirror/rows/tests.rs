@@ -52,6 +52,7 @@ fn account(status: AccountStatus, sync: SyncState) -> AccountRow {
         damaged: false,
         shipped: Some(rev(11)),
         identity_archived: Some([7; 32]),
+        log_seen: None,
         min_rev: Some(rev(10)),
         parked: 11,
         parked_bytes: 12,

@@ -127,7 +127,10 @@ impl Whole<'_> {
             details.extend(facts.notes.iter().cloned());
         }
         if !facts.withheld.is_empty() {
-            details.push(format!("{} records were erased, and stay so", facts.withheld.len()));
+            details.push(format!(
+                "{} records were erased, and stay so",
+                facts.withheld.len()
+            ));
         }
         for (cid, why) in report.missing.iter().take(20) {
             details.push(format!("blob {cid}: {why}"));
