@@ -32,7 +32,6 @@ use crate::config::{Config, HostConfig};
 use crate::http::client::Upstream;
 use crate::identity::resolver::{Resolver, ResolverConfig};
 use crate::metrics::Metrics;
-use crate::metrics::labels::TaskLabel;
 use crate::mirror::applier::{Applier, ApplierLimits};
 use crate::mirror::blobs::BlobFetcher;
 use crate::mirror::handle::{self, ApplierHandle};
@@ -41,9 +40,13 @@ use crate::mirror::resync::Fetcher;
 use crate::mirror::resync::quarantine::KEPT_CAR_BYTES_MAX;
 use crate::mirror::rocks::{RocksOptions, RocksStore};
 use crate::mirror::store::{Store, StoreError};
-use crate::serve::{self, AdminPassword, Health, History, ServeLimits, Service, SignUps, Trust};
+use crate::serve::{self, Health, Service, SignUps};
 use crate::stream::session::Start;
 use crate::stream::subscriber::{Subscriber, SubscriberEvent};
+
+mod serving;
+
+use serving::{notify, service};
 
 /// A host that is about to be followed.
 pub struct HostParts {
@@ -239,53 +242,6 @@ pub async fn build(config: Config, said: Said, clock: Clock) -> Result<Daemon, D
         applier_result,
         applier_thread: Mutex::new(Some(thread)),
     })
-}
-
-fn service(
-    control: &Arc<DaemonControl>,
-    link: &ArchiveLink,
-    resolver: &Resolver,
-) -> Result<Service, DaemonError> {
-    let admin = control.config.admin_password_file.as_deref();
-    let admin = admin.map(admin_password).transpose()?;
-    Ok(Service {
-        trust: Trust {
-            identities: Arc::new(resolver.clone()),
-            clock: control.clock.clone(),
-            admin,
-        },
-        history: History::new(Arc::clone(&link.bucket), link.temp_dir.clone()),
-        sign_ups: control.config.sign_up,
-        store: Arc::clone(&control.store),
-        blobs: Arc::new(super::archive_link::LateBucket(Arc::clone(&link.bucket))),
-        metrics: Arc::clone(&control.metrics),
-        health: Arc::clone(&link.health),
-        control: Arc::clone(control) as Arc<dyn serve::Control>,
-        limits: ServeLimits::default(),
-        public_url: control.config.public_url.clone(),
-        branding: serve::Branding::from_variables(|name| std::env::var(name).ok()),
-    })
-}
-
-/// Reads the hash of the admin's password.
-fn admin_password(path: &Path) -> Result<AdminPassword, DaemonError> {
-    let bad = |why: &dyn std::fmt::Display| {
-        DaemonError::config(format!(
-            "admin_password_file = \"{}\" {why}; make one with `firekeep admin-password --output FILE`",
-            path.display()
-        ))
-    };
-    let text = std::fs::read_to_string(path);
-    let text = text.map_err(|error| bad(&format!("cannot be read ({error})")))?;
-    AdminPassword::parse(&text).map_err(|why| bad(&why))
-}
-
-fn notify(control: &Arc<DaemonControl>, upstream: Upstream) -> Notify {
-    Notify {
-        control: Arc::clone(control),
-        upstream,
-        applier_pulse: control.supervisor.probe(TaskLabel::Apply),
-    }
 }
 
 fn proof(config: &Config, workshop: &Workshop, temp_dir: PathBuf) -> Proof {

@@ -151,7 +151,7 @@ async fn uploads_left_behind_are_aborted_when_old_and_ours() {
             .await,
         Ok(Some(2))
     );
-    assert_eq!(uploads().await.0, [other.clone()]);
+    assert_eq!(uploads().await.0, std::slice::from_ref(&other));
     assert!(ours != also_ours);
     // When bytes must be gone, one goes however young.
     begin("test/leftovers/v1/repos/z").await;
