@@ -170,7 +170,7 @@ Examples:
 Exit code 0: every account came out whole, proven, and as it was. 4: one did not; the report says which, and why.")]
     Drill(Box<DrillArgs>),
 
-    /// Remove from the archive what the keep.* keys do not ask for: the daemon does it every `prune_interval`
+    /// Remove from the archive what the keep.* keys do not ask for: the daemon does it every `prune_interval`, if set
     #[command(after_help = "\
 Examples:
   firekeep prune --dry-run                            what would go, and why the rest stays

@@ -1,6 +1,6 @@
 //! The main job, end to end: the real PDS, PLC directory and S3 server, and Firekeep as a process of its own.
 //!
-//! `cargo test --test e2e -- --test-threads=2`. Each test starts the services that it needs through
+//! `cargo test --test e2e -- --test-threads=1`. Each test starts the services that it needs through
 //! `deploy/sandbox/sandbox`, which is the judge too (`sandbox compare`: the reference library, and plain `zstd -d`),
 //! and stops them again. Where the sandbox cannot be installed the tests fail: they never skip. Each prints one line
 //! of counts. `FIREKEEP_E2E_FULL=1` makes the long form, `FIREKEEP_E2E_SEED` chooses other moments to kill at,

@@ -121,7 +121,7 @@ pub const KEYS: [Key; 49] = [
     key(
         "prune_interval",
         Kind::Text,
-        "1d",
+        "off",
         "How often what is no longer needed, by the keep.* keys, goes from the archive; off: nothing goes by itself.",
     ),
     key(

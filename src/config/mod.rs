@@ -386,7 +386,7 @@ fn duration(
 
 /// `off`: nothing goes by itself.
 fn prune_interval(layers: &Layers) -> Result<Option<Duration>, ConfigError> {
-    let text = layers.text("prune_interval").unwrap_or_else(|| "1d".to_owned());
+    let text = layers.text("prune_interval").unwrap_or_else(|| "off".to_owned());
     if text == "off" {
         return Ok(None);
     }

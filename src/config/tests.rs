@@ -19,9 +19,18 @@ fn config(file: &str, env: &[(&str, &str)], flags: &[(&'static str, &str)]) -> R
 }
 
 #[test]
-fn pruning_can_be_turned_off() {
-    let config = config("prune_interval = \"off\"", &[], &[]).expect("valid");
-    assert_eq!(config.prune_interval, None);
+fn pruning_is_off_until_it_is_asked_for() {
+    for (file, wanted) in [
+        ("", None),
+        ("prune_interval = \"off\"", None),
+        ("prune_interval = \"1d\"", Some(Duration::from_secs(24 * 3600))),
+    ] {
+        assert_eq!(
+            config(file, &[], &[]).expect("valid").prune_interval,
+            wanted,
+            "{file}"
+        );
+    }
 }
 
 fn error(file: &str) -> String {
@@ -39,7 +48,7 @@ fn defaults_hold_together() {
     assert_eq!(config.listen.to_string(), "127.0.0.1:2585");
     assert_eq!(config.plc_url, "https://plc.directory");
     assert_eq!(config.snapshot_interval, Duration::from_secs(3600));
-    assert_eq!(config.prune_interval, Some(Duration::from_secs(24 * 3600)));
+    assert_eq!(config.prune_interval, None);
     assert_eq!(config.audit_interval, Duration::from_secs(24 * 3600));
     assert_eq!(config.blob_sweep_interval, Duration::from_secs(24 * 3600));
     assert_eq!(config.accounts_gone_percent, 10);

@@ -12,12 +12,22 @@ use tokio_util::sync::CancellationToken;
 
 /// It serves.
 pub fn ready() {
-    tell(&NotifyState::Ready);
+    aside(NotifyState::Ready);
 }
 
 /// It was told to end.
 pub fn stopping() {
-    tell(&NotifyState::Stopping);
+    aside(NotifyState::Stopping);
+}
+
+/// A service manager that does not read must not hold up anything here.
+fn aside(state: NotifyState<'static>) {
+    let told = std::thread::Builder::new()
+        .name("service-manager".to_owned())
+        .spawn(move || tell(&state));
+    if let Err(error) = told {
+        tracing::warn!(%error, "the service manager cannot be told anything");
+    }
 }
 
 /// Tells the watchdog that the daemon lives, twice in each of its times, for as long as `alive` says so.
@@ -28,7 +38,13 @@ pub async fn watch(alive: impl Fn() -> bool, cancel: CancellationToken) {
     let pause = (within / 2).max(Duration::from_millis(100));
     loop {
         if alive() {
-            tell(&NotifyState::Watchdog);
+            let told = tokio::task::spawn_blocking(|| tell(&NotifyState::Watchdog));
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                // It tells by itself what goes wrong.
+                _ = told => {}
+            }
         }
         tokio::select! {
             biased;

@@ -268,6 +268,10 @@ impl UsedTokens {
     /// When it was used before, or may have been, or when too many are remembered.
     pub fn admit(&mut self, token: &Token, now: Timestamp) -> Result<(), TokenError> {
         let now = now.millis() / 1000;
+        // It may have waited here: what is forgotten below must not come in again.
+        if token.expires <= now {
+            return Err(TokenError::Expired);
+        }
         while let Some(&(expires, id)) = self.by_expiry.first().filter(|(expires, _)| *expires <= now) {
             self.by_expiry.remove(&(expires, id));
             if let Some(issuer) = self.seen.remove(&id)

@@ -90,7 +90,10 @@ fn every_metric_that_is_named_exists() {
         ("README", README),
     ] {
         assert!(named(text).len() > 10, "{what}");
-        assert_eq!(unknown(text, &scrape), Vec::<String>::new(), "{what}");
+        let mut unknown = unknown(text, &scrape);
+        // A person is told a histogram by its name; no query finds it by that.
+        unknown.retain(|name| what != "README" || !scrape.contains(&format!("# TYPE {name} histogram\n")));
+        assert_eq!(unknown, Vec::<String>::new(), "{what}");
     }
     assert_eq!(
         unknown("rate(firekeep_made_up_total[5m])", &scrape),

@@ -1,6 +1,7 @@
 //! Twenty accounts, followed live; then everything is compared.
 
 use std::os::unix::net::UnixDatagram;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::support::alone::{Alone, blocks, repository};
@@ -255,25 +256,28 @@ fn check_commands(running: &Running) {
 }
 
 /// SIGTERM in the middle of everything: what was applied is archived, and the next start goes on from there.
-/// The socket of a service manager, and its name.
-fn service_manager(sandbox: &Sandbox) -> (UnixDatagram, String) {
+/// What a service manager was told, as it comes; and the name of its socket.
+fn service_manager(sandbox: &Sandbox) -> (Arc<Mutex<Vec<String>>>, String) {
     let path = sandbox.folder().join("notify");
     let socket = UnixDatagram::bind(&path).expect("a socket");
-    socket.set_nonblocking(true).expect("a socket");
-    (socket, path.to_str().expect("UTF-8").to_owned())
+    let told: Arc<Mutex<Vec<String>>> = Arc::default();
+    let words = Arc::clone(&told);
+    std::thread::spawn(move || {
+        let mut bytes = [0u8; 4096];
+        while let Ok(length) = socket.recv(&mut bytes) {
+            let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
+            words
+                .lock()
+                .expect("unpoisoned")
+                .extend(text.lines().map(str::to_owned));
+        }
+    });
+    (told, path.to_str().expect("UTF-8").to_owned())
 }
 
-/// All that it was told since it was read last.
-fn words_to(socket: &UnixDatagram) -> Vec<String> {
-    let (mut words, mut bytes) = (Vec::new(), [0u8; 4096]);
-    while let Ok(length) = socket.recv(&mut bytes) {
-        words.extend(
-            String::from_utf8_lossy(&bytes[..length])
-                .lines()
-                .map(str::to_owned),
-        );
-    }
-    words
+/// All that it was told so far.
+fn words_to(told: &Mutex<Vec<String>>) -> Vec<String> {
+    told.lock().expect("unpoisoned").clone()
 }
 
 #[test]

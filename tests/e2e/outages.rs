@@ -192,7 +192,7 @@ fn plc_down() {
     running.wait_head(waiting, &last);
     // Ten minutes of churn delete most of what there was at first, and that is said.
     let mut alarms = running.alarms();
-    alarms.retain(|(kind, _)| kind != "mass_delete");
+    alarms.retain(|(kind, _)| kind != "mass_delete" && kind != "identity_changed");
     assert_eq!(alarms, Vec::new());
     running.wait_caught_up(&sandbox);
     running.snapshot();
